@@ -1,0 +1,238 @@
+"""Rows of classification files: one text or two, and a label."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from bertorch.data.files import BadRows, file_format, read_cells
+from bertorch.errors import UserError
+
+# First cells that give a header row away; compared in lower case.
+_HEADER_WORDS = {
+    "text", "text_a", "text_b", "texta", "textb", "text1", "text2", "sentence", "sentence1", "sentence2", "sentence_a",
+    "sentence_b", "label", "labels", "target", "class", "category", "quality", "score", "content", "review", "query",
+    "title", "question", "question1", "question2", "premise", "hypothesis", "index", "id", "idx", "#1 string",
+    "#2 string", "文本", "标签", "类别", "句子", "内容", "评论", "标题",
+}  # fmt: skip
+_TEXT_ROLES = {1: ("text",), 2: ("text_a", "text_b")}
+_JSON_TEXT_KEYS = {
+    1: (("text",), ("sentence",), ("content",)),
+    2: (("text_a", "text_b"), ("sentence1", "sentence2"), ("sentence_a", "sentence_b")),
+}
+_ROLES = {"text", "text_a", "text_b", "label", "_"}
+
+
+@dataclass
+class Row:
+    """A row of a classification file.
+
+    Attributes:
+        line: where it starts in its file, from 1.
+        texts: one text, or two of a pair; none for a bad row that prediction keeps the place of.
+        label: as written in the file; None where the file has none.
+    """
+
+    line: int
+    texts: tuple[str, ...]
+    label: str | None
+
+
+def read_rows(
+    path: str | Path,
+    is_text_pair: bool = False,
+    labels: list[str] | None = None,
+    columns: str | None = None,
+    bad_rows: str = "error",
+    label_needed: bool = True,
+    stream: BinaryIO | None = None,
+    kind: str | None = None,
+    keep_all: bool = False,
+) -> list[Row]:
+    """Read a classification file: tab-separated, ``.csv`` or json lines (``.jsonl``, ``.json``), each also ``.gz``.
+
+    Args:
+        path: the file, and its name in messages.
+        is_text_pair: two texts a row.
+        labels: the labels a row may have; None takes any.
+        columns: see ``Columns``; None expects ``text[, text_b], label`` in this order.
+        bad_rows: ``error`` or ``skip``.
+        label_needed: False reads files without a label column too.
+        stream: read this instead of opening ``path``.
+        kind: ``tsv``, ``csv`` or ``jsonl``; None goes by the ending of ``path``.
+        keep_all: for prediction, which loses no row: an empty text is a text, a blank line of a tsv file too, and a bad
+            row that is skipped leaves a row without texts.
+
+    Raises:
+        UserError: the file cannot be read, is empty, has bad rows, or a header row that nobody announced.
+    """
+    kind = kind or file_format(path)
+    bad = BadRows(path, bad_rows)
+    place = Columns(path, kind, 2 if is_text_pair else 1, columns, label_needed, labels)
+    rows: list[Row] = []
+    for line, cells in read_cells(path, bad, stream, kind, keep_blank=keep_all):
+        try:
+            if cells == [""] and not label_needed:
+                row = Row(line, ("",) * len(place.text_roles), None)
+            else:
+                row = place.row(line, cells)
+            if row is None:
+                continue
+            if not keep_all and not all(row.texts):
+                raise _Unusable("an empty text", "fill it in or remove the row")
+            if labels is not None and row.label is not None and row.label not in labels:
+                raise _Unusable(f"label {row.label!r} is not in the label file", f"known are {_short(labels)}")
+            rows.append(row)
+        except _Unusable as error:
+            bad.add(line, error.problem, error.remedy)
+            if keep_all:
+                rows.append(Row(line, (), None))
+    bad.close()
+    if not rows:
+        raise UserError(f"{path}: no rows in it" + (" that can be used" if bad.count else "; the file is empty"))
+    return rows
+
+
+class _Unusable(Exception):
+    def __init__(self, problem: str, remedy: str):
+        self.problem, self.remedy = problem, remedy
+
+
+class Columns:
+    """Where the texts and the label stand in a row.
+
+    ``--columns`` lists names, separated by commas. Where all of them stand in the file's first row, that row is a
+    header: a name that is a role (``text``, ``text_a``, ``text_b``, ``label``) takes that role, the others take the
+    roles left, in order. Otherwise the names are roles, one a position, ``_`` for a column to pass over. For json lines
+    they are keys.
+    """
+
+    def __init__(
+        self, path: str | Path, kind: str, texts: int, columns: str | None, label_needed: bool, labels: list[str] | None
+    ):
+        self.path, self.kind, self.label_needed = path, kind, label_needed
+        self.labels = labels
+        self.text_roles = _TEXT_ROLES[texts]
+        self.names = [name.strip() for name in columns.split(",")] if columns else None
+        self.width: int | None = None  # columns of every row, once known
+        self.places: dict[str, int | str] | None = None  # role -> position or key
+        if self.names is not None and kind == "jsonl":
+            self.places = self._by_name(self.names)
+
+    def row(self, line: int, cells: list[str] | dict[str, object]) -> Row | None:
+        """The row in its roles; None for the header row.
+
+        Raises:
+            _Unusable: it has other columns than the file should have.
+            UserError: the file as a whole is not what the flags say.
+        """
+        if isinstance(cells, dict):
+            return self._json_row(line, cells)
+        if self.places is None and self._place(line, cells):
+            return None
+        if len(cells) != self.width:
+            raise _Unusable(*self._other_width(len(cells)))
+        texts = tuple(cells[self.places[role]].strip() for role in self.text_roles)
+        label = cells[self.places["label"]].strip() if "label" in self.places else None
+        return Row(line, texts, label)
+
+    def _place(self, line: int, cells: list[str]) -> bool:
+        """Settle the columns by the first row; True where that is a header."""
+        stripped = [cell.strip() for cell in cells]
+        if self.names is None:
+            self._refuse_header(line, stripped)
+            roles = [*self.text_roles, "label"]
+            if not self.label_needed and len(cells) == len(self.text_roles):
+                roles.pop()
+            self.places, self.width = {role: place for place, role in enumerate(roles)}, len(roles)
+            return False
+        if all(name in stripped for name in self.names if name != "_"):
+            by_name = self._by_name([name for name in self.names if name != "_"])
+            self.places = {role: stripped.index(name) for role, name in by_name.items()}
+            self.width = len(cells)
+            return True
+        unknown = [name for name in self.names if name not in _ROLES]
+        if unknown:
+            raise UserError(
+                f"{self.path}:{line}: no column {unknown[0]!r} in the first row ({_short(stripped)}); --columns takes names "
+                "of the header row, or, for a file without one, the role of each position: text, text_a, text_b, label, _"
+            )
+        wanted = [*self.text_roles, *(["label"] if self.label_needed else [])]
+        missing = [role for role in wanted if role not in self.names]
+        if missing:
+            raise UserError(f"--columns {','.join(self.names)}: no {missing[0]!r} in it; {self.path} needs {_short(wanted)}")
+        self._refuse_header(line, stripped)
+        self.places = {role: self.names.index(role) for role in (*self.text_roles, "label") if role in self.names}
+        self.width = len(self.names)
+        return False
+
+    def _by_name(self, names: list[str]) -> dict[str, str]:
+        roles = [*self.text_roles, "label"]
+        by_name = {name: name for name in names if name in roles}
+        left = [role for role in roles if role not in by_name]
+        others = [name for name in names if name not in by_name]
+        if len(others) > len(left):
+            raise UserError(f"--columns {','.join(names)}: {len(names)} names for {_short(roles)}; name these only")
+        by_name.update(zip(left, others, strict=False))
+        missing = [role for role in roles if role not in by_name and (role != "label" or self.label_needed)]
+        if missing:
+            raise UserError(f"--columns {','.join(names)}: the column of {missing[0]!r} is not named")
+        return by_name
+
+    def _refuse_header(self, line: int, cells: list[str]) -> None:
+        lowered = [cell.lower() for cell in cells]
+        is_label = self.labels is not None and any(cell in self.labels for cell in cells)
+        if is_label or not lowered or not all(word in _HEADER_WORDS or word.endswith(" id") for word in lowered):
+            return
+        texts = [cell for cell in cells if not cell.lower().endswith("id") and cell.lower() not in ("index", "idx")]
+        label = next((cell for cell in texts if cell.lower() in ("label", "labels", "quality", "标签", "类别")), None)
+        shown = [cell for cell in texts if cell != label][: len(self.text_roles)] + ([label] if label else [])
+        raise UserError(
+            f"{self.path}:{line}: this looks like a header row ({_short(cells)}); say which columns to read with "
+            f'--columns "{",".join(shown)}"'
+        )
+
+    def _other_width(self, found: int) -> tuple[str, str]:
+        separator = "TAB" if self.kind == "tsv" else "comma"
+        roles = " ".join(
+            f"{role} {separator}" for role in (*self.text_roles, *(["label"] if "label" in self.places else []))
+        )
+        problem = f"{found} column{'s' if found != 1 else ''} where {self.width} are expected"
+        if self.names is None:
+            problem += f" ({roles.removesuffix(separator).strip()})"
+        if self.names is None and found == 3 and self.width == 2 and len(self.text_roles) == 1:
+            return problem, "for text pairs add --is_text_pair, for other columns use --columns"
+        return problem, "mend the row, or name the columns with --columns"
+
+    def _json_row(self, line: int, cells: dict[str, object]) -> Row:
+        if self.places is None:
+            keys = next((keys for keys in _JSON_TEXT_KEYS[len(self.text_roles)] if all(key in cells for key in keys)), None)
+            if keys is None:
+                wanted = " or ".join("+".join(keys) for keys in _JSON_TEXT_KEYS[len(self.text_roles)])
+                raise _Unusable(
+                    f"no key for the text ({wanted})", f"found {_short(list(cells))}; name the keys with --columns"
+                )
+            self.places = {**dict(zip(self.text_roles, keys, strict=True)), "label": "label"}
+        texts = []
+        for role in self.text_roles:
+            value = cells.get(self.places[role])
+            if not isinstance(value, str):
+                raise _Unusable(f"no text under key {self.places[role]!r}", "write a string there")
+            texts.append(value.strip())
+        label = cells.get(self.places["label"]) if "label" in self.places else None
+        if label is None and self.label_needed:
+            raise _Unusable(f"no label under key {self.places['label']!r}", "add it, or name the key with --columns")
+        if label is not None and not isinstance(label, str | int):
+            raise _Unusable(f"the label is {type(label).__name__}", "write a string or a whole number")
+        return Row(line, tuple(texts), None if label is None else str(label))
+
+
+def _short(items: Iterable[str], most: int = 8) -> str:
+    items = list(items)
+    return ", ".join(item[:30] for item in items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
+
+
+def texts_of(rows: list[Row]) -> Iterator[str]:
+    """All texts, row after row; texts of a pair follow each other."""
+    for row in rows:
+        yield from row.texts

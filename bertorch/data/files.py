@@ -1,0 +1,164 @@
+"""Lines, rows and their numbers: plain or gzipped text, tab-separated, csv and json lines."""
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from loguru import logger
+
+from bertorch.errors import UserError
+
+_SHOWN = 10
+
+
+@dataclass
+class BadRows:
+    """What to do with rows that cannot be used: ``error`` stops, ``skip`` leaves them out and says how many.
+
+    One collector a file: ``add`` each bad row, ``close`` at the end.
+    """
+
+    path: str | Path
+    policy: str = "error"
+    messages: list[str] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, line: int, problem: str, remedy: str) -> None:
+        self.count += 1
+        if len(self.messages) < _SHOWN:
+            self.messages.append(f"{self.path}:{line}: {problem}; {remedy}")
+
+    def close(self) -> None:
+        """Raises UserError with the first ten bad rows and their number, or logs them where they are skipped."""
+        if not self.count:
+            return
+        more = f"\n... and {self.count - len(self.messages)} more" if self.count > len(self.messages) else ""
+        rows = "1 bad row" if self.count == 1 else f"{self.count} bad rows"
+        listed = "\n".join(self.messages) + more
+        if self.policy == "error":
+            raise UserError(f"{listed}\n{self.path}: {rows}; mend them, or leave them out with --bad_rows skip")
+        logger.warning(f"{self.path}: {rows} left out (--bad_rows skip):\n{listed}")
+
+
+def read_lines(path: str | Path, stream: BinaryIO | None = None) -> Iterator[tuple[int, str]]:
+    r"""``(line number from 1, text without its line end)`` of a UTF-8 file, plain or ``.gz``, or of a binary stream.
+
+    Only ``\n`` ends a line: texts may hold U+2028 and the like. A byte order mark and ``\r`` before the end go.
+
+    Raises:
+        UserError: no such file, not UTF-8 (with the line), or a damaged gzip file.
+    """
+    number = 0
+    try:
+        with stream or open_binary(path) as handle:
+            for number, raw in enumerate(handle, 1):
+                text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                yield number, text.removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}:{number}: not UTF-8; convert the file with iconv -t UTF-8") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{path}: damaged gzip file after line {number} ({error})") from None
+
+
+def open_binary(path: str | Path) -> BinaryIO:
+    """A plain or gzipped file, opened to read bytes.
+
+    Raises:
+        UserError: no such file, or it cannot be read.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: a directory where a file is expected")
+    try:
+        return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def file_format(path: str | Path) -> str:
+    """``csv``, ``jsonl`` or ``tsv`` by the file's ending, ``.gz`` left out."""
+    name = str(path).lower().removesuffix(".gz")
+    if name.endswith(".csv"):
+        return "csv"
+    return "jsonl" if name.endswith((".jsonl", ".json")) else "tsv"
+
+
+def read_cells(
+    path: str | Path,
+    bad: BadRows,
+    stream: BinaryIO | None = None,
+    kind: str | None = None,
+    keep_blank: bool = False,
+) -> Iterator[tuple[int, list[str] | dict[str, object]]]:
+    """``(line number, cells)`` of each row: a list for tsv and csv, a dict for json lines.
+
+    Blank lines are no rows, unless ``keep_blank`` makes them rows of one empty cell in tab-separated files. Tab-separated cells are taken as they stand, quotes included; csv follows RFC 4180 (quotes, line breaks in cells).
+    """
+    kind = kind or file_format(path)
+    lines = read_lines(path, stream)
+    if kind == "csv":
+        yield from _read_csv(path, lines)
+        return
+    for number, text in lines:
+        if not text.strip() and not (keep_blank and kind == "tsv"):
+            continue
+        if kind == "tsv":
+            yield number, text.split("\t")
+            continue
+        try:
+            row = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+            bad.add(number, f"not JSON ({reason})", "write one JSON object a line")
+            continue
+        if isinstance(row, dict):
+            yield number, row
+        else:
+            bad.add(number, "no JSON object", 'write one object a line, such as {"text": "...", "label": "..."}')
+
+
+def _read_csv(path: str | Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader((text + "\n" for _, text in lines), strict=True)
+    first = 1
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise UserError(f"{path}:{first}: not readable as csv ({error}); is a quote left open?") from None
+        if cells and any(cell.strip() for cell in cells):
+            yield first, cells
+        first = reader.line_num + 1
+
+
+def read_labels(path: str | Path) -> list[str]:
+    """The labels of a label file, one a line, in its order; the place in the list is the label's id.
+
+    Raises:
+        UserError: no such file, no label in it, or one twice.
+    """
+    labels: list[str] = []
+    for number, text in read_lines(path):
+        label = text.strip()
+        if not label:
+            continue
+        if label in labels:
+            raise UserError(f"{path}:{number}: label {label!r} stands twice; keep one")
+        labels.append(label)
+    if not labels:
+        raise UserError(f"{path}: no label in it; write one label a line")
+    return labels
+
+
+def as_stream(data: bytes) -> BinaryIO:
+    """Bytes already read (standard input), as ``read_lines`` wants them."""
+    return io.BytesIO(data)

@@ -1,0 +1,279 @@
+"""Texts to token ids: the tokenizer of a model directory, truncation, and a cache that all ranks map into memory."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from loguru import logger
+from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
+
+import bertorch
+from bertorch.data.files import open_binary
+from bertorch.errors import UserError
+
+TRUNCATIONS = ("head", "tail", "head_tail")
+_CHUNK = 10_000  # rows tokenized at a time, so that a large corpus never stands in memory as Python lists
+
+
+def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model directory.
+
+    A ``vocab.txt`` without the files of another tokenizer is WordPiece, whatever family the config names: Chinese ALBERT
+    and RoBERTa come so.
+
+    Raises:
+        UserError: no vocabulary there, or files that transformers cannot read.
+    """
+    directory = Path(directory)
+    others = ("tokenizer.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model")
+    try:
+        if (directory / "vocab.txt").is_file() and not any((directory / name).is_file() for name in others):
+            tokenizer = BertTokenizer.from_pretrained(directory)
+        elif any((directory / name).is_file() for name in others):
+            tokenizer = AutoTokenizer.from_pretrained(directory, use_fast=True)
+        else:
+            raise UserError(f"{directory}: no vocabulary here; looked for vocab.txt, {', '.join(others)}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{directory}: the tokenizer cannot be loaded ({reason})") from None
+    if not tokenizer.is_fast:
+        raise UserError(f"{directory}: its tokenizer has no fast version; save one as tokenizer.json")
+    return tokenizer
+
+
+class TextEncoder:
+    """Token ids of one text or of a pair, special tokens and truncation included.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers.
+        max_seq_length: most tokens a sequence may have, special ones included.
+        truncation: what stays of a text that is too long: its ``head``, its ``tail``, or ``head_tail``, the first
+            quarter and the last three (128 + 382 of 510 are the best of Sun et al. 2019, section 5.3.1). In a pair the
+            longer text gives up tokens until both fit (BERT's ``longest_first``).
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, truncation: str = "head"):
+        self.tokenizer = tokenizer
+        self.max_seq_length = max_seq_length
+        self.truncation = truncation
+        self.backend = tokenizer.backend_tokenizer
+        self.backend.no_truncation()
+        self.backend.no_padding()
+        self.layouts = {1: self._layout("a"), 2: self._layout("a", "b")}
+        for texts, (parts, _) in self.layouts.items():
+            special = sum(len(part) for part in parts)
+            if max_seq_length < special + texts:
+                raise UserError(
+                    f"--max_seq_length {max_seq_length} leaves no room for text; {special} of it are special tokens"
+                )
+
+    def _layout(self, *texts: str) -> tuple[list[list[int]], list[int]]:
+        """The special tokens before, between and after the texts, and the segment id of each part of the sequence."""
+        encoded = self.backend.encode(*texts)
+        parts: list[list[int]] = [[]]
+        types = {}
+        for token, sequence, token_type in zip(encoded.ids, encoded.sequence_ids, encoded.type_ids, strict=True):
+            if sequence is None:
+                parts[-1].append(token)
+            elif len(parts) == sequence + 1:
+                parts.append([])
+                types[sequence] = token_type
+        return parts, [types[sequence] for sequence in range(len(texts))]
+
+    def encode(self, rows: list[tuple[str, ...]]) -> list[tuple[list[int], int, bool]]:
+        """``(input_ids, where the second segment starts, truncated)`` of each row of texts.
+
+        The second segment starts after the first separator; at the end where the tokenizer knows one segment only.
+        """
+        flat = [text for row in rows for text in row]
+        encodings = iter(self.backend.encode_batch_fast(flat, add_special_tokens=False))
+        return [self._assemble([encoding.ids for encoding in islice(encodings, len(row))]) for row in rows]
+
+    def _assemble(self, texts: list[list[int]]) -> tuple[list[int], int, bool]:
+        parts, types = self.layouts[len(texts)]
+        room = self.max_seq_length - sum(len(part) for part in parts)
+        budgets = _budgets([len(text) for text in texts], room)
+        kept = [_cut(text, budget, self.truncation) for text, budget in zip(texts, budgets, strict=True)]
+        ids = parts[0] + kept[0] + parts[1]
+        second = len(ids)
+        if len(kept) == 2:
+            ids = ids + kept[1] + parts[2]
+            if types[1] == 0:
+                second = len(ids)
+        return ids, second, any(len(cut) < len(text) for cut, text in zip(kept, texts, strict=True))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes whenever the same text would give other ids."""
+        state = f"{bertorch.__version__}|{self.max_seq_length}|{self.truncation}|{self.backend.to_str()}"
+        return hashlib.blake2b(state.encode(), digest_size=16).hexdigest()
+
+
+def _budgets(lengths: list[int], room: int) -> list[int]:
+    """How many tokens each text keeps: the longer of two gives up its surplus first, then both equally."""
+    if sum(lengths) <= room:
+        return lengths
+    if len(lengths) == 1:
+        return [room]
+    shorter = min(lengths)
+    half = room // 2
+    if shorter <= half:
+        return [min(length, room - shorter) if length > shorter else length for length in lengths]
+    # Both are cut; an odd token stays with the first, as in transformers' longest_first.
+    return [room - half, half]
+
+
+def _cut(ids: list[int], budget: int, truncation: str) -> list[int]:
+    if len(ids) <= budget:
+        return ids
+    if truncation == "head":
+        return ids[:budget]
+    head = budget // 4 if truncation == "head_tail" else 0
+    return ids[:head] + ids[len(ids) - (budget - head) :]
+
+
+@dataclass
+class Samples:
+    """Tokenized rows, as arrays that may lie in a memory-mapped file.
+
+    Attributes:
+        input_ids: all ids, row after row, int32 ``[total_tokens]``.
+        offsets: where each row starts in ``input_ids``, int64 ``[rows + 1]``.
+        second: where the second segment of each row starts within it, int32 ``[rows]``.
+        labels: label ids, int64 ``[rows]``; -1 where a row has none.
+        text_hashes: one a row, uint64 ``[rows]``, to find texts that two files share.
+        lines: the row's line in its file, int64 ``[rows]``.
+        truncated, unknown: rows that were cut, tokens that the vocabulary lacks.
+    """
+
+    input_ids: np.ndarray
+    offsets: np.ndarray
+    second: np.ndarray
+    labels: np.ndarray
+    text_hashes: np.ndarray
+    lines: np.ndarray
+    truncated: int
+    unknown: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row, ``[rows]``."""
+        return np.diff(self.offsets)
+
+    @property
+    def fingerprint(self) -> str:
+        """What decides the course of a training: the rows, their order and their labels."""
+        digest = hashlib.blake2b(digest_size=16)
+        for array in (self.input_ids, self.offsets, self.labels):
+            digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()
+
+
+_ARRAYS = ("input_ids", "offsets", "second", "labels", "text_hashes", "lines")
+
+
+def tokenize(
+    rows: Iterable[tuple[int, tuple[str, ...], int]], encoder: TextEncoder, unknown_id: int | None = None
+) -> Samples:
+    """Tokenize ``(line, texts, label id)`` rows; the tokenizer uses all cores."""
+    ids, second, labels, hashes, lines, truncated = [], [], [], [], [], 0
+    lengths: list[int] = []
+    unknown = 0
+    rows = iter(rows)
+    while chunk := list(islice(rows, _CHUNK)):
+        for (line, texts, label), (row_ids, start, cut) in zip(
+            chunk, encoder.encode([row[1] for row in chunk]), strict=True
+        ):
+            ids.append(np.asarray(row_ids, dtype=np.int32))
+            lengths.append(len(row_ids))
+            second.append(start)
+            labels.append(label)
+            lines.append(line)
+            hashes.append(int.from_bytes(hashlib.blake2b("\t".join(texts).encode(), digest_size=8).digest()))
+            truncated += cut
+            unknown += row_ids.count(unknown_id) if unknown_id is not None else 0
+    return Samples(
+        input_ids=np.concatenate(ids) if ids else np.zeros(0, dtype=np.int32),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        second=np.asarray(second, dtype=np.int32),
+        labels=np.asarray(labels, dtype=np.int64),
+        text_hashes=np.asarray(hashes, dtype=np.uint64),
+        lines=np.asarray(lines, dtype=np.int64),
+        truncated=truncated,
+        unknown=unknown,
+    )
+
+
+def tokenize_cached(
+    path: str | Path,
+    rows: Callable[[], Iterable[tuple[int, tuple[str, ...], int]]],
+    encoder: TextEncoder,
+    read_as: tuple,
+    cache_dir: str | Path | None = None,
+) -> Samples:
+    """``tokenize``, once for each content of ``path``: the result is kept in ``cache_dir`` and mapped into memory.
+
+    Args:
+        path: the file that ``rows`` reads; its content, the tokenizer and ``read_as`` name the cache entry.
+        rows: called when there is no entry yet.
+        encoder: tokenizer, length and truncation.
+        read_as: whatever else decides how the file is read (labels, columns).
+        cache_dir: None takes ``BERTORCH_CACHE`` or ``~/.cache/bertorch``.
+    """
+    digest = hashlib.blake2b(f"{encoder.fingerprint}|{read_as!r}".encode(), digest_size=16)
+    with open_binary(path) as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    root = Path(cache_dir or os.environ.get("BERTORCH_CACHE") or Path.home() / ".cache" / "bertorch").expanduser()
+    entry = root / digest.hexdigest()
+    found = _read_cache(entry)
+    if found is not None:
+        logger.info(f"{path}: {len(found)} tokenized rows from the cache {entry}")
+        return found
+    samples = tokenize(rows(), encoder, encoder.tokenizer.unk_token_id)
+    try:
+        _write_cache(entry, samples)
+    except OSError as error:
+        logger.warning(f"{entry}: the token cache cannot be written ({error.strerror}); going on without it")
+        return samples
+    return _read_cache(entry) or samples
+
+
+def _read_cache(entry: Path) -> Samples | None:
+    try:
+        counts = json.loads((entry / "counts.json").read_text(encoding="utf-8"))
+        arrays = {name: np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
+        if len(arrays["offsets"]) != len(arrays["labels"]) + 1 or arrays["offsets"][-1] != len(arrays["input_ids"]):
+            raise ValueError("sizes do not agree")
+        return Samples(**arrays, truncated=int(counts["truncated"]), unknown=int(counts["unknown"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        logger.warning(f"{entry}: damaged token cache ({error}); it is made anew")
+        return None
+
+
+def _write_cache(entry: Path, samples: Samples) -> None:
+    """Complete or absent: written beside its place, then renamed."""
+    unfinished = entry.with_name(f"{entry.name}.{os.getpid()}.tmp")
+    unfinished.mkdir(parents=True, exist_ok=True)
+    try:
+        for name in _ARRAYS:
+            np.save(unfinished / f"{name}.npy", getattr(samples, name), allow_pickle=False)
+        counts = {"truncated": samples.truncated, "unknown": samples.unknown}
+        (unfinished / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
+        if entry.exists():  # damaged, or finished by another run meanwhile
+            shutil.rmtree(entry)
+        unfinished.rename(entry)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

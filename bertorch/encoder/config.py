@@ -1,0 +1,145 @@
+"""EncoderConfig: what tells BERT, RoBERTa, ALBERT and ELECTRA apart, read from a Hugging Face ``config.json``."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bertorch.errors import UserError
+
+FAMILIES = ("bert", "roberta", "xlm-roberta", "albert", "electra")
+ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_python", "relu", "silu", "tanh")
+
+# Keys that describe the file a config was read from, or a head: written anew by whoever saves, never carried over.
+_NOT_CARRIED = {
+    "_name_or_path", "architectures", "auto_map", "dtype", "id2label", "label2id", "num_labels", "problem_type",
+    "torch_dtype", "transformers_version",
+}  # fmt: skip
+
+
+@dataclass
+class EncoderConfig:
+    """Sizes and traits of an encoder, under the names of Hugging Face's ``config.json``.
+
+    ``embedding_size``, ``num_hidden_groups`` and ``inner_group_num`` are ALBERT's (Lan et al. 2019, section 3.1) and
+    ELECTRA's; for the others they take the values that make them BERT: as wide as the model, a group a layer, one block
+    a group. ``other`` keeps the keys that the encoder has no use for, so that a saved config loses nothing.
+    """
+
+    model_type: str = "bert"
+    vocab_size: int = 21128
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int = 0
+    embedding_size: int | None = None
+    num_hidden_groups: int | None = None
+    inner_group_num: int = 1
+    other: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.embedding_size is None:
+            self.embedding_size = 128 if self.model_type in ("albert", "electra") else self.hidden_size
+        if self.num_hidden_groups is None:
+            self.num_hidden_groups = 1 if self.model_type == "albert" else self.num_hidden_layers
+
+    @property
+    def projects_embeddings(self) -> bool:
+        """ALBERT maps its embeddings to the hidden width even where the two are equal."""
+        return self.model_type == "albert" or self.embedding_size != self.hidden_size
+
+    @property
+    def position_offset(self) -> int:
+        """RoBERTa counts positions from ``pad_token_id + 1``, the others from 0."""
+        return self.pad_token_id + 1 if self.model_type in ("roberta", "xlm-roberta") else 0
+
+    @property
+    def max_seq_length(self) -> int:
+        """The longest sequence, special tokens included, that the position table has room for."""
+        return self.max_position_embeddings - self.position_offset
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any], path: str | Path = "config.json") -> "EncoderConfig":
+        """Read the keys of a Hugging Face ``config.json``.
+
+        Raises:
+            UserError: a family, an activation or a kind of position that this encoder does not have, or a size that
+                does not fit the others.
+        """
+        names = set(cls.__dataclass_fields__) - {"other"}
+        values = {key: value for key, value in raw.items() if key in names}
+        values["other"] = {key: value for key, value in raw.items() if key not in names | _NOT_CARRIED}
+        if "model_type" not in values:  # configs older than transformers 3 do not name their family
+            values["model_type"] = "albert" if "num_hidden_groups" in raw else "bert"
+        model_type = values["model_type"]
+        if model_type not in FAMILIES:
+            raise UserError(f"{path}: model_type {model_type!r} is not supported; supported are {', '.join(FAMILIES)}")
+        if model_type in ("bert", "roberta", "xlm-roberta"):  # some BERT configs carry an embedding_size nobody reads
+            for key in ("embedding_size", "num_hidden_groups", "inner_group_num"):
+                values.pop(key, None)
+        if model_type == "electra":
+            values.pop("num_hidden_groups", None)
+        for key in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+                    "max_position_embeddings", "type_vocab_size", "embedding_size", "num_hidden_groups",
+                    "inner_group_num"):  # fmt: skip
+            value = values.get(key)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise UserError(f"{path}: {key} must be a whole number above 0, found {value!r}")
+        if values.get("pad_token_id") is None:
+            values["pad_token_id"] = 1 if model_type in ("roberta", "xlm-roberta") else 0
+        config = cls(**values)
+        if raw.get("position_embedding_type", "absolute") not in ("absolute", None):
+            kind = raw["position_embedding_type"]
+            raise UserError(f"{path}: position_embedding_type {kind!r} is not supported, only 'absolute'")
+        if config.hidden_act not in ACTIVATIONS:
+            raise UserError(f"{path}: hidden_act {config.hidden_act!r} is not supported; known: {', '.join(ACTIVATIONS)}")
+        if config.hidden_size % config.num_attention_heads:
+            raise UserError(
+                f"{path}: hidden_size {config.hidden_size} is no multiple of "
+                f"num_attention_heads {config.num_attention_heads}"
+            )
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys of a Hugging Face ``config.json``, without those that name a head."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "other"}
+        if self.model_type not in ("albert", "electra"):
+            values.pop("embedding_size")
+        if self.model_type != "albert":
+            values.pop("num_hidden_groups"), values.pop("inner_group_num")
+        return {**self.other, **values}
+
+
+def load_config(directory: str | Path) -> EncoderConfig:
+    """Read ``config.json`` of a model directory.
+
+    A config that says ``roberta`` beside a WordPiece ``vocab.txt`` is a Chinese RoBERTa and so a BERT: those checkpoints
+    were trained with BERT's code and count positions from 0.
+
+    Raises:
+        UserError: no ``config.json``, not JSON, or a model this encoder cannot be.
+    """
+    path = Path(directory) / "config.json"
+    if not path.is_file():
+        raise UserError(f"{directory}: no config.json here; a model directory holds config.json, a vocabulary and weights")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: a JSON object is expected")
+    word_pieces = (path.parent / "vocab.txt").is_file() and not (path.parent / "merges.txt").is_file()
+    if raw.get("model_type") == "roberta" and word_pieces:
+        raw = {**raw, "model_type": "bert"}
+    try:
+        return EncoderConfig.from_dict(raw, path)
+    except TypeError as error:
+        raise UserError(f"{path}: a value has the wrong type ({error})") from None

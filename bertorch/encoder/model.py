@@ -1,0 +1,49 @@
+"""Encoder: one class for BERT, RoBERTa, ALBERT and ELECTRA."""
+
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from bertorch.encoder.config import EncoderConfig
+from bertorch.encoder.layers import Block, Embeddings, Pooler
+from bertorch.encoder.tokens import TokenBatch
+
+
+class Encoder(nn.Module):
+    """A transformer encoder over packed tokens.
+
+    Layer i uses block group ``i * groups // layers``, each of ``inner_group_num`` blocks (Lan et al. 2019, section 3.1,
+    as the authors' code divides them). BERT has as many groups as layers; ALBERT usually one.
+
+    ``with_pooler``: a head that does not use the pooler must not own one, or DistributedDataParallel would wait for a
+    gradient that never comes.
+    """
+
+    def __init__(self, config: EncoderConfig, with_pooler: bool = False):
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_groups * config.inner_group_num))
+        self.pooler = Pooler(config) if with_pooler else None
+        self.gradient_checkpointing = False
+        self.apply(self._initialise)
+
+    def _initialise(self, module: nn.Module) -> None:
+        """BERT's initialisation: normal(0, initializer_range), zero biases."""
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """``[total_tokens, hidden_size]``, the last layer's states of the real tokens."""
+        config = self.config
+        x = self.embeddings(batch)
+        for layer in range(config.num_hidden_layers):
+            group = layer * config.num_hidden_groups // config.num_hidden_layers
+            for inner in range(config.inner_group_num):
+                block = self.blocks[group * config.inner_group_num + inner]
+                if self.gradient_checkpointing and self.training:
+                    x = checkpoint(block, x, batch, use_reentrant=False)
+                else:
+                    x = block(x, batch)
+        return x

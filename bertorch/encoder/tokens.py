@@ -1,0 +1,100 @@
+"""TokenBatch: a batch is the list of its real tokens, sequence after sequence, without padding."""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class TokenBatch:
+    """A packed batch of ``batch_size`` sequences.
+
+    Attributes:
+        input_ids: token ids, LongTensor ``[total_tokens]``.
+        token_type_ids: segment of each token, LongTensor ``[total_tokens]``.
+        position_ids: place of each token in its own sequence, from 0, LongTensor ``[total_tokens]``. What a family adds
+            to it (RoBERTa counts from ``pad_token_id + 1``) is the encoder's business.
+        cu_seqlens: where each sequence starts, and the end of the last one, IntTensor ``[batch_size + 1]``.
+        max_seqlen: length of the longest sequence, in tokens.
+        lengths: the sequence lengths on the host, so that no backend has to ask the device for them.
+    """
+
+    input_ids: Tensor
+    token_type_ids: Tensor
+    position_ids: Tensor
+    cu_seqlens: Tensor
+    max_seqlen: int
+    lengths: list[int]
+
+    @property
+    def batch_size(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def total_tokens(self) -> int:
+        return self.input_ids.shape[0]
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "TokenBatch":
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {
+            name: value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor) else value
+            for name, value in values.items()
+        }
+        return TokenBatch(**moved)
+
+    @classmethod
+    def from_lengths(cls, input_ids: Tensor, token_type_ids: Tensor, lengths: list[int]) -> "TokenBatch":
+        """Pack ``input_ids`` and ``token_type_ids`` (``[sum(lengths)]`` each), sequences one after the other."""
+        sizes = torch.tensor(lengths)
+        cu_seqlens = torch.zeros(len(lengths) + 1, dtype=torch.int32)
+        cu_seqlens[1:] = sizes.cumsum(0)
+        starts = torch.repeat_interleave(cu_seqlens[:-1].long(), sizes)
+        return cls(
+            input_ids=input_ids,
+            token_type_ids=token_type_ids,
+            position_ids=torch.arange(len(input_ids)) - starts,
+            cu_seqlens=cu_seqlens,
+            max_seqlen=max(lengths),
+            lengths=list(lengths),
+        )
+
+
+def sequence_ids(batch: TokenBatch) -> Tensor:
+    """The sequence each token belongs to, LongTensor ``[total_tokens]``."""
+    sizes = (batch.cu_seqlens[1:] - batch.cu_seqlens[:-1]).long()
+    order = torch.arange(batch.batch_size, device=sizes.device)
+    return torch.repeat_interleave(order, sizes, output_size=batch.total_tokens)
+
+
+def from_padded(input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> TokenBatch:
+    """Pack a padded batch as transformers builds it.
+
+    Args:
+        input_ids: ``[batch_size, seq_len]``.
+        attention_mask: ``[batch_size, seq_len]``, 1 on real tokens; padding may stand on either side.
+        token_type_ids: ``[batch_size, seq_len]``; zeros when None.
+    """
+    real = attention_mask.bool()
+    types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+    packed = TokenBatch.from_lengths(input_ids[real].cpu(), types[real].cpu(), real.sum(dim=1).tolist())
+    return packed.to(input_ids.device)
+
+
+def to_padded(values: Tensor, batch: TokenBatch, fill: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Spread packed values over a rectangle, padding on the right.
+
+    Args:
+        values: ``[total_tokens, ...]``, one entry a token (hidden states, ids, labels).
+        batch: the packed batch that ``values`` belongs to.
+        fill: what stands on padding.
+
+    Returns:
+        The padded values ``[batch_size, max_seqlen, ...]`` and the bool mask ``[batch_size, max_seqlen]`` of real tokens.
+    """
+    flat = sequence_ids(batch) * batch.max_seqlen + batch.position_ids  # [total_tokens]
+    size = batch.batch_size * batch.max_seqlen
+    padded = values.new_full((size, *values.shape[1:]), fill).index_copy(0, flat, values)
+    mask = torch.zeros(size, dtype=torch.bool, device=values.device).index_fill(0, flat, True)
+    shape = (batch.batch_size, batch.max_seqlen)
+    return padded.view(*shape, *values.shape[1:]), mask.view(shape)

@@ -1,0 +1,190 @@
+"""Weights in and out: safetensors (whole or sharded) and ``pytorch_model.bin``, strictly, under Hugging Face's names."""
+
+import json
+import pickle
+from pathlib import Path
+
+import torch
+from loguru import logger
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from bertorch.encoder.config import EncoderConfig, load_config
+from bertorch.encoder.model import Encoder
+from bertorch.encoder.names import BASE_PREFIX, hugging_face_names
+from bertorch.errors import UserError
+
+# What a model directory may hold its weights in, the preferred first.
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"
+
+
+def find_weights(directory: str | Path) -> Path | None:
+    """The weights file of a model directory, or None: such a model starts from scratch."""
+    return next((Path(directory) / name for name in WEIGHT_FILES if (Path(directory) / name).is_file()), None)
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """All tensors of a weights file, of a sharded one (its ``.index.json``) or of a model directory, on the CPU.
+
+    ``gamma`` and ``beta`` of old checkpoints become ``weight`` and ``bias`` where they stand under LayerNorm, and only
+    there. Nothing in the file is executed: safetensors holds no code, and ``.bin`` is read with ``weights_only=True``.
+
+    Raises:
+        UserError: no such file, a damaged one, or one that holds more than tensors.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = find_weights(path)
+        if found is None:
+            raise UserError(f"{path}: no weights here; looked for {', '.join(WEIGHT_FILES)}")
+        path = found
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give a model directory, a .safetensors or a .bin file")
+    if path.name.endswith(".index.json"):
+        tensors = {}
+        for shard in _shards(path):
+            tensors.update(_read_file(shard))
+    else:
+        tensors = _read_file(path)
+    return {_modern_name(name): tensor for name, tensor in tensors.items()}
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise UserError(f"{index}: not a weight index (a JSON object with a weight_map is expected)") from None
+    for name in names:
+        if Path(name).name != name:
+            raise UserError(f"{index}: shard {name!r} lies outside the model directory")
+        if not (index.parent / name).is_file():
+            raise UserError(f"{index}: shard {name} is missing; download the model again")
+    return [index.parent / name for name in names]
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path}: damaged or no safetensors file ({error})") from None
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: cannot be read as plain weights, and nothing else is loaded ({reason})") from None
+    loaded = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
+    if not isinstance(loaded, dict) or not all(isinstance(tensor, Tensor) for tensor in loaded.values()):
+        raise UserError(f"{path}: holds more than named tensors; save a state_dict")
+    return loaded
+
+
+def _modern_name(name: str) -> str:
+    for old, new in (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")):
+        if name.endswith(old):
+            return name.removesuffix(old) + new
+    return name
+
+
+def base_prefix(tensors: dict[str, Tensor], source: str | Path) -> str:
+    """What stands before the encoder's names in a checkpoint: ``bert.``, ``encoder.``, ``module.bert.``, nothing.
+
+    Raises:
+        UserError: there is no encoder in it.
+    """
+    found = sorted((name.removesuffix(_WORD_EMBEDDINGS) for name in tensors if name.endswith(_WORD_EMBEDDINGS)), key=len)
+    if not found:
+        raise UserError(f"{source}: no encoder in it ({_WORD_EMBEDDINGS} is missing); is it a BERT-family checkpoint?")
+    return found[0]
+
+
+def copy_weights(module: nn.Module, names: dict[str, str], tensors: dict[str, Tensor], source: str | Path) -> None:
+    """Copy ``tensors[names[parameter]]`` into every parameter that ``names`` lists.
+
+    Raises:
+        UserError: a tensor is missing or of another shape; all of them are listed, nothing is copied.
+    """
+    parameters = dict(module.named_parameters())
+    missing = [theirs for theirs in names.values() if theirs not in tensors]
+    if missing:
+        raise UserError(f"{source}: {len(missing)} weights of the model are missing: {_listed(missing)}")
+    wrong = [
+        f"{theirs} is {list(tensors[theirs].shape)}, expected {list(parameters[ours].shape)}"
+        for ours, theirs in names.items()
+        if tensors[theirs].shape != parameters[ours].shape
+    ]
+    if wrong:
+        raise UserError(f"{source}: the weights do not fit the model: {_listed(wrong)}")
+    with torch.no_grad():
+        for ours, theirs in names.items():
+            parameters[ours].copy_(tensors[theirs])
+
+
+def _listed(items: list[str], most: int = 8) -> str:
+    return "; ".join(items[:most]) + (f"; and {len(items) - most} more" if len(items) > most else "")
+
+
+def fill_encoder(encoder: Encoder, tensors: dict[str, Tensor], source: str | Path) -> set[str]:
+    """Fill an encoder from a checkpoint of any head; the pooler alone may be missing, and keeps its random start then.
+
+    Returns:
+        The names in ``tensors`` that the encoder took.
+    """
+    prefix = base_prefix(tensors, source)
+    parameters = [name for name, _ in encoder.named_parameters()]
+    names = {ours: prefix + theirs for ours, theirs in hugging_face_names(encoder.config, parameters).items()}
+    pooler = {ours: theirs for ours, theirs in names.items() if ours.startswith("pooler.")}
+    if pooler and not any(theirs in tensors for theirs in pooler.values()):
+        logger.info(f"{source}: no pooler in this checkpoint; it starts from random weights")
+        names = {ours: theirs for ours, theirs in names.items() if ours not in pooler}
+    copy_weights(encoder, names, tensors, source)
+    return set(names.values())
+
+
+def load_encoder(
+    directory: str | Path, with_pooler: bool = False, config: EncoderConfig | None = None
+) -> tuple[Encoder, dict[str, Tensor]]:
+    """Build the encoder a model directory describes and fill it from the weights there.
+
+    Args:
+        directory: holds ``config.json`` and weights; without weights the encoder starts from scratch, which is logged.
+        with_pooler: whether the head on top uses BERT's pooler.
+        config: to be used instead of the directory's own, with another dropout say.
+
+    Returns:
+        The encoder, and the tensors of the checkpoint that it did not take: a head may look for its own there.
+
+    Raises:
+        UserError: encoder weights are missing or do not fit; all are named.
+    """
+    encoder = Encoder(config or load_config(directory), with_pooler=with_pooler)
+    weights = find_weights(directory)
+    if weights is None:
+        logger.warning(f"{directory}: no weights here; the encoder starts from scratch, from random numbers")
+        return encoder, {}
+    tensors = read_weights(weights)
+    taken = fill_encoder(encoder, tensors, weights)
+    return encoder, {name: tensor for name, tensor in tensors.items() if name not in taken}
+
+
+def report_unused(rest: dict[str, Tensor], source: str | Path) -> None:
+    """One line on what a checkpoint held and the model has no place for: heads of other tasks, mostly."""
+    names = sorted({name.rsplit(".", 1)[0] for name in rest if not name.endswith("position_ids")})
+    if names:
+        shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        logger.info(f"{source}: left unused: {shown}")
+
+
+def encoder_tensors(encoder: Encoder, prefix: str | None = None) -> dict[str, Tensor]:
+    """The encoder's weights under Hugging Face's names; ``prefix`` None takes the family's (``bert.``)."""
+    prefix = BASE_PREFIX[encoder.config.model_type] if prefix is None else prefix
+    parameters = dict(encoder.named_parameters())
+    names = hugging_face_names(encoder.config, list(parameters))
+    return {prefix + names[ours]: tensor.detach() for ours, tensor in parameters.items()}

@@ -1,0 +1,158 @@
+"""Classifier: one label a text or text pair."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from loguru import logger
+from torch import Tensor, nn
+
+from bertorch.data.batching import Batch
+from bertorch.encoder import Encoder, EncoderConfig, TokenBatch, load_config
+from bertorch.encoder.layers import activation, first_tokens
+from bertorch.encoder.weights import (
+    base_prefix,
+    copy_weights,
+    encoder_tensors,
+    fill_encoder,
+    load_encoder,
+    read_weights,
+    report_unused,
+)
+from bertorch.heads.loss import Loss
+from bertorch.heads.pooling import pool
+
+# Hugging Face's ...ForSequenceClassification, by family: the class, the activation of a dense layer that the head puts
+# before its output (None: the encoder's own pooler serves), and the names of the head's weights.
+_POOLED = {"classifier": "classifier"}
+_DENSE = {"dense": "classifier.dense", "classifier": "classifier.out_proj"}
+HUGGING_FACE_HEADS = {
+    "bert": ("BertForSequenceClassification", None, _POOLED),
+    "albert": ("AlbertForSequenceClassification", None, _POOLED),
+    "roberta": ("RobertaForSequenceClassification", "tanh", _DENSE),
+    "xlm-roberta": ("XLMRobertaForSequenceClassification", "tanh", _DENSE),
+    "electra": ("ElectraForSequenceClassification", "gelu", _DENSE),
+}
+
+
+class Classifier(nn.Module):
+    """Softmax over a vector of the text (Devlin et al. 2018, section 4.1).
+
+    ``pooling_mode`` ``linear`` is what transformers' sequence classifiers compute, family by family: the pooler's vector
+    for BERT and ALBERT, a dense layer of the head's own for RoBERTa and ELECTRA. ``cls``, ``mean`` and ``max`` classify
+    the pooled states directly.
+    """
+
+    def __init__(self, encoder: Encoder, num_labels: int, pooling_mode: str = "linear"):
+        super().__init__()
+        config = encoder.config
+        self.encoder = encoder
+        self.pooling_mode = pooling_mode
+        self.dense_act = HUGGING_FACE_HEADS[config.model_type][1] if pooling_mode == "linear" else None
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size) if self.dense_act else None
+        self.classifier = nn.Linear(config.hidden_size, num_labels)
+        self.dropout = nn.Dropout(_classifier_dropout(config))
+        for layer in (self.dense, self.classifier):
+            if layer is not None:
+                nn.init.normal_(layer.weight, std=config.initializer_range)
+                nn.init.zeros_(layer.bias)
+
+    def logits(self, tokens: TokenBatch) -> Tensor:
+        """Label scores before the softmax, ``[batch_size, num_labels]``."""
+        hidden_states = self.encoder(tokens)  # [total_tokens, hidden_size]
+        if self.pooling_mode != "linear":
+            pooled = pool(hidden_states, tokens, self.pooling_mode)
+        elif self.dense is None:
+            pooled = self.encoder.pooler(hidden_states, tokens)
+        else:
+            pooled = self.dropout(first_tokens(hidden_states, tokens))
+            pooled = activation(self.dense_act, self.dense(pooled))
+        return self.classifier(self.dropout(pooled))  # [batch_size, num_labels]
+
+    def forward(self, batch: Batch) -> Loss:
+        logits = self.logits(batch.tokens).float()
+        correct = (logits.detach().argmax(dim=-1) == batch.labels).sum()
+        return Loss(F.cross_entropy(logits, batch.labels, reduction="sum"), len(batch.labels), correct)
+
+    def hugging_face_tensors(self) -> dict[str, Tensor]:
+        """All weights under the names of transformers' sequence classifier of this family."""
+        own = dict(self.named_parameters())
+        names = self._head_names()
+        return {**encoder_tensors(self.encoder), **{theirs: own[ours].detach() for ours, theirs in names.items()}}
+
+    @property
+    def architecture(self) -> str:
+        return HUGGING_FACE_HEADS[self.encoder.config.model_type][0]
+
+    def _head_names(self, prefix: str = "") -> dict[str, str]:
+        modules = HUGGING_FACE_HEADS[self.encoder.config.model_type][2] if self.dense is not None else _POOLED
+        return {
+            f"{ours}.{kind}": f"{prefix}{theirs}.{kind}" for ours, theirs in modules.items() for kind in ("weight", "bias")
+        }
+
+    def fill_head(self, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
+        """Fill the head's own layers where a checkpoint holds them; returns the names taken.
+
+        Raises:
+            UserError: they are there and do not fit, or are ``required`` and missing.
+        """
+        prefix = "module." if any(name.startswith("module.") for name in tensors) else ""
+        names = self._head_names(prefix)
+        if not required and not any(theirs in tensors for theirs in names.values()):
+            return set()
+        copy_weights(self, names, tensors, source)
+        return set(names.values())
+
+
+def _classifier_dropout(config: EncoderConfig) -> float:
+    given = config.other.get("classifier_dropout_prob" if config.model_type == "albert" else "classifier_dropout")
+    return config.hidden_dropout_prob if given is None else given
+
+
+def needs_pooler(config: EncoderConfig, pooling_mode: str) -> bool:
+    return pooling_mode == "linear" and HUGGING_FACE_HEADS[config.model_type][1] is None
+
+
+def load_classifier(
+    directory: str | Path, num_labels: int, pooling_mode: str = "linear", init_from_ckpt: str | Path | None = None
+) -> Classifier:
+    """A classifier to be trained: encoder from ``directory``, a new head, or both from ``init_from_ckpt``.
+
+    Raises:
+        UserError: weights are missing or do not fit.
+    """
+    config = load_config(directory)
+    with_pooler = needs_pooler(config, pooling_mode)
+    if init_from_ckpt is None:
+        encoder, rest = load_encoder(directory, with_pooler, config)
+        report_unused(rest, directory)
+        return Classifier(encoder, num_labels, pooling_mode)
+    model = Classifier(Encoder(config, with_pooler), num_labels, pooling_mode)
+    tensors = read_weights(init_from_ckpt)
+    taken = fill_encoder(model.encoder, tensors, init_from_ckpt)
+    head = model.fill_head(tensors, init_from_ckpt, required=False)
+    logger.info(f"{init_from_ckpt}: warm start of the encoder{' and the classifier' if head else '; the classifier is new'}")
+    report_unused({name: tensor for name, tensor in tensors.items() if name not in taken | head}, init_from_ckpt)
+    return model
+
+
+def load_trained_classifier(
+    directory: str | Path, num_labels: int, pooling_mode: str = "linear", weights: str | Path | None = None
+) -> Classifier:
+    """A classifier to predict with; every weight must be there, in ``directory`` or in the file ``weights``.
+
+    Raises:
+        UserError: weights are missing or do not fit.
+    """
+    config = load_config(directory)
+    model = Classifier(Encoder(config, needs_pooler(config, pooling_mode)), num_labels, pooling_mode)
+    source = weights or directory
+    tensors = read_weights(source)
+    base_prefix(tensors, source)
+    fill_encoder(model.encoder, tensors, source)
+    model.fill_head(tensors, source, required=True)
+    return model.eval()
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    return torch.softmax(logits.float(), dim=-1)

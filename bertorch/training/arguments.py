@@ -1,0 +1,151 @@
+"""The flags that all scripts share, each declared once."""
+
+import argparse
+import os
+import sys
+from typing import NoReturn
+
+from bertorch.data.tokenizing import TRUNCATIONS
+from bertorch.errors import UserError
+from bertorch.training.schedules import SCHEDULES
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse, with one line for a mistake, printed by the main process alone, and no abbreviated flags."""
+
+    def __init__(self, description: str):
+        super().__init__(description=description, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{self.prog}: {message}; --help lists the flags", file=sys.stderr)
+        sys.exit(2)
+
+
+def whole_number(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, found {text}")
+    return value
+
+
+def not_negative(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must not be negative, found {text}")
+    return value
+
+
+def proportion(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must lie between 0 and 1, found {text}")
+    return value
+
+
+def training_parser(description: str) -> ArgumentParser:
+    """A parser with every shared flag of a training script; the script adds its own."""
+    parser = ArgumentParser(description)
+
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--pretrained_model_name_or_path", default="bert-base-chinese",
+        help="a local Hugging Face model directory, or a name on the hub; a directory without weights trains from scratch",
+    )  # fmt: skip
+    model.add_argument(
+        "--init_from_ckpt", default=None, help="start from these weights: a saved directory, .safetensors or .bin file"
+    )
+    model.add_argument("--gradient_checkpointing", action="store_true", help="save memory, compute activations twice")
+    model.add_argument("--compile", action="store_true", help="compile the encoder with torch.compile")
+
+    data = parser.add_argument_group("data")
+    data.add_argument("--train_data_file", required=True, help="training set: .tsv/.txt, .csv or .jsonl, also .gz")
+    data.add_argument("--dev_data_file", default=None, help="development set to evaluate on while training")
+    data.add_argument("--test_data_file", default=None, help="test set for --do_test; the label column may be missing")
+    data.add_argument("--do_test", action="store_true", help="predict --test_data_file with the saved model after training")
+    data.add_argument("--max_seq_length", type=whole_number, default=128, help="most tokens a text or pair may have")
+    data.add_argument("--truncation", choices=TRUNCATIONS, default="head", help="what is kept of a text that is too long")
+    add_reading_arguments(data)
+    data.add_argument("--cache_dir", default=None, help="token cache; default: $BERTORCH_CACHE or ~/.cache/bertorch")
+    data.add_argument("--num_workers", type=whole_number, default=None, help="threads that tokenize; default: all cores")
+
+    optimisation = parser.add_argument_group("optimisation")
+    optimisation.add_argument("--batch_size", type=whole_number, default=32, help="rows a process and forward pass")
+    optimisation.add_argument(
+        "--gradient_accumulation_steps", type=whole_number, default=1, help="batches a weight update is computed from"
+    )
+    optimisation.add_argument("--learning_rate", type=not_negative, default=5e-5, help="highest learning rate (AdamW)")
+    optimisation.add_argument("--scheduler", choices=SCHEDULES, default="linear", help="course of the learning rate")
+    optimisation.add_argument(
+        "--warmup_proportion", type=proportion, default=0.0, help="share of all steps over which the rate rises from 0"
+    )
+    optimisation.add_argument("--weight_decay", type=not_negative, default=0.0, help="not on biases and layer norms")
+    optimisation.add_argument("--max_grad_norm", type=not_negative, default=1.0, help="gradient clipping; 0 for none")
+    optimisation.add_argument("--epochs", type=whole_number, default=3, help="passes over the training set")
+    optimisation.add_argument(
+        "--max_steps", type=whole_number, default=None, help="stop after so many updates; over --epochs"
+    )
+    optimisation.add_argument("--seed", type=int, default=1000, help="fixes weights, order and dropout")
+    optimisation.add_argument(
+        "--precision", choices=("fp32", "bf16", "fp16"), default="fp32",
+        help="bf16 and fp16 compute in 16 bit and keep the weights in 32; fp16 needs a GPU",
+    )  # fmt: skip
+    add_device_argument(optimisation)
+
+    output = parser.add_argument_group("output")
+    output.add_argument("--saved_dir", default="checkpoint", help="where model, metrics and training state go")
+    output.add_argument("--logging_steps", type=whole_number, default=20, help="updates between two log lines")
+    output.add_argument("--save_steps", type=whole_number, default=100, help="updates between two saves")
+    output.add_argument(
+        "--eval_steps", type=whole_number, default=None, help="updates between evaluations; default: --save_steps"
+    )
+    output.add_argument("--eval_batch_size", type=whole_number, default=None, help="default: --batch_size")
+    output.add_argument("--save_best_model", action="store_true", help="keep the model that is best on the development set")
+    output.add_argument(
+        "--early_stopping_patience",
+        type=whole_number,
+        default=None,
+        help="stop after so many evaluations without a new best",
+    )
+    output.add_argument("--resume", action="store_true", help="go on from the training state in --saved_dir")
+    output.add_argument("--overwrite", action="store_true", help="replace the run that --saved_dir already holds")
+    output.add_argument("--tensorboard", action="store_true", help="write TensorBoard events to --saved_dir/tensorboard")
+
+    for spelling in ("--local_rank", "--local-rank"):  # passed by torch.distributed.launch; the environment decides
+        parser.add_argument(spelling, dest="local_rank", type=int, default=-1, help=argparse.SUPPRESS)
+    return parser
+
+
+def add_reading_arguments(group: argparse._ArgumentGroup) -> None:
+    """How files are read, for training and prediction alike."""
+    group.add_argument(
+        "--columns", default=None,
+        help="columns to read, such as sentence,label: names of the header row, else the role of each position "
+        "(text, text_a, text_b, label, _ for none); keys for json lines",
+    )  # fmt: skip
+    group.add_argument(
+        "--bad_rows", choices=("error", "skip"), default="error", help="rows that cannot be used: stop, or leave them out"
+    )
+
+
+def add_device_argument(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--device", default=None, help="cpu, cuda or cuda:1; default: cuda where there is one")
+
+
+def check_training_arguments(args: argparse.Namespace) -> None:
+    """Fill in defaults that follow other flags, and refuse flags that contradict each other.
+
+    Raises:
+        UserError: they do.
+    """
+    args.eval_steps = args.eval_steps or args.save_steps
+    args.eval_batch_size = args.eval_batch_size or args.batch_size
+    if args.resume and args.overwrite:
+        raise UserError("--resume and --overwrite contradict each other; give one")
+    if args.do_test and args.test_data_file is None:
+        raise UserError("--do_test needs --test_data_file")
+    for flag in ("save_best_model", "early_stopping_patience"):
+        if getattr(args, flag) and args.dev_data_file is None:
+            raise UserError(f"--{flag} needs --dev_data_file")
+    if args.num_workers:
+        os.environ["RAYON_NUM_THREADS"] = str(args.num_workers)

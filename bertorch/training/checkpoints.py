@@ -1,0 +1,211 @@
+"""Saved directories and training states. Every write is complete or absent.
+
+``saved_dir`` is a Hugging Face directory with ``bertorch.json`` beside it; ``saved_dir/training_state/step-N`` holds
+what a killed run needs to go on.
+"""
+
+import argparse
+import json
+import os
+import pickle
+import platform
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+import bertorch
+from bertorch.encoder.weights import read_weights
+from bertorch.errors import UserError
+
+DESCRIPTION = "bertorch.json"
+STATES = "training_state"
+# What a run leaves in its directory, and --overwrite removes.
+_RUN_FILES = (DESCRIPTION, "model.safetensors", "config.json", "metrics.jsonl", "test_predictions.tsv")
+_RUN_FOLDERS = (STATES, "tensorboard")
+_UMASK = os.umask(0o022)
+os.umask(_UMASK)
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let ``write`` make a file beside ``path``, flush it to the disk, then rename it: complete or absent."""
+    unfinished = path.with_name(f".{path.name}.tmp")
+    try:
+        write(unfinished)
+        os.chmod(unfinished, 0o666 & ~_UMASK)  # safetensors makes files that only their owner may read
+        _flush(unfinished)
+        os.replace(unfinished, path)
+        _flush(path.parent)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+    write_whole(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+
+
+def save_model(
+    directory: Path,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    description: dict[str, Any],
+) -> None:
+    """Write a Hugging Face directory that transformers opens with the same answers, and ``bertorch.json``.
+
+    Args:
+        directory: written file by file, each whole; the weights last but for the description.
+        model: a head: ``encoder.config``, ``architecture`` and ``hugging_face_tensors()`` are what is asked of it.
+        tokenizer: saved beside it.
+        description: for ``bertorch.json``; ``labels`` become the config's ``id2label`` too.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer_files = directory / f".tokenizer.{os.getpid()}.tmp"
+    try:
+        tokenizer.save_pretrained(tokenizer_files)
+        for path in tokenizer_files.iterdir():
+            os.replace(path, directory / path.name)
+    finally:
+        shutil.rmtree(tokenizer_files, ignore_errors=True)
+    config = {**model.encoder.config.to_dict(), "architectures": [model.architecture]}
+    if not model.encoder.config.position_offset and tokenizer.pad_token_id is not None:
+        config["pad_token_id"] = tokenizer.pad_token_id  # some configs lie; RoBERTa's decides its positions and stays
+    if "labels" in description:
+        config["id2label"] = {str(index): label for index, label in enumerate(description["labels"])}
+        config["label2id"] = {label: index for index, label in enumerate(description["labels"])}
+    write_json(directory / "config.json", config)
+    tensors = {name: tensor.float().cpu().contiguous() for name, tensor in model.hugging_face_tensors().items()}
+    write_whole(
+        directory / "model.safetensors", lambda unfinished: save_file(tensors, unfinished, metadata={"format": "pt"})
+    )
+    write_json(directory / DESCRIPTION, {**description, "versions": _versions()})
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "bertorch": bertorch.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def read_description(directory: str | Path) -> dict[str, Any] | None:
+    """``bertorch.json`` of a saved directory; None where there is none (a directory of another tool's).
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = Path(directory) / DESCRIPTION
+    if not path.is_file():
+        return None
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(description, dict) or "task" not in description:
+        raise UserError(f"{path}: not a description of a model (no task in it)")
+    return description
+
+
+def holds_run(directory: Path) -> bool:
+    return any((directory / name).exists() for name in (*_RUN_FILES, *_RUN_FOLDERS, "pytorch_model.bin"))
+
+
+def check_saved_dir(args: argparse.Namespace) -> None:
+    """Refuse to start where a run already is, unless told what to do with it.
+
+    Raises:
+        UserError: with the two flags that tell.
+    """
+    directory = Path(args.saved_dir)
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"--saved_dir {directory}: a file stands there; name a directory")
+    if holds_run(directory) and not (args.resume or args.overwrite):
+        raise UserError(f"--saved_dir {directory} already holds a run; go on with --resume or replace it with --overwrite")
+    if args.resume and holds_run(directory) and not (directory / STATES).is_dir():
+        raise UserError(f"--saved_dir {directory} holds a model and no training state to resume; name another directory")
+    parent = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
+    if not os.access(parent, os.W_OK):
+        raise UserError(f"--saved_dir {directory}: {parent} cannot be written to")
+
+
+def prepare_saved_dir(directory: Path, overwrite: bool) -> None:
+    """Make the directory, empty of an earlier run where ``overwrite`` asks for it."""
+    if overwrite:
+        for name in _RUN_FOLDERS:
+            shutil.rmtree(directory / name, ignore_errors=True)
+        for name in (*_RUN_FILES, "pytorch_model.bin"):
+            (directory / name).unlink(missing_ok=True)
+    (directory / STATES).mkdir(parents=True, exist_ok=True)
+
+
+def save_state(directory: Path, step: int, model: nn.Module, tensors: dict[str, Any], state: dict[str, Any]) -> None:
+    """Write ``training_state/step-N``, then remove the older ones.
+
+    Args:
+        directory: the saved directory.
+        step: updates made so far.
+        model: saved under our own parameter names.
+        tensors: optimizer, random generators, loss scaler: anything ``torch.load(weights_only=True)`` reads back.
+        state: counters and scores, as JSON.
+    """
+    states = directory / STATES
+    unfinished = states / f".step-{step:08d}.tmp"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    weights = {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
+    save_file(weights, unfinished / "model.safetensors")
+    torch.save(tensors, unfinished / "tensors.pt")
+    (unfinished / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
+    for path in (*unfinished.iterdir(), unfinished):
+        _flush(path)
+    final = states / f"step-{step:08d}"
+    shutil.rmtree(final, ignore_errors=True)
+    unfinished.rename(final)
+    _flush(states)
+    for path in states.iterdir():
+        if path != final:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def latest_state(directory: Path) -> Path | None:
+    """The newest complete training state."""
+    states = sorted((directory / STATES).glob("step-*"))
+    return states[-1] if states else None
+
+
+def load_state(path: Path, model: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Fill ``model`` from a training state; returns its ``tensors`` and ``state``.
+
+    Raises:
+        UserError: the state is damaged, or of another model.
+    """
+    try:
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        tensors = torch.load(path / "tensors.pt", map_location="cpu", weights_only=True)
+    except (OSError, ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: damaged training state ({reason}); start anew with --overwrite") from None
+    weights: dict[str, Tensor] = read_weights(path / "model.safetensors")
+    parameters = dict(model.named_parameters())
+    if {name: tensor.shape for name, tensor in weights.items()} != {name: p.shape for name, p in parameters.items()}:
+        raise UserError(f"{path}: the training state of another model; use the flags this run was started with")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+    return tensors, state

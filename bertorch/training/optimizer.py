@@ -1,0 +1,36 @@
+"""AdamW (Loshchilov & Hutter 2017) with BERT's rule for weight decay."""
+
+import torch
+from torch import Tensor, nn
+
+
+def adamw(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """The fused optimizer over two groups: weights decay, biases and layer norms do not (Devlin et al. 2018, A.2)."""
+    norms = {
+        id(parameter) for module in model.modules() if isinstance(module, nn.LayerNorm) for parameter in module.parameters()
+    }
+    decayed, others = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (others if name.endswith(".bias") or id(parameter) in norms else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    for group in groups:
+        group["highest"] = learning_rate
+    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
+
+
+def scale_and_clip(parameters: list[nn.Parameter], scale: float, max_norm: float) -> Tensor | None:
+    """Multiply all gradients by ``scale``, then clip their norm to ``max_norm`` (0: no clipping), in one pass over them.
+
+    The clipping is that of ``torch.nn.utils.clip_grad_norm_``. Returns the norm before clipping, where it was needed.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return None
+    if not max_norm:
+        if scale != 1.0:
+            torch._foreach_mul_(gradients, scale)
+        return None
+    norm = torch.nn.utils.get_total_norm(gradients) * scale
+    torch._foreach_mul_(gradients, scale * torch.clamp(max_norm / (norm + 1e-6), max=1.0))
+    return norm

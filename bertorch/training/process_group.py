@@ -1,0 +1,176 @@
+"""The processes of a run: who they are, how they start and how they end."""
+
+import argparse
+import gc
+import os
+import random
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from loguru import logger
+
+from bertorch.errors import UserError
+from bertorch.training.logging import set_up_logging
+
+T = TypeVar("T")
+
+
+class Interrupted(Exception):
+    """The run was asked to stop by a signal, and what could be saved is saved."""
+
+    def __init__(self, signal_number: int, message: str):
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those of the run.
+
+    Attributes:
+        rank: 0 for the main process, which logs and writes.
+        local_rank: its number on this machine.
+        world_size: how many there are.
+        device: where this process computes.
+    """
+
+    rank: int
+    local_rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's ``value``, in the order of ranks, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def sum(self, values: list[float]) -> list[float]:
+        """The sums over ranks, in double precision."""
+        if self.world_size == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(tensor)
+        return tensor.tolist()
+
+    def first_on_each_machine(self, make: Callable[[], T]) -> T:
+        """``make()``, on one process of each machine first, so that the others find what it left in a cache.
+
+        A UserError of any process is raised on all of them.
+        """
+        if self.world_size == 1:
+            return make()
+        result, problem = None, None
+        for turn in (True, False):
+            if (self.local_rank == 0) is turn:
+                try:
+                    result = make()
+                except UserError as error:
+                    problem = str(error)
+            problems = [found for found in self.gather(problem) if found is not None]
+            if problems:
+                raise UserError(problems[0])
+        return result
+
+
+def start_processes(args: argparse.Namespace) -> Processes:
+    """Take this process's place from the environment (torchrun, torch.distributed.launch) and start the process group.
+
+    Raises:
+        UserError: the device asked for is not there, or a precision it cannot compute in.
+    """
+    rank = int(os.environ.get("RANK", 0))
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    local_rank = int(os.environ.get("LOCAL_RANK", max(getattr(args, "local_rank", -1), 0)))
+    set_up_logging(is_main=rank == 0)
+    device = _device(args.device, local_rank, world_size)
+    if device.type == "cpu" and getattr(args, "precision", "fp32") == "fp16":
+        raise UserError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        if world_size == 1 and args.device is None and torch.cuda.device_count() > 1:
+            count = torch.cuda.device_count()
+            logger.info(f"1 of {count} GPUs is used; torchrun --nproc_per_node={count} {sys.argv[0]} ... uses all")
+    if world_size > 1:
+        # gloo carries the bookkeeping, which lives on the host, nccl the gradients.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    return Processes(rank, local_rank, world_size, device)
+
+
+def _device(asked: str | None, local_rank: int, world_size: int) -> torch.device:
+    if asked is None:
+        asked = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(asked)
+    except RuntimeError:
+        raise UserError(f"--device {asked}: no such device; use cpu, cuda or cuda:N") from None
+    if device.type == "cpu":
+        return device
+    if device.type != "cuda":
+        raise UserError(f"--device {asked}: not supported; use cpu, cuda or cuda:N")
+    if not torch.cuda.is_available():
+        raise UserError(f"--device {asked}: this machine has no GPU that torch can use; --device cpu works without")
+    count = torch.cuda.device_count()
+    index = local_rank if world_size > 1 else (device.index or 0)
+    if index >= count:
+        raise UserError(f"GPU {index} is asked for and there are {count}; start at most {count} processes on this machine")
+    return torch.device("cuda", index)
+
+
+def set_seed(seed: int, rank: int = 0) -> None:
+    """Seed all generators: one ``seed`` for the run, another stream of dropout masks for each rank."""
+    torch.manual_seed(seed + rank)
+    random.seed(seed + rank)
+    np.random.seed((seed + rank) % 2**32)
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script's ``main`` and end the process with a true exit code: 0, 2 for a user's mistake, 128 + signal.
+
+    The process group is destroyed after everything that ``main`` held is gone: torch 2.13 with gloo aborts at exit now
+    and then when a DistributedDataParallel module outlives its group.
+    """
+    code = 0
+    signal.signal(signal.SIGTERM, _stop_before_training)
+    try:
+        main()
+    except UserError as error:
+        code = _say(2, str(error))
+    except Interrupted as error:
+        code = _say(128 + error.signal_number, str(error))
+    except KeyboardInterrupt:
+        code = _say(128 + signal.SIGINT, "interrupted; the last saved state is kept")
+    except BrokenPipeError:  # the reader of our standard output is gone: predict.py ... | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    gc.collect()
+    if dist.is_initialized() and code != 1:  # after an accident the other ranks may never come to meet this one
+        dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _say(code: int, message: str) -> int:
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr, flush=True)
+    return code
+
+
+def _stop_before_training(number: int, frame: object) -> None:
+    raise Interrupted(number, "stopped before training")

@@ -1,0 +1,368 @@
+"""Run: the bookkeeping of one training. The loop itself stands in the script."""
+
+import argparse
+import contextlib
+import math
+import random
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from loguru import logger
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedTokenizerBase
+
+from bertorch.data.batching import Batch, collate, epoch_plan
+from bertorch.data.tokenizing import Samples
+from bertorch.errors import UserError
+from bertorch.heads.loss import Loss
+from bertorch.training.checkpoints import latest_state, load_state, prepare_saved_dir, save_model, save_state
+from bertorch.training.logging import Journal, progress_bar
+from bertorch.training.optimizer import adamw, scale_and_clip
+from bertorch.training.process_group import Interrupted, Processes
+from bertorch.training.schedules import learning_rate
+
+_PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# A resumed run must agree with the interrupted one in these, or its batches would be other batches.
+_SAME_ON_RESUME = ("batch_size", "gradient_accumulation_steps", "seed", "world_size", "data")
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+    """Compute in ``bf16`` or ``fp16`` where torch holds it safe; nothing for ``fp32``."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=_PRECISIONS[precision])
+
+
+@dataclass
+class _Window:
+    """Sums since the last log line."""
+
+    total: Any = 0.0
+    count: int = 0
+    correct: Any = None
+    started: float = 0.0
+    paused: float = 0.0
+    steps: int = 0
+
+
+class Run:
+    """One training run.
+
+    The loop that uses it::
+
+        for batch in run.batches():          # every batch of every epoch, on the device, in an order that resumes
+            with run.autocast():             # --precision
+                loss = run.model(batch)      # through DDP where there are several processes
+            run.backward(loss)               # may be called more than once a batch (adversarial steps)
+            run.step()                       # clip, update, schedule, count, log; nothing inside an accumulation
+            if run.evaluation_due:
+                run.record(evaluate(...))
+            if run.saving_due:
+                run.save()
+
+    Gradients are those of the mean loss over everything the update averages over: all ranks and all accumulated
+    batches, whatever their sizes.
+
+    Args:
+        args: the parsed flags.
+        model: a head, on its device.
+        samples: the training set.
+        processes: this process among the others.
+        tokenizer: saved with the model.
+        description: what ``bertorch.json`` says of the task.
+    """
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        model: nn.Module,
+        samples: Samples,
+        processes: Processes,
+        tokenizer: PreTrainedTokenizerBase,
+        description: dict[str, Any],
+    ):
+        if len(samples) < processes.world_size:
+            raise UserError(f"{args.train_data_file}: {len(samples)} rows for {processes.world_size} processes; start fewer")
+        self.args, self.bare_model, self.samples, self.processes = args, model, samples, processes
+        self.tokenizer, self.description = tokenizer, description
+        self.directory = Path(args.saved_dir)
+
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = adamw(model, args.learning_rate, args.weight_decay)
+        self.scaler = torch.amp.GradScaler(enabled=args.precision == "fp16")
+        self.accumulation = args.gradient_accumulation_steps
+        steps_an_epoch = math.ceil(len(self._plan(0)) / self.accumulation)
+        self.total_steps = args.max_steps or args.epochs * steps_an_epoch
+        self.epochs = math.ceil(self.total_steps / steps_an_epoch)
+        self.warmup_steps = math.ceil(args.warmup_proportion * self.total_steps)
+
+        self.global_step = 0
+        self.epoch = 0  # of the batch in hand, from 0
+        self.batch = 0  # batches taken of this epoch
+        self.best_score: float | None = None
+        self.evaluations_without_best = 0
+        self.metrics: dict[str, float] = {}
+        self.evaluation_due = self.saving_due = False
+        self._improved = self._finished = self._window_closes = False
+        self._gradient_count = 0  # what the losses of this update average over, on this rank
+        self._batch_count = 0
+        self._signal: int | None = None
+        self._resumed = self._resume_or_start()
+        self._finished = self.global_step >= self.total_steps
+        self.journal = Journal(self.directory, args.tensorboard and processes.is_main)
+        if self._resumed and processes.is_main:
+            self.journal.forget_after(self.global_step)
+
+        model.encoder.gradient_checkpointing = args.gradient_checkpointing
+        if args.compile:
+            model.encoder.compile(dynamic=True)
+        self.model = DistributedDataParallel(model, gradient_as_bucket_view=True) if processes.world_size > 1 else model
+
+    def _plan(self, epoch: int) -> list[np.ndarray]:
+        processes = self.processes
+        return epoch_plan(
+            len(self.samples), self.args.batch_size, processes.world_size, processes.rank, self.args.seed, epoch
+        )
+
+    def batches(self) -> Iterator[Batch]:
+        """Every batch from where the run stands to its end.
+
+        Raises:
+            Interrupted: SIGTERM or Ctrl-C came, and the state is saved.
+        """
+        handlers = {number: signal.signal(number, self._note_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        bar = progress_bar(self.total_steps, self.global_step) if self.processes.is_main else None
+        self.bare_model.train()
+        self._window = _Window(started=time.perf_counter())
+        try:
+            while not self._finished:
+                plan = self._plan(self.epoch)
+                while self.batch < len(plan) and not self._finished:
+                    self.batch += 1
+                    self._window_closes = self.batch % self.accumulation == 0 or self.batch == len(plan)
+                    if self.processes.world_size > 1:  # gradients meet once an update; what DDP's no_sync() sets
+                        self.model.require_backward_grad_sync = self._window_closes
+                    rows = plan[self.batch - 1]
+                    batch = collate(self.samples, rows, pin_memory=self.processes.device.type == "cuda")
+                    yield batch.to(self.processes.device)
+                    if bar is not None and self._window_closes:
+                        bar.update(self.global_step - bar.n)
+                    if self._window_closes and self._signal is not None:
+                        raise Interrupted(
+                            self._signal,
+                            f"stopped by {signal.Signals(self._signal).name} at global step {self.global_step}; the state is "
+                            f"saved, --resume goes on from there",
+                        )
+                if not self._finished:
+                    self.epoch, self.batch = self.epoch + 1, 0
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            if bar is not None:
+                bar.close()
+            self.journal.close()
+
+    def _note_signal(self, number: int, frame: object) -> None:
+        if self._signal is not None:  # asked twice: do not wait for the end of the step
+            raise KeyboardInterrupt
+        self._signal = number
+        logger.info(f"{signal.Signals(number).name}: stopping after this step; once more stops at once")
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        return autocast(self.processes.device, self.args.precision)
+
+    def backward(self, loss: Loss) -> None:
+        """Add this loss to the update's gradient.
+
+        Called twice for one batch, the gradients add up; the batch still counts once.
+        """
+        # A constant all ranks know keeps numbers near those of the mean; step() makes the division exact.
+        self.scaler.scale(loss.total / self._nominal_count).backward()
+        self._batch_count = loss.count
+        window = self._window
+        window.total = window.total + loss.total.detach().double()
+        window.count += loss.count
+        if loss.correct is not None:
+            window.correct = loss.correct + (0 if window.correct is None else window.correct)
+
+    @property
+    def _nominal_count(self) -> int:
+        return self.args.batch_size * self.accumulation
+
+    def step(self) -> None:
+        """Update the weights, unless the accumulation goes on."""
+        self.evaluation_due = self.saving_due = self._improved = False
+        self._gradient_count += self._batch_count
+        if not self._window_closes:
+            return
+        # One exchange an update: how much it averages over, and whether a rank was asked to stop.
+        count, stop = self.processes.sum([self._gradient_count, float(self._signal or 0)])
+        if stop and self._signal is None:
+            self._signal = signal.SIGTERM
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(
+                self.args.scheduler, group["highest"], self.global_step, self.warmup_steps, self.total_steps
+            )
+        self.scaler.unscale_(self.optimizer)
+        # DDP has averaged over ranks what must be summed over them and divided by the count.
+        scale_and_clip(self.parameters, self.processes.world_size * self._nominal_count / count, self.args.max_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._gradient_count = 0
+        self.global_step += 1
+        self._window.steps += 1
+        self._finished = self.global_step >= self.total_steps
+        if self.global_step % self.args.logging_steps == 0 or self._finished:
+            self._log()
+        args = self.args
+        self.evaluation_due = args.dev_data_file is not None and self._due(args.eval_steps)
+        self.saving_due = self._due(args.save_steps) or self._signal is not None
+
+    def _due(self, every: int) -> bool:
+        return self.global_step % every == 0 or self._finished
+
+    def _log(self) -> None:
+        window, now = self._window, time.perf_counter()
+        has_correct = window.correct is not None
+        total, count, correct = self.processes.sum(
+            [float(window.total), float(window.count), float(window.correct) if has_correct else 0.0]
+        )
+        speed = window.steps / max(now - window.started - window.paused, 1e-9)
+        figures = {"epoch": self.epoch + 1, "batch": self.batch, "loss": total / count}
+        if has_correct:
+            figures["accuracy"] = correct / count
+        shown = ", ".join(
+            f"{name}: {value:.5f}" if isinstance(value, float) else f"{name}: {value}" for name, value in figures.items()
+        )
+        logger.info(f"global step: {self.global_step}, {shown}, speed: {speed:.2f} step/s")
+        if self.processes.is_main:
+            rate = self.optimizer.param_groups[0]["lr"]
+            self.journal.write("train", self.global_step, {**figures, "learning_rate": rate, "steps_per_second": speed})
+        self._window = _Window(started=now)
+
+    def record(self, metrics: dict[str, float]) -> None:
+        """Log an evaluation, remember whether it is the best, and count towards early stopping.
+
+        Args:
+            metrics: its figures; ``--metric`` names the one that decides.
+        """
+        score = metrics[self.args.metric]
+        score = -math.inf if math.isnan(score) else score
+        self._improved = self.best_score is None or score > self.best_score
+        self.best_score = score if self._improved else self.best_score
+        self.evaluations_without_best = 0 if self._improved else self.evaluations_without_best + 1
+        self.metrics = metrics
+        shown = ", ".join(f"{name}: {value:.5f}" for name, value in metrics.items())
+        logger.info(f"eval {shown}" + (" (best so far)" if self._improved else ""))
+        if self.processes.is_main:
+            self.journal.write("eval", self.global_step, metrics)
+        patience = self.args.early_stopping_patience
+        if patience is not None and self.evaluations_without_best >= patience and not self._finished:
+            logger.info(f"no better {self.args.metric} in {patience} evaluations; stopping early")
+            self._finished = True
+        if self.args.save_best_model and self._improved:
+            self._save_model()
+        self.saving_due = self.saving_due or self._finished
+        self.bare_model.train()
+
+    def _save_model(self) -> None:
+        if self.processes.is_main:
+            description = {
+                **self.description,
+                "global_step": self.global_step,
+                "metrics": self.metrics,
+                "arguments": vars(self.args),
+            }
+            save_model(self.directory, self.bare_model, self.tokenizer, description)
+            logger.info(f"saved the model of global step {self.global_step} in {self.directory}")
+
+    def save(self) -> None:
+        """Write the training state, and the model unless ``--save_best_model`` decides on that."""
+        paused = time.perf_counter()
+        if not self.args.save_best_model and self._signal is None:
+            self._save_model()
+        generators = self.processes.gather(_random_states(self.processes.device))
+        if self.processes.is_main:
+            tensors = {
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "generators": generators,
+            }
+            state = {
+                "global_step": self.global_step,
+                "epoch": self.epoch,
+                "batch": self.batch,
+                "best_score": self.best_score,
+                "evaluations_without_best": self.evaluations_without_best,
+                "metrics": self.metrics,
+                "finished": self._finished,
+                "same_on_resume": self._identity,
+                "arguments": vars(self.args),
+            }
+            save_state(self.directory, self.global_step, self.bare_model, tensors, state)
+        self._window.paused += time.perf_counter() - paused
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        args = self.args
+        values = (args.batch_size, self.accumulation, args.seed, self.processes.world_size, self.samples.fingerprint)
+        return dict(zip(_SAME_ON_RESUME, values, strict=True))
+
+    def _resume_or_start(self) -> bool:
+        path = latest_state(self.directory) if self.args.resume else None
+        if path is None:
+            if self.args.resume:
+                logger.info(f"{self.directory}: no training state to resume; starting anew")
+            self.processes.gather(None)  # no rank may look for a state that the main process has already removed
+            if self.processes.is_main:
+                prepare_saved_dir(self.directory, self.args.overwrite)
+            return False
+        tensors, state = load_state(path, self.bare_model)
+        for name, value in self._identity.items():
+            before = state["same_on_resume"][name]
+            if before != value:
+                what = "the training data has changed" if name == "data" else f"{name} was {before} and is {value}"
+                raise UserError(f"{path}: cannot be resumed, {what}; use the old value, or start anew with --overwrite")
+        changed = [
+            f"--{name} {before} -> {getattr(self.args, name)}"
+            for name, before in state["arguments"].items()
+            if name not in ("resume", "overwrite") and getattr(self.args, name, before) != before
+        ]
+        if changed:
+            logger.warning(f"resuming with other flags than before: {', '.join(changed)}")
+        self.optimizer.load_state_dict(tensors["optimizer"])
+        for group in self.optimizer.param_groups:
+            group["highest"] = self.args.learning_rate
+        self.scaler.load_state_dict(tensors["scaler"])
+        _restore_random_states(tensors["generators"][self.processes.rank], self.processes.device)
+        for name in ("global_step", "epoch", "batch", "best_score", "evaluations_without_best", "metrics"):
+            setattr(self, name, state[name])
+        logger.info(f"resumed from {path}: epoch {self.epoch + 1}, batch {self.batch}, global step {self.global_step}")
+        return True
+
+
+def _random_states(device: torch.device) -> dict[str, Any]:
+    numpy = np.random.get_state(legacy=False)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "python": random.getstate(),
+        "numpy": {"key": numpy["state"]["key"].tolist(), "pos": int(numpy["state"]["pos"])},
+    }
+
+
+def _restore_random_states(states: dict[str, Any], device: torch.device) -> None:
+    torch.set_rng_state(states["torch"])
+    if device.type == "cuda" and states["cuda"] is not None:
+        torch.cuda.set_rng_state(states["cuda"], device)
+    random.setstate(states["python"])
+    key = np.array(states["numpy"]["key"], dtype=np.uint32)
+    np.random.set_state(("MT19937", key, states["numpy"]["pos"]))

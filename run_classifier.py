@@ -1,0 +1,134 @@
+"""Fine-tune an encoder to classify texts or text pairs.
+
+    python run_classifier.py --train_data_file data/reviews/train.tsv --dev_data_file data/reviews/dev.tsv \
+        --label_file data/reviews/labels.txt --pretrained_model_name_or_path data/tiny-encoder --save_best_model
+    torchrun --nproc_per_node=2 run_classifier.py ...
+
+Rows are text TAB label, or text TAB text TAB label with --is_text_pair; csv, json lines and other columns with --columns.
+"""
+
+from pathlib import Path
+
+from loguru import logger
+
+from bertorch.data.classification import Row, read_rows
+from bertorch.data.files import read_labels
+from bertorch.data.report import report_data
+from bertorch.data.tokenizing import TextEncoder, load_tokenizer, tokenize_cached
+from bertorch.encoder.config import load_config
+from bertorch.encoder.hub import local_directory
+from bertorch.errors import UserError
+from bertorch.heads.classifier import load_classifier, load_trained_classifier
+from bertorch.heads.pooling import POOLING_MODES
+from bertorch.inference import predict_logits
+from bertorch.metrics.classification import METRICS, classification_metrics
+from bertorch.training.arguments import check_training_arguments, training_parser
+from bertorch.training.checkpoints import check_saved_dir, write_whole
+from bertorch.training.process_group import run_script, set_seed, start_processes
+from bertorch.training.run import Run
+
+
+def parse_args():
+    parser = training_parser("Fine-tune an encoder to classify texts or text pairs.")
+    task = parser.add_argument_group("classification")
+    task.add_argument("--label_file", required=True, help="the labels, one a line")
+    task.add_argument("--is_text_pair", action="store_true", help="rows hold two texts")
+    task.add_argument("--metric", choices=METRICS, default="accuracy", help="what makes a model the best; f1: two labels")
+    task.add_argument(
+        "--pooling_mode", choices=POOLING_MODES, default="linear",
+        help="what is classified: linear as transformers does, cls, mean or max of the last layer",
+    )  # fmt: skip
+    return parser.parse_args()
+
+
+def load_samples(path, args, labels, encoder, label_needed=True):
+    """Token ids and label ids of a file; the place to edit for data of another shape."""
+    label_ids = {label: index for index, label in enumerate(labels)}
+
+    def rows():
+        row: Row
+        for row in read_rows(path, args.is_text_pair, labels, args.columns, args.bad_rows, label_needed):
+            yield row.line, row.texts, label_ids.get(row.label, -1)
+
+    read_as = (Path(path).suffixes, args.is_text_pair, labels, args.columns, args.bad_rows, label_needed)
+    return tokenize_cached(path, rows, encoder, read_as, args.cache_dir)
+
+
+def evaluate(model, samples, args, processes):
+    """Loss, accuracy and F1 over all of ``samples``, the same on any number of processes."""
+    logits = predict_logits(model, samples, args.eval_batch_size, processes, args.precision)
+    return classification_metrics(logits, samples.labels)
+
+
+def test(args, labels, samples, processes):
+    """Predict the test set with the saved model; its predictions stand in ``saved_dir/test_predictions.tsv``."""
+    model = load_trained_classifier(args.saved_dir, len(labels), args.pooling_mode).to(processes.device)
+    logits = predict_logits(model, samples, args.eval_batch_size, processes, args.precision)
+    if (samples.labels >= 0).all():
+        metrics = classification_metrics(logits, samples.labels)
+        logger.info("test " + ", ".join(f"{name}: {value:.5f}" for name, value in metrics.items()))
+    if processes.is_main:
+        path = Path(args.saved_dir) / "test_predictions.tsv"
+        text = "".join(f"{labels[prediction]}\n" for prediction in logits.argmax(axis=1))
+        write_whole(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+        logger.info(f"{len(samples)} predictions in {path}")
+
+
+def main():
+    args = parse_args()
+    processes = start_processes(args)
+    check_training_arguments(args)
+    check_saved_dir(args)
+    set_seed(args.seed)
+
+    # data
+    labels = read_labels(args.label_file)
+    if args.metric == "f1" and len(labels) != 2:
+        raise UserError(f"--metric f1 is for two labels, {args.label_file} has {len(labels)}; use macro_f1")
+    directory = processes.first_on_each_machine(lambda: local_directory(args.pretrained_model_name_or_path))
+    config = load_config(directory)
+    if args.max_seq_length > config.max_seq_length:
+        raise UserError(
+            f"--max_seq_length {args.max_seq_length}: {directory} has positions for {config.max_seq_length} tokens"
+        )
+    encoder = TextEncoder(load_tokenizer(directory), args.max_seq_length, args.truncation)
+
+    files = {"train": args.train_data_file, "dev": args.dev_data_file, "test": args.test_data_file if args.do_test else None}
+    sets = {
+        name: processes.first_on_each_machine(lambda: load_samples(path, args, labels, encoder, name != "test"))
+        for name, path in files.items()
+        if path is not None
+    }
+    report_data(sets, args.max_seq_length, labels)
+
+    # model
+    model = load_classifier(directory, len(labels), args.pooling_mode, args.init_from_ckpt).to(processes.device)
+    set_seed(args.seed, processes.rank)  # same weights everywhere, dropout of its own on each rank
+    description = {
+        "task": "classification",
+        "labels": labels,
+        "is_text_pair": args.is_text_pair,
+        "pooling_mode": args.pooling_mode,
+        "max_seq_length": args.max_seq_length,
+        "truncation": args.truncation,
+    }
+
+    # training
+    run = Run(args, model, sets["train"], processes, encoder.tokenizer, description)
+    for batch in run.batches():
+        with run.autocast():
+            loss = run.model(batch)
+        run.backward(loss)
+        run.step()
+        if run.evaluation_due:
+            run.record(evaluate(model, sets["dev"], args, processes))
+        if run.saving_due:
+            run.save()
+
+    if args.do_test:
+        processes.gather(None)  # the main process has finished writing
+        test(args, labels, sets["test"], processes)
+
+
+if __name__ == "__main__":
+    run_script(main)
