@@ -94,11 +94,9 @@ def main():
     encoder = TextEncoder(load_tokenizer(directory), args.max_seq_length, args.truncation)
 
     files = {"train": args.train_data_file, "dev": args.dev_data_file, "test": args.test_data_file if args.do_test else None}
-    sets = {
-        name: processes.first_on_each_machine(lambda: load_samples(path, args, labels, encoder, name != "test"))
-        for name, path in files.items()
-        if path is not None
-    }
+    sets = processes.first_on_each_machine(
+        lambda: {name: load_samples(path, args, labels, encoder, name != "test") for name, path in files.items() if path}
+    )
     report_data(sets, args.max_seq_length, labels)
 
     # model

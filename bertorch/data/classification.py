@@ -8,13 +8,14 @@ from typing import BinaryIO
 from bertorch.data.files import BadRows, file_format, read_cells
 from bertorch.errors import UserError
 
-# First cells that give a header row away; compared in lower case.
-_HEADER_WORDS = {
+# Cells that give a header row away; compared in lower case.
+_TEXT_WORDS = {
     "text", "text_a", "text_b", "texta", "textb", "text1", "text2", "sentence", "sentence1", "sentence2", "sentence_a",
-    "sentence_b", "label", "labels", "target", "class", "category", "quality", "score", "content", "review", "query",
-    "title", "question", "question1", "question2", "premise", "hypothesis", "index", "id", "idx", "#1 string",
-    "#2 string", "文本", "标签", "类别", "句子", "内容", "评论", "标题",
+    "sentence_b", "content", "review", "query", "title", "question", "question1", "question2", "premise", "hypothesis",
+    "#1 string", "#2 string", "文本", "句子", "内容", "评论", "标题",
 }  # fmt: skip
+_LABEL_WORDS = {"label", "labels", "target", "class", "category", "quality", "score", "标签", "类别"}
+_HEADER_WORDS = {*_TEXT_WORDS, *_LABEL_WORDS, "index", "id", "idx", "#1 id", "#2 id"}
 _TEXT_ROLES = {1: ("text",), 2: ("text_a", "text_b")}
 _JSON_TEXT_KEYS = {
     1: (("text",), ("sentence",), ("content",)),
@@ -70,9 +71,12 @@ def read_rows(
     bad = BadRows(path, bad_rows)
     place = Columns(path, kind, 2 if is_text_pair else 1, columns, label_needed, labels)
     rows: list[Row] = []
-    for line, cells in read_cells(path, bad, stream, kind, keep_blank=keep_all):
+    for line, cells in read_cells(path, bad, stream, kind, keep_all):
+        if cells is None:
+            rows.append(Row(line, (), None))
+            continue
         try:
-            if cells == [""] and not label_needed:
+            if isinstance(cells, list) and not label_needed and not "".join(cells).strip():
                 row = Row(line, ("",) * len(place.text_roles), None)
             else:
                 row = place.row(line, cells)
@@ -81,14 +85,14 @@ def read_rows(
             if not keep_all and not all(row.texts):
                 raise _Unusable("an empty text", "fill it in or remove the row")
             if labels is not None and row.label is not None and row.label not in labels:
-                raise _Unusable(f"label {row.label!r} is not in the label file", f"known are {_short(labels)}")
+                raise _Unusable(f"label {row.label[:30]!r} is not in the label file", f"known are {_short(labels)}")
             rows.append(row)
         except _Unusable as error:
             bad.add(line, error.problem, error.remedy)
             if keep_all:
                 rows.append(Row(line, (), None))
     bad.close()
-    if not rows:
+    if not any(row.texts for row in rows):
         raise UserError(f"{path}: no rows in it" + (" that can be used" if bad.count else "; the file is empty"))
     return rows
 
@@ -104,7 +108,7 @@ class Columns:
     ``--columns`` lists names, separated by commas. Where all of them stand in the file's first row, that row is a
     header: a name that is a role (``text``, ``text_a``, ``text_b``, ``label``) takes that role, the others take the
     roles left, in order. Otherwise the names are roles, one a position, ``_`` for a column to pass over. For json lines
-    they are keys.
+    they are keys. Where no label is needed, its column may be missing from the file that the names are for.
     """
 
     def __init__(
@@ -116,8 +120,15 @@ class Columns:
         self.names = [name.strip() for name in columns.split(",")] if columns else None
         self.width: int | None = None  # columns of every row, once known
         self.places: dict[str, int | str] | None = None  # role -> position or key
+        self.by_name: dict[str, str] = {}  # role -> name
+        if self.names is not None:
+            named = [name for name in self.names if name != "_"]
+            twice = next((name for name in named if named.count(name) > 1), None)
+            if twice is not None:
+                raise UserError(f"--columns {columns}: {twice!r} stands twice")
+            self.by_name = self._by_name(named)
         if self.names is not None and kind == "jsonl":
-            self.places = self._by_name(self.names)
+            self.places = self.by_name
 
     def row(self, line: int, cells: list[str] | dict[str, object]) -> Row | None:
         """The row in its roles; None for the header row.
@@ -146,15 +157,14 @@ class Columns:
                 roles.pop()
             self.places, self.width = {role: place for place, role in enumerate(roles)}, len(roles)
             return False
-        if all(name in stripped for name in self.names if name != "_"):
-            by_name = self._by_name([name for name in self.names if name != "_"])
-            self.places = {role: stripped.index(name) for role, name in by_name.items()}
-            self.width = len(cells)
+        found = {role: stripped.index(name) for role, name in self.by_name.items() if name in stripped}
+        if all(role in found for role in self.by_name if role != "label" or self.label_needed):
+            self.places, self.width = found, len(cells)
             return True
-        unknown = [name for name in self.names if name not in _ROLES]
-        if unknown:
+        if any(name not in _ROLES for name in self.names):
+            absent = next(name for name in self.by_name.values() if name not in stripped)
             raise UserError(
-                f"{self.path}:{line}: no column {unknown[0]!r} in the first row ({_short(stripped)}); --columns takes names "
+                f"{self.path}:{line}: no column {absent!r} in the first row ({_short(stripped)}); --columns takes names "
                 "of the header row, or, for a file without one, the role of each position: text, text_a, text_b, label, _"
             )
         wanted = [*self.text_roles, *(["label"] if self.label_needed else [])]
@@ -162,8 +172,11 @@ class Columns:
         if missing:
             raise UserError(f"--columns {','.join(self.names)}: no {missing[0]!r} in it; {self.path} needs {_short(wanted)}")
         self._refuse_header(line, stripped)
-        self.places = {role: self.names.index(role) for role in (*self.text_roles, "label") if role in self.names}
-        self.width = len(self.names)
+        names = self.names
+        if not self.label_needed and len(cells) == len(names) - 1:
+            names = [name for name in names if name != "label"]
+        self.places = {role: names.index(role) for role in (*self.text_roles, "label") if role in names}
+        self.width = len(names)
         return False
 
     def _by_name(self, names: list[str]) -> dict[str, str]:
@@ -182,15 +195,17 @@ class Columns:
     def _refuse_header(self, line: int, cells: list[str]) -> None:
         lowered = [cell.lower() for cell in cells]
         is_label = self.labels is not None and any(cell in self.labels for cell in cells)
-        if is_label or not lowered or not all(word in _HEADER_WORDS or word.endswith(" id") for word in lowered):
+        if is_label or not all(word in _HEADER_WORDS for word in lowered):
             return
-        texts = [cell for cell in cells if not cell.lower().endswith("id") and cell.lower() not in ("index", "idx")]
-        label = next((cell for cell in texts if cell.lower() in ("label", "labels", "quality", "标签", "类别")), None)
-        shown = [cell for cell in texts if cell != label][: len(self.text_roles)] + ([label] if label else [])
-        raise UserError(
-            f"{self.path}:{line}: this looks like a header row ({_short(cells)}); say which columns to read with "
-            f'--columns "{",".join(shown)}"'
-        )
+        texts = list(dict.fromkeys(cell for cell in cells if cell.lower() in _TEXT_WORDS))
+        label = [cell for cell in cells if cell.lower() in _LABEL_WORDS][:1]
+        wanted = len(self.text_roles)
+        remedy = "say which columns to read with --columns"
+        if len(texts) >= wanted and (label or not self.label_needed):
+            remedy += f' "{",".join(texts[:wanted] + label)}"'
+            if wanted == 1 and len(texts) > 1:
+                remedy += f', or for text pairs with --is_text_pair --columns "{",".join(texts[:2] + label)}"'
+        raise UserError(f"{self.path}:{line}: this looks like a header row ({_short(cells)}); {remedy}")
 
     def _other_width(self, found: int) -> tuple[str, str]:
         separator = "TAB" if self.kind == "tsv" else "comma"
@@ -222,9 +237,9 @@ class Columns:
         label = cells.get(self.places["label"]) if "label" in self.places else None
         if label is None and self.label_needed:
             raise _Unusable(f"no label under key {self.places['label']!r}", "add it, or name the key with --columns")
-        if label is not None and not isinstance(label, str | int):
+        if isinstance(label, bool) or (label is not None and not isinstance(label, str | int)):
             raise _Unusable(f"the label is {type(label).__name__}", "write a string or a whole number")
-        return Row(line, tuple(texts), None if label is None else str(label))
+        return Row(line, tuple(texts), None if label is None else str(label).strip())
 
 
 def _short(items: Iterable[str], most: int = 8) -> str:

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from loguru import logger
 from bertorch.errors import UserError
 
 _SHOWN = 10
+_LONGEST_CELL = 2**31 - 1  # of a csv file; the csv module allows 131,072 characters unless told
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # as json lines may escape one
 
 
 @dataclass
@@ -66,8 +69,8 @@ def read_lines(path: str | Path, stream: BinaryIO | None = None) -> Iterator[tup
         raise UserError(f"{path}: damaged gzip file after line {number} ({error})") from None
 
 
-def open_binary(path: str | Path) -> BinaryIO:
-    """A plain or gzipped file, opened to read bytes.
+def open_binary(path: str | Path, unpack: bool = True) -> BinaryIO:
+    """A plain or gzipped file, opened to read bytes; ``unpack=False`` gives those of a gzipped file as they lie on disk.
 
     Raises:
         UserError: no such file, or it cannot be read.
@@ -76,7 +79,7 @@ def open_binary(path: str | Path) -> BinaryIO:
     if path.is_dir():
         raise UserError(f"{path}: a directory where a file is expected")
     try:
-        return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
+        return gzip.open(path, "rb") if unpack and path.suffix.lower() == ".gz" else open(path, "rb")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
@@ -96,36 +99,55 @@ def read_cells(
     bad: BadRows,
     stream: BinaryIO | None = None,
     kind: str | None = None,
-    keep_blank: bool = False,
-) -> Iterator[tuple[int, list[str] | dict[str, object]]]:
+    keep_all: bool = False,
+) -> Iterator[tuple[int, list[str] | dict[str, object] | None]]:
     """``(line number, cells)`` of each row: a list for tsv and csv, a dict for json lines.
 
-    Blank lines are no rows, unless ``keep_blank`` makes them rows of one empty cell in tab-separated files. Tab-separated cells are taken as they stand, quotes included; csv follows RFC 4180 (quotes, line breaks in cells).
+    Tab-separated cells are taken as they stand, quotes included; csv follows RFC 4180 (quotes, line breaks in cells).
+    Blank lines and rows of empty cells are no rows, and lines that are not JSON are left out. ``keep_all`` is for who may
+    lose no row: a blank line of a tab-separated file has one empty cell, empty cells are cells, and None stands for a line
+    that is not JSON.
     """
     kind = kind or file_format(path)
     lines = read_lines(path, stream)
     if kind == "csv":
-        yield from _read_csv(path, lines)
+        yield from _read_csv(path, lines, keep_all)
         return
     for number, text in lines:
-        if not text.strip() and not (keep_blank and kind == "tsv"):
+        if not text.strip() and not (keep_all and kind == "tsv"):
             continue
         if kind == "tsv":
             yield number, text.split("\t")
             continue
-        try:
-            row = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-            bad.add(number, f"not JSON ({reason})", "write one JSON object a line")
-            continue
-        if isinstance(row, dict):
+        row = _json_object(number, text, bad)
+        if row is not None or keep_all:
             yield number, row
-        else:
-            bad.add(number, "no JSON object", 'write one object a line, such as {"text": "...", "label": "..."}')
 
 
-def _read_csv(path: str | Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[str]]]:
+def _json_object(number: int, text: str, bad: BadRows) -> dict[str, object] | None:
+    """The object of a line; None, and a bad row, where it has none."""
+    try:
+        row = json.loads(text)
+        if _SURROGATE.search(text):
+            json.dumps(row, ensure_ascii=False).encode()  # fails on half a pair, which no text can hold
+    except UnicodeEncodeError:
+        bad.add(number, "an escape such as \\ud83d is half a character", "write both halves, or the character itself")
+        return None
+    except json.JSONDecodeError as error:
+        bad.add(number, f"not JSON ({error.msg})", "write one JSON object a line")
+        return None
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else "a number with too many digits"
+        bad.add(number, f"not readable as JSON ({reason})", "write one JSON object a line")
+        return None
+    if not isinstance(row, dict):
+        bad.add(number, "no JSON object", 'write one object a line, such as {"text": "...", "label": "..."}')
+        return None
+    return row
+
+
+def _read_csv(path: str | Path, lines: Iterator[tuple[int, str]], keep_all: bool) -> Iterator[tuple[int, list[str]]]:
+    csv.field_size_limit(_LONGEST_CELL)
     reader = csv.reader((text + "\n" for _, text in lines), strict=True)
     first = 1
     while True:
@@ -135,7 +157,7 @@ def _read_csv(path: str | Path, lines: Iterator[tuple[int, str]]) -> Iterator[tu
             return
         except csv.Error as error:
             raise UserError(f"{path}:{first}: not readable as csv ({error}); is a quote left open?") from None
-        if cells and any(cell.strip() for cell in cells):
+        if cells and (keep_all or any(cell.strip() for cell in cells)):
             yield first, cells
         first = reader.line_num + 1
 

@@ -40,8 +40,11 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
             tokenizer = AutoTokenizer.from_pretrained(directory, use_fast=True)
         else:
             raise UserError(f"{directory}: no vocabulary here; looked for vocab.txt, {', '.join(others)}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        tokenizer("ꙮ")  # a WordPiece vocabulary without [UNK] fails at the first word that it lacks
+    except UserError:
+        raise
+    except Exception as error:  # the tokenizers library raises nothing more special
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"{directory}: the tokenizer cannot be loaded ({reason})") from None
     if not tokenizer.is_fast:
         raise UserError(f"{directory}: its tokenizer has no fast version; save one as tokenizer.json")
@@ -126,8 +129,8 @@ def _budgets(lengths: list[int], room: int) -> list[int]:
     half = room // 2
     if shorter <= half:
         return [min(length, room - shorter) if length > shorter else length for length in lengths]
-    # Both are cut; an odd token stays with the first, as in transformers' longest_first.
-    return [room - half, half]
+    # Both are cut; an odd token stays with the longer, with the second of two that are equal, as in the tokenizers library.
+    return [room - half, half] if lengths[0] > lengths[1] else [half, room - half]
 
 
 def _cut(ids: list[int], budget: int, truncation: str) -> list[int]:
@@ -199,7 +202,7 @@ def tokenize(
             second.append(start)
             labels.append(label)
             lines.append(line)
-            hashes.append(int.from_bytes(hashlib.blake2b("\t".join(texts).encode(), digest_size=8).digest()))
+            hashes.append(int.from_bytes(hashlib.blake2b("\t".join(texts).encode(), digest_size=8).digest(), "big"))
             truncated += cut
             unknown += row_ids.count(unknown_id) if unknown_id is not None else 0
     return Samples(
@@ -231,7 +234,7 @@ def tokenize_cached(
         cache_dir: None takes ``BERTORCH_CACHE`` or ``~/.cache/bertorch``.
     """
     digest = hashlib.blake2b(f"{encoder.fingerprint}|{read_as!r}".encode(), digest_size=16)
-    with open_binary(path) as handle:
+    with open_binary(path, unpack=False) as handle:
         while block := handle.read(1 << 20):
             digest.update(block)
     root = Path(cache_dir or os.environ.get("BERTORCH_CACHE") or Path.home() / ".cache" / "bertorch").expanduser()
@@ -244,7 +247,7 @@ def tokenize_cached(
     try:
         _write_cache(entry, samples)
     except OSError as error:
-        logger.warning(f"{entry}: the token cache cannot be written ({error.strerror}); going on without it")
+        logger.warning(f"{entry}: the token cache cannot be written ({error.strerror or error}); going on without it")
         return samples
     return _read_cache(entry) or samples
 
@@ -253,12 +256,14 @@ def _read_cache(entry: Path) -> Samples | None:
     try:
         counts = json.loads((entry / "counts.json").read_text(encoding="utf-8"))
         arrays = {name: np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
-        if len(arrays["offsets"]) != len(arrays["labels"]) + 1 or arrays["offsets"][-1] != len(arrays["input_ids"]):
+        rows = len(arrays["labels"])
+        sizes = {"input_ids": arrays["offsets"][-1], "offsets": rows + 1}
+        if any(len(array) != sizes.get(name, rows) for name, array in arrays.items()):
             raise ValueError("sizes do not agree")
         return Samples(**arrays, truncated=int(counts["truncated"]), unknown=int(counts["unknown"]))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except Exception as error:  # damaged in whatever way, it can be made anew
         logger.warning(f"{entry}: damaged token cache ({error}); it is made anew")
         return None
 

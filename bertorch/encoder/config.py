@@ -90,11 +90,19 @@ class EncoderConfig:
         for key in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
                     "max_position_embeddings", "type_vocab_size", "embedding_size", "num_hidden_groups",
                     "inner_group_num"):  # fmt: skip
-            value = values.get(key)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            value = values.get(key, 1)
+            if value is None and key in ("embedding_size", "num_hidden_groups"):  # null: the family's own
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UserError(f"{path}: {key} must be a whole number above 0, found {value!r}")
+        for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps"):
+            value = values.get(key, 0.0)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:
+                raise UserError(f"{path}: {key} must be a number from 0 to below 1, found {value!r}")
         if values.get("pad_token_id") is None:
             values["pad_token_id"] = 1 if model_type in ("roberta", "xlm-roberta") else 0
+        if not isinstance(values["pad_token_id"], int):
+            raise UserError(f"{path}: pad_token_id must be a whole number, found {values['pad_token_id']!r}")
         config = cls(**values)
         if raw.get("position_embedding_type", "absolute") not in ("absolute", None):
             kind = raw["position_embedding_type"]

@@ -1,7 +1,6 @@
 """Weights in and out: safetensors (whole or sharded) and ``pytorch_model.bin``, strictly, under Hugging Face's names."""
 
 import json
-import pickle
 from pathlib import Path
 
 import torch
@@ -58,7 +57,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 def _shards(index: Path) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted({str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
     except (ValueError, KeyError, AttributeError, TypeError):
         raise UserError(f"{index}: not a weight index (a JSON object with a weight_map is expected)") from None
     for name in names:
@@ -77,11 +76,13 @@ def _read_file(path: Path) -> dict[str, Tensor]:
             raise UserError(f"{path}: damaged or no safetensors file ({error})") from None
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged pickle raises whatever the reader stumbles over: IndexError, AssertionError
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: cannot be read as plain weights, and nothing else is loaded ({reason})") from None
     loaded = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
-    if not isinstance(loaded, dict) or not all(isinstance(tensor, Tensor) for tensor in loaded.values()):
+    if not isinstance(loaded, dict) or not all(
+        isinstance(x, Tensor) and isinstance(name, str) for name, x in loaded.items()
+    ):
         raise UserError(f"{path}: holds more than named tensors; save a state_dict")
     return loaded
 

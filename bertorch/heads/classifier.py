@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from loguru import logger
 from torch import Tensor, nn
@@ -152,7 +151,3 @@ def load_trained_classifier(
     fill_encoder(model.encoder, tensors, source)
     model.fill_head(tensors, source, required=True)
     return model.eval()
-
-
-def probabilities(logits: Tensor) -> Tensor:
-    return torch.softmax(logits.float(), dim=-1)

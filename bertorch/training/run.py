@@ -157,8 +157,8 @@ class Run:
                     if self._window_closes and self._signal is not None:
                         raise Interrupted(
                             self._signal,
-                            f"stopped by {signal.Signals(self._signal).name} at global step {self.global_step}; the state is "
-                            f"saved, --resume goes on from there",
+                            f"stopped by {signal.Signals(self._signal).name} at global step {self.global_step}; "
+                            f"the state is saved, --resume goes on from there",
                         )
                 if not self._finished:
                     self.epoch, self.batch = self.epoch + 1, 0

@@ -1,0 +1,62 @@
+"""N ranks, or k accumulated batches, give the gradient of the one big batch."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.training.gradient_worker import descend
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    """A one-layer encoder without dropout and 30 rows: with 12 a step the last step has 6, unequal to the others."""
+    directory = tmp_path_factory.mktemp("gradients")
+    encoder = directory / "encoder"
+    shutil.copytree(ROOT / "data" / "tiny-encoder", encoder)
+    config = json.loads((encoder / "config.json").read_text())
+    config.update(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    config.update(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    (encoder / "config.json").write_text(json.dumps(config))
+    rows = (ROOT / "data" / "reviews" / "train.tsv").read_text(encoding="utf-8").split("\n")[:30]
+    data = directory / "train.tsv"
+    data.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    descend(encoder, data, directory / "whole", 12, 1)
+    return encoder, data, directory
+
+
+def assert_same_weights(path, reference):
+    expected, found = load_file(reference), load_file(path)
+    moved = max(float(tensor.abs().max()) for tensor in expected.values())
+    assert moved > 0.02  # wider than the initialisation: the descent has gone somewhere
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(3, 4), (4, 3), (6, 2)])
+def test_accumulated_batches_give_the_gradient_of_one_batch(setting, batch_size, accumulation):
+    encoder, data, directory = setting
+    descend(encoder, data, directory / "accumulated", batch_size, accumulation)
+    assert_same_weights(directory / "accumulated", directory / "whole")
+
+
+@pytest.mark.parametrize(("processes", "batch_size", "accumulation"), [(2, 6, 1), (3, 2, 2)])
+def test_ranks_give_the_gradient_of_one_process(setting, processes, batch_size, accumulation):
+    encoder, data, directory = setting
+    out = directory / f"ranks{processes}"
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes),
+        "tests/training/gradient_worker.py", str(encoder), str(data), str(out), str(batch_size), str(accumulation),
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert_same_weights(out, directory / "whole")
