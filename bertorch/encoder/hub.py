@@ -29,12 +29,13 @@ def local_directory(name_or_path: str) -> Path:
 def _from_hub(repo_id: str) -> Path:
     # Only a name that is no directory needs the hub's client, and importing it takes a while.
     from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 
     try:
         directory = Path(snapshot_download(repo_id, allow_patterns=_SMALL_FILES))
         if find_weights(directory) is not None and not find_weights(directory).name.endswith(".index.json"):
             return directory
+        unreachable = None
         for name in WEIGHT_FILES:
             if name.endswith(".index.json"):
                 if (directory / name).is_file():  # came with the small files; fetch its shards
@@ -43,13 +44,15 @@ def _from_hub(repo_id: str) -> Path:
                 continue
             try:
                 return Path(hf_hub_download(repo_id, name)).parent
-            except LocalEntryNotFoundError:
-                raise
+            except LocalEntryNotFoundError as error:  # offline; the cache may hold the weights in another form
+                unreachable = error
             except EntryNotFoundError:
                 continue
+        if unreachable is not None:
+            raise unreachable
     except HFValidationError:
         raise UserError(f"{repo_id}: no such directory, and no valid name of a hub repository") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # besides its own errors the client lets through those of httpx and of the JSON reader
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"{repo_id}: no such directory, and the hub gave no model of that name ({reason}); give a local directory, "

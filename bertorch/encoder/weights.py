@@ -132,8 +132,12 @@ def _listed(items: list[str], most: int = 8) -> str:
     return "; ".join(items[:most]) + (f"; and {len(items) - most} more" if len(items) > most else "")
 
 
-def fill_encoder(encoder: Encoder, tensors: dict[str, Tensor], source: str | Path) -> set[str]:
-    """Fill an encoder from a checkpoint of any head; the pooler alone may be missing, and keeps its random start then.
+def fill_encoder(
+    encoder: Encoder, tensors: dict[str, Tensor], source: str | Path, pooler_required: bool = False
+) -> set[str]:
+    """Fill an encoder from a checkpoint of any head.
+
+    The pooler alone may be missing, and keeps its random start then; ``pooler_required`` where nothing will train it.
 
     Returns:
         The names in ``tensors`` that the encoder took.
@@ -142,7 +146,7 @@ def fill_encoder(encoder: Encoder, tensors: dict[str, Tensor], source: str | Pat
     parameters = [name for name, _ in encoder.named_parameters()]
     names = {ours: prefix + theirs for ours, theirs in hugging_face_names(encoder.config, parameters).items()}
     pooler = {ours: theirs for ours, theirs in names.items() if ours.startswith("pooler.")}
-    if pooler and not any(theirs in tensors for theirs in pooler.values()):
+    if pooler and not pooler_required and not any(theirs in tensors for theirs in pooler.values()):
         logger.info(f"{source}: no pooler in this checkpoint; it starts from random weights")
         names = {ours: theirs for ours, theirs in names.items() if ours not in pooler}
     copy_weights(encoder, names, tensors, source)

@@ -148,6 +148,6 @@ def load_trained_classifier(
     source = weights or directory
     tensors = read_weights(source)
     base_prefix(tensors, source)
-    fill_encoder(model.encoder, tensors, source)
+    fill_encoder(model.encoder, tensors, source, pooler_required=True)
     model.fill_head(tensors, source, required=True)
     return model.eval()

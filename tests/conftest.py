@@ -1,0 +1,130 @@
+"""Fixtures for all tests: tiny random models, saved as transformers saves them, and the shared models and data."""
+
+import os
+import string
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from loguru import logger
+from transformers import BertTokenizer
+
+torch.set_num_threads(1)
+
+_SIZES = {
+    "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48,
+    "max_position_embeddings": 96, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
+}  # fmt: skip
+# What sets each tiny model apart: transformers' class prefix and the values of its config.
+TINY = {
+    "bert": ("Bert", {}),
+    "roberta": ("Roberta", {"pad_token_id": 1}),
+    "xlm-roberta": ("XLMRoberta", {"pad_token_id": 1}),
+    "albert": ("Albert", {"embedding_size": 16, "hidden_act": "gelu_new"}),
+    "albert-groups": ("Albert", {"embedding_size": 16, "num_hidden_groups": 2, "inner_group_num": 2}),
+    "albert-equal": ("Albert", {"embedding_size": 32}),
+    "electra": ("Electra", {"embedding_size": 16}),
+    "electra-equal": ("Electra", {"embedding_size": 32}),
+}
+_CHARACTERS = (
+    "的一是不了在人有我他这中大来上个国到说们为子和你地出道也时年得就那要下以生会自着去之过家学对可里后小么心多天而能好都然没日于起"
+    "还发成事只作当想看文无开手十用主行方又如前所本见经头面公同三已老从动两长知民样现分将外但身些与高意进把法此实回二理美点月明其种声"
+    "全工己话儿者向情部正名定女问力机给等几很业最间新什打便位因重被走电四第门相次东政海口使教西再平真听世气信北少关并内加化由却代军产"
+    "房酒店服务员早餐干净差贵便宜喜欢推荐电影书质量价格，。？！、：；“”（）"
+)
+
+
+def _vocabulary(family: str) -> list[str]:
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    if "roberta" in family:  # RoBERTa's order: its padding is 1
+        special = ["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"]
+    ascii_signs = [*string.ascii_lowercase, *string.digits, *string.punctuation]
+    pieces = [f"##{sign}" for sign in string.ascii_lowercase + string.digits]
+    return [*special, *ascii_signs, *pieces, *dict.fromkeys(_CHARACTERS)]
+
+
+def _save_tokenizer(family: str, directory: Path) -> int:
+    """``vocab.txt``; for RoBERTa ``tokenizer.json``, because a RoBERTa beside a ``vocab.txt`` is read as BERT."""
+    words = _vocabulary(family)
+    if "roberta" in family:
+        BertTokenizer(vocab={word: index for index, word in enumerate(words)}).save_pretrained(directory)
+    else:
+        (directory / "vocab.txt").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
+    return len(words)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _token_cache(tmp_path_factory: pytest.TempPathFactory):
+    """No test reads or writes the user's token cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BERTORCH_CACHE", str(tmp_path_factory.mktemp("token-cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of shared models and data beside the checkout."""
+    directory = Path(__file__).resolve().parents[2] / "shared"
+    if not directory.is_dir():
+        pytest.skip(f"{directory} is not there")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``tiny_model(family, head="Model", **config)`` -> directory with config.json, model.safetensors and tokenizer.
+
+    ``family`` is a key of ``TINY``; ``head`` is what follows the prefix in transformers' class name, such as
+    ``ForSequenceClassification``. Every weight is random, layer norms and biases too. Directories are kept for the
+    session and shared: copy one before changing it.
+    """
+    built: dict[str, Path] = {}
+
+    def build(family: str, head: str = "Model", **config) -> Path:
+        key = repr((family, head, sorted(config.items())))
+        if key not in built:
+            directory = tmp_path_factory.mktemp(f"{family}-{head}")
+            prefix, traits = TINY[family]
+            vocab_size = _save_tokenizer(family, directory)
+            values = {"vocab_size": vocab_size, **_SIZES, **traits, **config}
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                model = getattr(transformers, prefix + head)(getattr(transformers, f"{prefix}Config")(**values))
+                with torch.no_grad():
+                    for parameter in model.parameters():
+                        parameter.add_(torch.randn_like(parameter), alpha=0.1)
+            model.save_pretrained(directory)
+            built[key] = directory
+        return built[key]
+
+    return build
+
+
+@pytest.fixture(params=TINY)
+def family(request: pytest.FixtureRequest) -> str:
+    """Each tiny model's name in turn."""
+    return request.param
+
+
+@pytest.fixture
+def messages():
+    """What loguru logs during a test, one string a message."""
+    lines: list[str] = []
+    sink = logger.add(lambda message: lines.append(message.record["message"]), level="DEBUG")
+    yield lines
+    logger.remove(sink)
+
+
+@pytest.fixture
+def offline_environment(tmp_path: Path) -> dict[str, str]:
+    """An environment for child processes: one thread, no network, a Hugging Face cache of its own."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE_"))}
+    return {
+        **kept,
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(tmp_path / "hf"),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+    }

