@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bertorch.encoder.tokens import TokenBatch, to_padded
+from bertorch.encoder.tokens import TokenBatch, padded_places, to_padded
 
 try:
     from torch.nn.attention.varlen import varlen_attn
@@ -58,15 +58,11 @@ def attention(
 
 
 def _padded(query: Tensor, key: Tensor, value: Tensor, batch: TokenBatch, dropout_p: float) -> Tensor:
-    q, mask = to_padded(query, batch)  # [batch_size, max_seqlen, num_heads, head_dim], [batch_size, max_seqlen]
-    k, _ = to_padded(key, batch)
-    v, _ = to_padded(value, batch)
+    padded, mask = to_padded(torch.stack([query, key, value], dim=1), batch)
+    q, k, v = padded.permute(2, 0, 3, 1, 4)  # each [batch_size, num_heads, max_seqlen, head_dim]
     # [batch_size, 1, 1, max_seqlen]: every query sees the real keys of its sequence
-    out = F.scaled_dot_product_attention(
-        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask[:, None, None, :], dropout_p=dropout_p
-    )
-    flat = mask.flatten().nonzero_static(size=batch.total_tokens).squeeze(1)  # a fixed size spares a device sync
-    return out.transpose(1, 2).flatten(0, 1).index_select(0, flat)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :], dropout_p=dropout_p)
+    return out.transpose(1, 2).flatten(0, 1).index_select(0, padded_places(batch))
 
 
 @torch.compiler.disable  # Python loops over lengths that change with each batch
@@ -89,50 +85,69 @@ def _equal_length_runs(lengths: list[int]) -> list[tuple[int, int, int]]:
 
 
 class _GroupedAttention(torch.autograd.Function):
-    """Attention run by run. One autograd node for all runs: slicing outside would cost a full-size gradient a run."""
+    """Attention run by run. One autograd node for all runs: slicing outside would cost a full-size gradient a run.
+
+    The probabilities of all runs lie in one buffer, and so does their dropout mask: many blocks of ever other sizes would
+    leave the heap in pieces.
+    """
 
     @staticmethod
     def forward(ctx, query, key, value, runs, dropout_p):
         heads, head_dim = query.shape[1:]
         scale = 1.0 / math.sqrt(head_dim)
+        keep = 1.0 / (1.0 - dropout_p)  # inverted dropout: what is kept grows by this
+        sizes = [count * heads * length * length for _, count, length in runs]
+        probs = query.new_empty(sum(sizes))
+        mask = (
+            torch.empty(len(probs), dtype=torch.bool, device=probs.device).bernoulli_(1.0 - dropout_p) if dropout_p else None
+        )
         out = torch.empty_like(query, memory_format=torch.contiguous_format)
-        saved = []
-        for start, count, length in runs:
+        for (start, count, length), p, m in zip(runs, *_squares(probs, mask, runs, sizes), strict=True):
             q, k, v = (_heads_first(x, start, count, length) for x in (query, key, value))  # [count * heads, length, d]
-            probs = torch.softmax(torch.bmm(q, k.transpose(1, 2)).mul_(scale), dim=-1)  # [count * heads, length, length]
-            mask = None
-            dropped = probs
-            if dropout_p:
-                mask = _keep_mask(probs, dropout_p)
-                dropped = probs * mask
-            run = out[start : start + count * length].view(count, length, heads, head_dim)
-            run.copy_(torch.bmm(dropped, v).view(count, heads, length, head_dim).transpose(1, 2))
-            saved += [probs, mask]
-        ctx.save_for_backward(query, key, value, *saved)
-        ctx.runs, ctx.scale = runs, scale
+            torch.softmax(torch.bmm(q, k.transpose(1, 2)).mul_(scale), dim=-1, out=p)  # [count * heads, length, length]
+            context = torch.bmm(p, v) if m is None else torch.bmm(p * m, v).mul_(keep)
+            _write_run(out, context, start, count, length)
+        ctx.save_for_backward(query, key, value, probs, mask)
+        ctx.runs, ctx.sizes, ctx.scale, ctx.keep = runs, sizes, scale, keep
         return out
 
     @staticmethod
     def backward(ctx, grad_out):
-        query, key, value, *saved = ctx.saved_tensors
-        heads, head_dim = query.shape[1:]
+        query, key, value, probs, mask = ctx.saved_tensors
         grads = [torch.empty_like(query, memory_format=torch.contiguous_format) for _ in range(3)]
-        for index, (start, count, length) in enumerate(ctx.runs):
-            probs, mask = saved[2 * index : 2 * index + 2]
+        for (start, count, length), p, m in zip(ctx.runs, *_squares(probs, mask, ctx.runs, ctx.sizes), strict=True):
             q, k, v, g = (_heads_first(x, start, count, length) for x in (query, key, value, grad_out))
-            dropped = probs if mask is None else probs * mask
-            grad_v = torch.bmm(dropped.transpose(1, 2), g)
-            grad_probs = torch.bmm(g, v.transpose(1, 2))
-            if mask is not None:
-                grad_probs.mul_(mask)
+            grad_p = torch.bmm(g, v.transpose(1, 2))
+            if m is None:
+                grad_v = torch.bmm(p.transpose(1, 2), g)
+            else:
+                grad_v = torch.bmm((p * m).transpose(1, 2), g).mul_(ctx.keep)
+                grad_p.mul_(m).mul_(ctx.keep)
             # d softmax: p * (g - sum(g * p))
-            grad_scores = torch.ops.aten._softmax_backward_data(grad_probs, probs, -1, probs.dtype).mul_(ctx.scale)
-            grad_q = torch.bmm(grad_scores, k)
-            grad_k = torch.bmm(grad_scores.transpose(1, 2), q)
-            for grad, part in zip(grads, (grad_q, grad_k, grad_v), strict=True):
-                run = grad[start : start + count * length].view(count, length, heads, head_dim)
-                run.copy_(part.view(count, heads, length, head_dim).transpose(1, 2))
+            grad_scores = torch.ops.aten._softmax_backward_data(grad_p, p, -1, p.dtype).mul_(ctx.scale)
+            for grad, part in zip(
+                grads, (torch.bmm(grad_scores, k), torch.bmm(grad_scores.transpose(1, 2), q), grad_v), strict=True
+            ):
+                _write_run(grad, part, start, count, length)
         return *grads, None, None
+
+
+def _squares(
+    probs: Tensor, mask: Tensor | None, runs: list[tuple[int, int, int]], sizes: list[int]
+) -> tuple[list[Tensor], list[Tensor | None]]:
+    """The buffers of probabilities and mask, cut into ``[count * heads, length, length]`` of each run."""
+    shapes = [(-1, length, length) for _, _, length in runs]
+    cut = [part.view(shape) for part, shape in zip(probs.split(sizes), shapes, strict=True)]
+    if mask is None:
+        return cut, [None] * len(runs)
+    return cut, [part.view(shape) for part, shape in zip(mask.split(sizes), shapes, strict=True)]
+
+
+def _write_run(out: Tensor, values: Tensor, start: int, count: int, length: int) -> None:
+    """Put ``[count * heads, length, head_dim]`` of a run into its place in ``[total_tokens, heads, head_dim]``."""
+    heads, head_dim = out.shape[1:]
+    run = out[start : start + count * length].view(count, length, heads, head_dim)
+    run.copy_(values.view(count, heads, length, head_dim).transpose(1, 2))
 
 
 def _heads_first(x: Tensor, start: int, count: int, length: int) -> Tensor:
@@ -140,8 +155,3 @@ def _heads_first(x: Tensor, start: int, count: int, length: int) -> Tensor:
     heads, head_dim = x.shape[1:]
     run = x[start : start + count * length].view(count, length, heads, head_dim)
     return run.transpose(1, 2).reshape(count * heads, length, head_dim)
-
-
-def _keep_mask(probs: Tensor, dropout_p: float) -> Tensor:
-    """Inverted dropout: 0 where dropped, ``1 / (1 - p)`` where kept."""
-    return torch.empty_like(probs).bernoulli_(1.0 - dropout_p).div_(1.0 - dropout_p)

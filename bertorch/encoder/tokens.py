@@ -67,6 +67,11 @@ def sequence_ids(batch: TokenBatch) -> Tensor:
     return torch.repeat_interleave(order, sizes, output_size=batch.total_tokens)
 
 
+def padded_places(batch: TokenBatch) -> Tensor:
+    """Where each token stands in the flattened rectangle ``[batch_size * max_seqlen]``, LongTensor ``[total_tokens]``."""
+    return sequence_ids(batch) * batch.max_seqlen + batch.position_ids
+
+
 def from_padded(input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> TokenBatch:
     """Pack a padded batch as transformers builds it.
 
@@ -92,7 +97,7 @@ def to_padded(values: Tensor, batch: TokenBatch, fill: float = 0.0) -> tuple[Ten
     Returns:
         The padded values ``[batch_size, max_seqlen, ...]`` and the bool mask ``[batch_size, max_seqlen]`` of real tokens.
     """
-    flat = sequence_ids(batch) * batch.max_seqlen + batch.position_ids  # [total_tokens]
+    flat = padded_places(batch)
     size = batch.batch_size * batch.max_seqlen
     padded = values.new_full((size, *values.shape[1:]), fill).index_copy(0, flat, values)
     mask = torch.zeros(size, dtype=torch.bool, device=values.device).index_fill(0, flat, True)

@@ -43,6 +43,13 @@ def proportion(text: str) -> float:
     return value
 
 
+def seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"must lie between 0 and 4294967295, found {text}")
+    return value
+
+
 def training_parser(description: str) -> ArgumentParser:
     """A parser with every shared flag of a training script; the script adds its own."""
     parser = ArgumentParser(description)
@@ -85,7 +92,7 @@ def training_parser(description: str) -> ArgumentParser:
     optimisation.add_argument(
         "--max_steps", type=whole_number, default=None, help="stop after so many updates; over --epochs"
     )
-    optimisation.add_argument("--seed", type=int, default=1000, help="fixes weights, order and dropout")
+    optimisation.add_argument("--seed", type=seed, default=1000, help="fixes weights, order and dropout")
     optimisation.add_argument(
         "--precision", choices=("fp32", "bf16", "fp16"), default="fp32",
         help="bf16 and fp16 compute in 16 bit and keep the weights in 32; fp16 needs a GPU",

@@ -12,7 +12,7 @@ def adamw(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.
     decayed, others = [], []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            (others if name.endswith(".bias") or id(parameter) in norms else decayed).append(parameter)
+            (others if name.split(".")[-1] == "bias" or id(parameter) in norms else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     for group in groups:
         group["highest"] = learning_rate

@@ -119,7 +119,7 @@ def test_gradient_checkpointing(family, tiny_model):
     runs = []
     for encoder.gradient_checkpointing in (False, True):
         blocks_run = []
-        hooks = [block.register_forward_hook(lambda *_, ran=blocks_run: ran.append(1)) for block in encoder.blocks]
+        hooks = [block.register_forward_pre_hook(lambda *_, ran=blocks_run: ran.append(1)) for block in encoder.blocks]
         torch.manual_seed(0)
         gradients = torch.autograd.grad(encoder.train()(batch).square().sum(), list(encoder.parameters()))
         runs.append((gradients, len(blocks_run)))

@@ -21,7 +21,8 @@ def trained(small_encoder, tmp_path_factory):
     """A run with every stage: training, best model, test predictions."""
     saved_dir = tmp_path_factory.mktemp("trained") / "checkpoint"
     flags = training_flags(
-        small_encoder, saved_dir, learning_rate=3e-3, max_steps=60, save_steps=15, save_best_model=True, do_test=True, epochs=3, test_data_file=REVIEWS / "test.tsv"
+        small_encoder, saved_dir, learning_rate=3e-3, max_steps=60, save_steps=15, save_best_model=True, do_test=True,
+        test_data_file=REVIEWS / "test.tsv",
     )  # fmt: skip
     done = run("run_classifier.py", flags)
     assert done.returncode == 0, done.stderr
@@ -164,8 +165,8 @@ def test_pairs(small_encoder, tmp_path, monkeypatch):
     data.write_text("label,a,b\n" + '1,"花呗,怎么还",花呗还款\n0,天气好,早餐差\n' * 4, encoding="utf-8")
     (tmp_path / "labels.txt").write_text("0\n1\n")
     flags = training_flags(
-        small_encoder, saved_dir, train_data_file=data, dev_data_file=data, label_file=tmp_path / "labels.txt", columns="a,b,label",
-        is_text_pair=True, metric="f1", save_best_model=True,
+        small_encoder, saved_dir, train_data_file=data, dev_data_file=data, label_file=tmp_path / "labels.txt",
+        columns="a,b,label", is_text_pair=True, metric="f1", save_best_model=True,
     )  # fmt: skip
     assert call("run_classifier.py", flags, monkeypatch) == 0
     description = json.loads((saved_dir / "bertorch.json").read_text())
@@ -257,9 +258,10 @@ MISTAKES = {
     "no room for text": ({"max_seq_length": 2}, "leaves no room for text"),
     "a warm start from nowhere": ({"init_from_ckpt": "nowhere.bin"}, "nowhere.bin: no such file"),
     "no such model": ({"pretrained_model_name_or_path": "./nowhere"}, "./nowhere: no such directory"),
-    "best model without evaluation": ({"dev_data_file": None, "save_best_model": True}, "--save_best_model needs --dev_data_file"),
+    "best model without evaluation": ({"dev_data_file": None, "save_best_model": True}, "needs --dev_data_file"),
     "a test without a file": ({"do_test": True}, "--do_test needs --test_data_file"),
     "a flag out of range": ({"batch_size": 0}, "--batch_size: must be at least 1"),
+    "a seed below 0": ({"seed": -1}, "--seed: must lie between 0"),
     "an unknown flag": ({"bach_size": 3}, "--bach_size"),
     "contradicting flags": ({"resume": True, "overwrite": True}, "contradict"),
     "columns that are not there": ({"columns": "sentence,label"}, "in the first row"),
