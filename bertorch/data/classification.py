@@ -1,6 +1,6 @@
 """Rows of classification files: one text or two, and a label."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -245,9 +245,3 @@ class Columns:
 def _short(items: Iterable[str], most: int = 8) -> str:
     items = list(items)
     return ", ".join(item[:30] for item in items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
-
-
-def texts_of(rows: list[Row]) -> Iterator[str]:
-    """All texts, row after row; texts of a pair follow each other."""
-    for row in rows:
-        yield from row.texts

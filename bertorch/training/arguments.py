@@ -5,16 +5,25 @@ import os
 import sys
 from typing import NoReturn
 
+from loguru import logger
+
 from bertorch.data.tokenizing import TRUNCATIONS
 from bertorch.errors import UserError
 from bertorch.training.schedules import SCHEDULES
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
 class ArgumentParser(argparse.ArgumentParser):
     """argparse, with one line for a mistake, printed by the main process alone, and no abbreviated flags."""
 
     def __init__(self, description: str):
-        super().__init__(description=description, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(description=description, allow_abbrev=False, formatter_class=_Help)
 
     def error(self, message: str) -> NoReturn:
         if os.environ.get("RANK", "0") == "0":
@@ -154,5 +163,6 @@ def check_training_arguments(args: argparse.Namespace) -> None:
     for flag in ("save_best_model", "early_stopping_patience"):
         if getattr(args, flag) and args.dev_data_file is None:
             raise UserError(f"--{flag} needs --dev_data_file")
+    logger.info("flags: " + " ".join(f"{name}={value}" for name, value in sorted(vars(args).items())))
     if args.num_workers:
         os.environ["RAYON_NUM_THREADS"] = str(args.num_workers)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertorch.data.classification import Row, read_rows, texts_of
+from bertorch.data.classification import Row, read_rows
 from bertorch.data.files import as_stream, read_labels
 from bertorch.errors import UserError
 
@@ -38,7 +38,7 @@ def test_a_text_and_a_label():
 def test_two_texts_and_a_label():
     rows = read("a\tb\t0\nc\td\t1\n", is_text_pair=True, labels=["0", "1"])
     assert plain(rows) == [("a", "b", "0"), ("c", "d", "1")]
-    assert list(texts_of(rows)) == ["a", "b", "c", "d"]
+    assert [text for row in rows for text in row.texts] == ["a", "b", "c", "d"]
 
 
 def test_a_gzipped_csv_file(tmp_path):
