@@ -60,13 +60,12 @@ def evaluate(model, samples, args, processes):
     return classification_metrics(logits, samples.labels)
 
 
-def test(args, labels, samples, processes):
+def test(args, labels, samples, processes, run):
     """Predict the test set with the saved model; its predictions stand in ``saved_dir/test_predictions.tsv``."""
     model = load_trained_classifier(args.saved_dir, len(labels), args.pooling_mode).to(processes.device)
     logits = predict_logits(model, samples, args.eval_batch_size, processes, args.precision)
     if (samples.labels >= 0).all():
-        metrics = classification_metrics(logits, samples.labels)
-        logger.info("test " + ", ".join(f"{name}: {value:.5f}" for name, value in metrics.items()))
+        run.report("test", classification_metrics(logits, samples.labels))
     if processes.is_main:
         path = Path(args.saved_dir) / "test_predictions.tsv"
         text = "".join(f"{labels[prediction]}\n" for prediction in logits.argmax(axis=1))
@@ -125,7 +124,7 @@ def main():
 
     if args.do_test:
         processes.gather(None)  # the main process has finished writing
-        test(args, labels, sets["test"], processes)
+        test(args, labels, sets["test"], processes, run)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ class Journal:
             for name, value in figures.items():
                 if isinstance(value, int | float):
                     self.writer.add_scalar(f"{kind}/{name}", value, global_step)
+            self.writer.flush()
 
     def forget_after(self, global_step: int) -> None:
         """Drop the figures of updates that a resumed run will make again, and a line cut short."""
@@ -58,10 +59,6 @@ class Journal:
         unfinished = self.path.with_suffix(".tmp")
         unfinished.write_text("".join(kept), encoding="utf-8")
         os.replace(unfinished, self.path)
-
-    def close(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
 
 
 def progress_bar(total: int, done: int) -> tqdm:

@@ -167,7 +167,6 @@ class Run:
                 signal.signal(number, handler)
             if bar is not None:
                 bar.close()
-            self.journal.close()
 
     def _note_signal(self, number: int, frame: object) -> None:
         if self._signal is not None:  # asked twice: do not wait for the end of the step
@@ -224,6 +223,7 @@ class Run:
             self._log()
         args = self.args
         self.evaluation_due = args.dev_data_file is not None and self._due(args.eval_steps)
+        self._step_ended = time.perf_counter()
         self.saving_due = self._due(args.save_steps) or self._signal is not None
 
     def _due(self, every: int) -> bool:
@@ -260,10 +260,7 @@ class Run:
         self.best_score = score if self._improved else self.best_score
         self.evaluations_without_best = 0 if self._improved else self.evaluations_without_best + 1
         self.metrics = metrics
-        shown = ", ".join(f"{name}: {value:.5f}" for name, value in metrics.items())
-        logger.info(f"eval {shown}" + (" (best so far)" if self._improved else ""))
-        if self.processes.is_main:
-            self.journal.write("eval", self.global_step, metrics)
+        self.report("eval", metrics, " (best so far)" if self._improved else "")
         patience = self.args.early_stopping_patience
         if patience is not None and self.evaluations_without_best >= patience and not self._finished:
             logger.info(f"no better {self.args.metric} in {patience} evaluations; stopping early")
@@ -272,6 +269,14 @@ class Run:
             self._save_model()
         self.saving_due = self.saving_due or self._finished
         self.bare_model.train()
+        self._window.paused += time.perf_counter() - self._step_ended  # the logged speed is that of training
+
+    def report(self, kind: str, metrics: dict[str, float], remark: str = "") -> None:
+        """Log figures of this step, ``eval`` or ``test``, and write them down."""
+        shown = ", ".join(f"{name}: {value:.5f}" for name, value in metrics.items())
+        logger.info(f"{kind} {shown}{remark}")
+        if self.processes.is_main:
+            self.journal.write(kind, self.global_step, metrics)
 
     def _save_model(self) -> None:
         if self.processes.is_main:

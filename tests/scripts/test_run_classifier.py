@@ -47,6 +47,7 @@ def test_it_learns_and_the_best_model_is_the_one_saved(trained):
     assert description["metrics"]["accuracy"] == best
     assert description["labels"] == ["negative", "positive"]
     assert [line["global_step"] for line in evaluations] == [15, 30, 45, 60]
+    assert [line["global_step"] for line in journal(saved_dir, "test")] == [60]
     for part in ("global step: 20, epoch: 2, batch: 5, loss: ", "accuracy: ", "speed: ", "eval loss: ", "test loss: "):
         assert part in log
 
