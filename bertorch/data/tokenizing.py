@@ -173,7 +173,7 @@ class Samples:
         """Tokens of each row, ``[rows]``."""
         return np.diff(self.offsets)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """What decides the course of a training: the rows, their order and their labels."""
         digest = hashlib.blake2b(digest_size=16)

@@ -28,7 +28,8 @@ def choose_backend(query: Tensor, dropout_p: float) -> str:
     """The fastest backend that computes what BERT computes for this tensor."""
     if query.device.type == "cpu":
         return "grouped"
-    if varlen_attn is not None and dropout_p == 0.0 and query.dtype in (torch.float16, torch.bfloat16):
+    fits = query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] % 8 == 0 and query.shape[-1] <= 256
+    if varlen_attn is not None and dropout_p == 0.0 and fits:
         return "varlen"
     return "padded"
 

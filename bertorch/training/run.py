@@ -323,10 +323,12 @@ class Run:
 
     def _resume_or_start(self) -> bool:
         path = latest_state(self.directory) if self.args.resume else None
+        # Also keeps ranks from looking for a state that the main process has already removed.
+        if len(set(self.processes.gather(path and path.name))) > 1:
+            raise UserError(f"--saved_dir {self.directory}: not all processes see the same state; use a shared file system")
         if path is None:
             if self.args.resume:
                 logger.info(f"{self.directory}: no training state to resume; starting anew")
-            self.processes.gather(None)  # no rank may look for a state that the main process has already removed
             if self.processes.is_main:
                 prepare_saved_dir(self.directory, self.args.overwrite)
             return False
