@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import math
+import os
 import random
 import signal
 import time
@@ -172,7 +173,8 @@ class Run:
         if self._signal is not None:  # asked twice: do not wait for the end of the step
             raise KeyboardInterrupt
         self._signal = number
-        logger.info(f"{signal.Signals(number).name}: stopping after this step; once more stops at once")
+        if self.processes.is_main:  # not through the logger, which this may have interrupted in the middle of a line
+            os.write(2, f"{signal.Signals(number).name}: stopping after this step; once more stops at once\n".encode())
 
     def autocast(self) -> contextlib.AbstractContextManager:
         return autocast(self.processes.device, self.args.precision)
