@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from loguru import logger
+from scipy.special import softmax
 
 from bertorch.data.classification import read_rows
 from bertorch.data.files import as_stream, read_labels
@@ -83,8 +84,7 @@ def load_model(args):
         directory, len(labels), description.get("pooling_mode", "linear"), weights=args.init_from_ckpt
     )
     length = args.max_seq_length or description.get("max_seq_length") or min(512, config.max_seq_length)
-    if length > config.max_seq_length:
-        raise UserError(f"--max_seq_length {length}: {directory} has positions for {config.max_seq_length} tokens")
+    config.check_length(length, directory)
     truncation = args.truncation or description.get("truncation", "head")
     encoder = TextEncoder(load_tokenizer(directory), length, truncation)
     return model, encoder, labels, args.is_text_pair or description.get("is_text_pair", False)
@@ -151,8 +151,7 @@ def main():
 
     # prediction
     logits = predict_logits(model, samples, args.batch_size, processes, args.precision).astype(np.float64)
-    probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    probabilities = softmax(logits, axis=1)
     if not processes.is_main:
         return
     if args.evaluate:

@@ -85,11 +85,7 @@ def main():
     if args.metric == "f1" and len(labels) != 2:
         raise UserError(f"--metric f1 is for two labels, {args.label_file} has {len(labels)}; use macro_f1")
     directory = processes.first_on_each_machine(lambda: local_directory(args.pretrained_model_name_or_path))
-    config = load_config(directory)
-    if args.max_seq_length > config.max_seq_length:
-        raise UserError(
-            f"--max_seq_length {args.max_seq_length}: {directory} has positions for {config.max_seq_length} tokens"
-        )
+    load_config(directory).check_length(args.max_seq_length, directory)
     encoder = TextEncoder(load_tokenizer(directory), args.max_seq_length, args.truncation)
 
     files = {"train": args.train_data_file, "dev": args.dev_data_file, "test": args.test_data_file if args.do_test else None}

@@ -66,6 +66,11 @@ class EncoderConfig:
         """The longest sequence, special tokens included, that the position table has room for."""
         return self.max_position_embeddings - self.position_offset
 
+    def check_length(self, max_seq_length: int, directory: str | Path) -> None:
+        """Raises UserError where the model of ``directory`` has no positions for ``max_seq_length`` tokens."""
+        if max_seq_length > self.max_seq_length:
+            raise UserError(f"--max_seq_length {max_seq_length}: {directory} has positions for {self.max_seq_length} tokens")
+
     @classmethod
     def from_dict(cls, raw: dict[str, Any], path: str | Path = "config.json") -> "EncoderConfig":
         """Read the keys of a Hugging Face ``config.json``.

@@ -10,7 +10,6 @@ from bertorch.data.batching import Batch
 from bertorch.encoder import Encoder, EncoderConfig, TokenBatch, load_config
 from bertorch.encoder.layers import activation, first_tokens
 from bertorch.encoder.weights import (
-    base_prefix,
     copy_weights,
     encoder_tensors,
     fill_encoder,
@@ -147,7 +146,6 @@ def load_trained_classifier(
     model = Classifier(Encoder(config, needs_pooler(config, pooling_mode)), num_labels, pooling_mode)
     source = weights or directory
     tensors = read_weights(source)
-    base_prefix(tensors, source)
     fill_encoder(model.encoder, tensors, source, pooler_required=True)
     model.fill_head(tensors, source, required=True)
     return model.eval()
