@@ -18,11 +18,11 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
         ``loss`` (mean cross-entropy), ``accuracy``, ``macro_f1`` over all labels, and with two labels ``f1``, that of the
         second one, which is what text matching reports.
     """
-    from sklearn.metrics import f1_score  # a second to import, so only where an evaluation runs
+    from scipy.special import log_softmax  # a second to import with the next, so only where an evaluation runs
+    from sklearn.metrics import f1_score
 
     scores = logits.astype(np.float64)
-    shifted = scores - scores.max(axis=1, keepdims=True)
-    log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    log_probabilities = log_softmax(scores, axis=1)
     predictions = scores.argmax(axis=1)
     known = np.arange(logits.shape[1])
     metrics = {
