@@ -15,8 +15,8 @@ import numpy as np
 from loguru import logger
 from scipy.special import softmax
 
-from bertorch.data.classification import read_rows
 from bertorch.data.files import as_stream, read_labels
+from bertorch.data.rows import read_rows
 from bertorch.data.tokenizing import TRUNCATIONS, TextEncoder, load_tokenizer, tokenize
 from bertorch.encoder.config import load_config
 from bertorch.encoder.hub import local_directory

@@ -9,23 +9,19 @@ Rows are text TAB label, or text TAB text TAB label with --is_text_pair; csv, js
 
 from pathlib import Path
 
-from loguru import logger
-
-from bertorch.data.classification import Row, read_rows
 from bertorch.data.files import read_labels
 from bertorch.data.report import report_data
-from bertorch.data.tokenizing import TextEncoder, load_tokenizer, tokenize_cached
-from bertorch.encoder.config import load_config
-from bertorch.encoder.hub import local_directory
+from bertorch.data.rows import Row, read_rows
+from bertorch.data.tokenizing import tokenize_cached
 from bertorch.errors import UserError
 from bertorch.heads.classifier import load_classifier, load_trained_classifier
 from bertorch.heads.pooling import POOLING_MODES
-from bertorch.inference import predict_logits
+from bertorch.inference import compute, write_predictions
 from bertorch.metrics.classification import METRICS, classification_metrics
-from bertorch.training.arguments import check_training_arguments, training_parser
-from bertorch.training.checkpoints import check_saved_dir, write_whole
-from bertorch.training.process_group import run_script, set_seed, start_processes
+from bertorch.training.arguments import training_parser
+from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
+from bertorch.training.start import load_sets, open_model, start_training
 
 
 def parse_args():
@@ -36,14 +32,15 @@ def parse_args():
     task.add_argument("--metric", choices=METRICS, default="accuracy", help="what makes a model the best; f1: two labels")
     task.add_argument(
         "--pooling_mode", choices=POOLING_MODES, default="linear",
-        help="what is classified: linear as transformers does, cls, mean or max of the last layer",
+        help="what is classified: linear as transformers does, or pooled states of one layer or the mean of two",
     )  # fmt: skip
     return parser.parse_args()
 
 
-def load_samples(path, args, labels, encoder, label_needed=True):
-    """Token ids and label ids of a file; the place to edit for data of another shape."""
+def load_samples(path, args, labels, encoder, name):
+    """Token ids and label ids of a set; the place to edit for data of another shape."""
     label_ids = {label: index for index, label in enumerate(labels)}
+    label_needed = name != "test"
 
     def rows():
         row: Row
@@ -56,42 +53,29 @@ def load_samples(path, args, labels, encoder, label_needed=True):
 
 def evaluate(model, samples, args, processes):
     """Loss, accuracy and F1 over all of ``samples``, the same on any number of processes."""
-    logits = predict_logits(model, samples, args.eval_batch_size, processes, args.precision)
+    logits = compute(model, model.logits, samples, args.eval_batch_size, processes, args.precision)
     return classification_metrics(logits, samples.labels)
 
 
 def test(args, labels, samples, processes, run):
     """Predict the test set with the saved model; its predictions stand in ``saved_dir/test_predictions.tsv``."""
     model = load_trained_classifier(args.saved_dir, len(labels), args.pooling_mode).to(processes.device)
-    logits = predict_logits(model, samples, args.eval_batch_size, processes, args.precision)
+    logits = compute(model, model.logits, samples, args.eval_batch_size, processes, args.precision)
     if (samples.labels >= 0).all():
         run.report("test", classification_metrics(logits, samples.labels))
-    if processes.is_main:
-        path = Path(args.saved_dir) / "test_predictions.tsv"
-        text = "".join(f"{labels[prediction]}\n" for prediction in logits.argmax(axis=1))
-        write_whole(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
-        logger.info(f"{len(samples)} predictions in {path}")
+    write_predictions(args, processes, (labels[prediction] for prediction in logits.argmax(axis=1)))
 
 
 def main():
     args = parse_args()
-    processes = start_processes(args)
-    check_training_arguments(args)
-    check_saved_dir(args)
-    set_seed(args.seed)
+    processes = start_training(args)
 
     # data
     labels = read_labels(args.label_file)
     if args.metric == "f1" and len(labels) != 2:
         raise UserError(f"--metric f1 is for two labels, {args.label_file} has {len(labels)}; use macro_f1")
-    directory = processes.first_on_each_machine(lambda: local_directory(args.pretrained_model_name_or_path))
-    load_config(directory).check_length(args.max_seq_length, directory)
-    encoder = TextEncoder(load_tokenizer(directory), args.max_seq_length, args.truncation)
-
-    files = {"train": args.train_data_file, "dev": args.dev_data_file, "test": args.test_data_file if args.do_test else None}
-    sets = processes.first_on_each_machine(
-        lambda: {name: load_samples(path, args, labels, encoder, name != "test") for name, path in files.items() if path}
-    )
+    directory, encoder = open_model(args, processes)
+    sets = load_sets(args, processes, lambda path, name: load_samples(path, args, labels, encoder, name))
     report_data(sets, args.max_seq_length, labels)
 
     # model

@@ -1,35 +1,99 @@
-"""Predict with a head: batches sharded over all processes, answers in the order of the rows."""
+"""Compute with a head: batches sharded over all processes, answers in the order of the rows."""
+
+import argparse
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import numpy as np
 import torch
+from loguru import logger
+from torch import Tensor, nn
 
 from bertorch.data.batching import evaluation_batches
 from bertorch.data.tokenizing import Samples
-from bertorch.heads.classifier import Classifier
+from bertorch.encoder import TokenBatch
+from bertorch.heads.sentence import SentenceEncoder
+from bertorch.heads.sentence_directory import load_sentence_encoder
+from bertorch.heads.sentence_pair import SentencePair
+from bertorch.metrics.similarity import similarity_metrics
+from bertorch.training.checkpoints import write_whole
 from bertorch.training.process_group import Processes
-from bertorch.training.run import autocast
+from bertorch.training.run import Run, autocast
 
 
 @torch.no_grad()
-def predict_logits(
-    model: Classifier, samples: Samples, batch_size: int, processes: Processes, precision: str = "fp32"
+def compute(
+    model: nn.Module,
+    answer: Callable[[TokenBatch], Tensor],
+    samples: Samples,
+    batch_size: int,
+    processes: Processes,
+    precision: str = "fp32",
 ) -> np.ndarray:
-    """The logits of every row, each computed once, on every rank: float32 ``[rows, num_labels]``.
+    """``answer`` of every sequence, each computed once, on every rank: float32 ``[sequences, width]``.
 
     The batches do not depend on the number of ranks, so neither do the figures made from them.
+
+    Args:
+        model: set to evaluation.
+        answer: a method of it, ``model.logits`` say: a batch -> ``[batch_size, width]``.
+        samples: what to compute it of.
+        batch_size: sequences a forward pass.
+        processes: share the batches.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
     """
     model.eval()
-    rows, logits = [], []
-    for batch in evaluation_batches(samples, batch_size, processes.device, processes.world_size, processes.rank):
+    mine = []
+    for tokens, sequences in evaluation_batches(samples, batch_size, processes.device, processes.world_size, processes.rank):
         with autocast(processes.device, precision):
-            logits.append(model.logits(batch.tokens).float())
-        rows.append(batch.rows)
-    width = model.classifier.out_features
-    mine = (
-        np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64),
-        torch.cat(logits).cpu().numpy() if logits else np.zeros((0, width), dtype=np.float32),
-    )
-    result = np.empty((len(samples), width), dtype=np.float32)
-    for places, values in processes.gather(mine):
-        result[places] = values
+            values = answer(tokens)
+        mine.append((sequences, values.float().cpu().numpy()))
+    parts = [part for of_rank in processes.gather(mine) for part in of_rank]
+    result = np.empty((len(samples.lengths), parts[0][1].shape[1]), dtype=np.float32)
+    for sequences, values in parts:
+        result[sequences] = values
     return result
+
+
+def pair_cosines(
+    sentence: SentenceEncoder, samples: Samples, batch_size: int, processes: Processes, precision: str = "fp32"
+) -> np.ndarray:
+    """The cosine between the vectors of the first two sequences of each row, on every rank: float64 ``[rows]``."""
+    vectors = compute(sentence, sentence, samples, batch_size, processes, precision).astype(np.float64)
+    first = samples.row_starts[:-1]
+    return cosines(vectors[first], vectors[first + 1])
+
+
+def pair_logits(
+    model: SentencePair, samples: Samples, batch_size: int, processes: Processes, precision: str = "fp32"
+) -> tuple[np.ndarray, np.ndarray]:
+    """The class logits of each row, float32 ``[rows, num_labels]``, and the cosine of its vectors, ``[rows]``."""
+    vectors = compute(model, model.sentence, samples, batch_size, processes, precision)
+    first = samples.row_starts[:-1]
+    u, v = vectors[first], vectors[first + 1]
+    with torch.no_grad():
+        logits = model.logits(torch.from_numpy(u).to(processes.device), torch.from_numpy(v).to(processes.device))
+    return logits.cpu().numpy(), cosines(u.astype(np.float64), v.astype(np.float64))
+
+
+def cosines(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Row by row: ``[rows, width]`` twice -> ``[rows]``."""
+    return (u * v).sum(axis=1) / np.maximum(np.linalg.norm(u, axis=1) * np.linalg.norm(v, axis=1), 1e-12)
+
+
+def test_pairs(args: argparse.Namespace, samples: Samples, processes: Processes, run: Run) -> None:
+    """Cosines of the test pairs by the saved model; they stand in ``saved_dir/test_predictions.tsv``."""
+    sentence = load_sentence_encoder(args.saved_dir)[0].to(processes.device)
+    similarities = pair_cosines(sentence, samples, args.eval_batch_size, processes, args.precision)
+    if not np.isnan(samples.labels).any():
+        run.report("test", similarity_metrics(similarities, samples.labels))
+    write_predictions(args, processes, (f"{similarity:.6f}" for similarity in similarities))
+
+
+def write_predictions(args: argparse.Namespace, processes: Processes, answers: Iterable[str]) -> None:
+    """One answer a line in ``saved_dir/test_predictions.tsv``."""
+    if processes.is_main:
+        path = Path(args.saved_dir) / "test_predictions.tsv"
+        lines = [f"{answer}\n" for answer in answers]
+        write_whole(path, lambda unfinished: unfinished.write_text("".join(lines), encoding="utf-8"))
+        logger.info(f"{len(lines)} predictions in {path}")

@@ -1,7 +1,7 @@
 """Which rows form a batch, and the packed batch made of them."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,39 +16,70 @@ class Batch:
     """A packed batch and its labels.
 
     Attributes:
-        tokens: the texts, the longest first, so that attention finds runs of equal length.
-        labels: label ids in the same order, LongTensor ``[batch_size]``; -1 where a row has none.
-        rows: the place of each text in its ``Samples``.
+        tokens: the sequences, the longest first, so that attention finds runs of equal length.
+        labels: label ids, LongTensor ``[rows]``, -1 where a row has none; or scores, FloatTensor ``[rows]``.
+        rows: the place of each row in its ``Samples``. Rows stand in the order of their first sequences' lengths, so that
+            with one sequence a row, row i is sequence i of ``tokens``.
+        places: where in ``tokens`` the sequences stand, taken in the order of the task: the first of every row, then the
+            second of every row, and so on; LongTensor ``[sequences]``.
+        owners: the row that each of ``places`` belongs to, from 0, LongTensor ``[sequences]``.
+        text_hashes: equal for equal texts, in the same order, LongTensor ``[sequences]``.
     """
 
     tokens: TokenBatch
     labels: Tensor
     rows: np.ndarray
+    places: Tensor
+    owners: Tensor
+    text_hashes: Tensor
 
     def to(self, device: torch.device) -> "Batch":
-        if device.type == "cpu":
-            return self
-        return Batch(self.tokens.to(device, non_blocking=True), self.labels.to(device, non_blocking=True), self.rows)
+        return self if device.type == "cpu" else self._with_tensors(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        return self._with_tensors(Tensor.pin_memory)
+
+    def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        changed = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, tokens=self.tokens.with_tensors(change), **changed)
 
 
-def collate(samples: Samples, rows: np.ndarray, pin_memory: bool = False) -> Batch:
-    """Pack the given rows of ``samples``; equal lengths keep their order."""
-    lengths = samples.offsets[rows + 1] - samples.offsets[rows]
+def pack(samples: Samples, sequences: np.ndarray) -> tuple[TokenBatch, np.ndarray]:
+    """The given sequences as one batch, the longest first; equal lengths keep their order.
+
+    Returns:
+        The batch, and which place of ``sequences`` each sequence of it has, int64 ``[sequences]``.
+    """
+    lengths = samples.offsets[sequences + 1] - samples.offsets[sequences]
     order = np.argsort(-lengths, kind="stable")
-    rows, lengths = rows[order], lengths[order]
-    input_ids = np.concatenate([samples.input_ids[samples.offsets[row] : samples.offsets[row + 1]] for row in rows])
+    sequences, lengths = sequences[order], lengths[order]
+    input_ids = np.concatenate([samples.input_ids[samples.offsets[one] : samples.offsets[one + 1]] for one in sequences])
     ends = np.cumsum(lengths)
-    places = np.arange(len(input_ids)) - np.repeat(ends - lengths, lengths)
-    token_type_ids = places >= np.repeat(samples.second[rows], lengths)
+    positions = np.arange(len(input_ids)) - np.repeat(ends - lengths, lengths)
+    token_type_ids = positions >= np.repeat(samples.second[sequences], lengths)
     tokens = TokenBatch.from_lengths(
         torch.from_numpy(input_ids.astype(np.int64)), torch.from_numpy(token_type_ids.astype(np.int64)), lengths.tolist()
     )
-    labels = torch.from_numpy(samples.labels[rows].astype(np.int64))
-    if pin_memory:
-        for name in ("input_ids", "token_type_ids", "position_ids", "cu_seqlens"):
-            setattr(tokens, name, getattr(tokens, name).pin_memory())
-        labels = labels.pin_memory()
-    return Batch(tokens, labels, rows)
+    return tokens, order
+
+
+def collate(samples: Samples, rows: np.ndarray) -> Batch:
+    """Pack the given rows of ``samples``."""
+    first = samples.row_starts[rows]
+    rows = rows[np.argsort(samples.offsets[first] - samples.offsets[first + 1], kind="stable")]
+    first, counts = samples.row_starts[rows], samples.row_starts[rows + 1] - samples.row_starts[rows]
+    turns = [np.flatnonzero(counts > turn) for turn in range(counts.max())]  # the rows that have a sequence number `turn`
+    sequences = np.concatenate([first[having] + turn for turn, having in enumerate(turns)] * samples.copies)
+    tokens, order = pack(samples, sequences)
+    labels = samples.labels[rows]
+    return Batch(
+        tokens,
+        labels=torch.from_numpy(labels.astype(np.float32 if labels.dtype.kind == "f" else np.int64)),
+        rows=rows,
+        places=torch.from_numpy(np.argsort(order)),
+        owners=torch.from_numpy(np.concatenate(turns * samples.copies)),
+        text_hashes=torch.from_numpy(samples.text_hashes[sequences].astype(np.int64)),
+    )
 
 
 def epoch_plan(rows: int, batch_size: int, world_size: int, rank: int, seed: int, epoch: int) -> list[np.ndarray]:
@@ -77,7 +108,7 @@ def epoch_plan(rows: int, batch_size: int, world_size: int, rank: int, seed: int
 
 
 def evaluation_plan(samples: Samples, batch_size: int) -> list[np.ndarray]:
-    """The batches of an evaluation, rows of like length together.
+    """The sequences of each batch of an evaluation, those of like length together.
 
     They do not depend on the number of ranks: each rank takes whole batches, and so computes the same numbers as one
     process would.
@@ -88,7 +119,8 @@ def evaluation_plan(samples: Samples, batch_size: int) -> list[np.ndarray]:
 
 def evaluation_batches(
     samples: Samples, batch_size: int, device: torch.device, world_size: int = 1, rank: int = 0
-) -> Iterator[Batch]:
-    """This rank's share of the batches of an evaluation, on the device."""
-    for rows in evaluation_plan(samples, batch_size)[rank::world_size]:
-        yield collate(samples, rows).to(device)
+) -> Iterator[tuple[TokenBatch, np.ndarray]]:
+    """This rank's share of the batches of an evaluation, on the device, and which sequences of ``samples`` they hold."""
+    for sequences in evaluation_plan(samples, batch_size)[rank::world_size]:
+        tokens, order = pack(samples, sequences)
+        yield tokens.to(device), sequences[order]

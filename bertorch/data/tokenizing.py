@@ -146,71 +146,93 @@ def _cut(ids: list[int], budget: int, truncation: str) -> list[int]:
 class Samples:
     """Tokenized rows, as arrays that may lie in a memory-mapped file.
 
+    A row has one sequence (a text, or two as a pair), or several that are encoded each for itself.
+
     Attributes:
-        input_ids: all ids, row after row, int32 ``[total_tokens]``.
-        offsets: where each row starts in ``input_ids``, int64 ``[rows + 1]``.
-        second: where the second segment of each row starts within it, int32 ``[rows]``.
-        labels: label ids, int64 ``[rows]``; -1 where a row has none.
-        text_hashes: one a row, uint64 ``[rows]``, to find texts that two files share.
+        input_ids: all ids, sequence after sequence, int32 ``[total_tokens]``.
+        offsets: where each sequence starts in ``input_ids``, int64 ``[sequences + 1]``.
+        second: where the second segment of each sequence starts within it, int32 ``[sequences]``.
+        text_hashes: one a sequence, uint64 ``[sequences]``, to find equal texts.
+        row_starts: the first sequence of each row, and their number, int64 ``[rows + 1]``.
+        labels: label ids, int64 ``[rows]``, -1 where a row has none; or scores, float64 ``[rows]``, nan where it has none.
         lines: the row's line in its file, int64 ``[rows]``.
-        truncated, unknown: rows that were cut, tokens that the vocabulary lacks.
+        truncated, unknown: sequences that were cut, tokens that the vocabulary lacks.
+        copies: how often each row's sequences go into a batch; SimCSE sees every sentence twice.
     """
 
     input_ids: np.ndarray
     offsets: np.ndarray
     second: np.ndarray
-    labels: np.ndarray
     text_hashes: np.ndarray
+    row_starts: np.ndarray
+    labels: np.ndarray
     lines: np.ndarray
     truncated: int
     unknown: int
+    copies: int = 1
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each row, ``[rows]``."""
+        """Tokens of each sequence, ``[sequences]``."""
         return np.diff(self.offsets)
 
     @cached_property
     def fingerprint(self) -> str:
         """What decides the course of a training: the rows, their order and their labels."""
         digest = hashlib.blake2b(digest_size=16)
-        for array in (self.input_ids, self.offsets, self.labels):
+        for array in (self.input_ids, self.offsets, self.row_starts, self.labels):
             digest.update(np.ascontiguousarray(array))
         return digest.hexdigest()
 
 
-_ARRAYS = ("input_ids", "offsets", "second", "labels", "text_hashes", "lines")
+_ARRAYS = ("input_ids", "offsets", "second", "text_hashes", "row_starts", "labels", "lines")
 
 
 def tokenize(
-    rows: Iterable[tuple[int, tuple[str, ...], int]], encoder: TextEncoder, unknown_id: int | None = None
+    rows: Iterable[tuple[int, tuple[str, ...], float]],
+    encoder: TextEncoder,
+    unknown_id: int | None = None,
+    separate: bool = False,
 ) -> Samples:
-    """Tokenize ``(line, texts, label id)`` rows; the tokenizer uses all cores."""
-    ids, second, labels, hashes, lines, truncated = [], [], [], [], [], 0
+    """Tokenize ``(line, texts, label)`` rows; the tokenizer uses all cores.
+
+    Args:
+        rows: with label ids, whole numbers, or with scores, floats.
+        encoder: gives the ids.
+        unknown_id: the token that stands for what the vocabulary lacks, to be counted.
+        separate: each text of a row becomes a sequence of its own; otherwise one text, or two as a pair, are one.
+    """
+    ids, second, hashes, labels, lines, truncated = [], [], [], [], [], 0
     lengths: list[int] = []
+    counts: list[int] = []
     unknown = 0
     rows = iter(rows)
     while chunk := list(islice(rows, _CHUNK)):
-        for (line, texts, label), (row_ids, start, cut) in zip(
-            chunk, encoder.encode([row[1] for row in chunk]), strict=True
-        ):
-            ids.append(np.asarray(row_ids, dtype=np.int32))
-            lengths.append(len(row_ids))
-            second.append(start)
+        sequences = []
+        for line, texts, label in chunk:
+            own = [(text,) for text in texts] if separate else [texts]
+            sequences += own
+            counts.append(len(own))
             labels.append(label)
             lines.append(line)
+        for texts, (sequence_ids, start, cut) in zip(sequences, encoder.encode(sequences), strict=True):
+            ids.append(np.asarray(sequence_ids, dtype=np.int32))
+            lengths.append(len(sequence_ids))
+            second.append(start)
             hashes.append(int.from_bytes(hashlib.blake2b("\t".join(texts).encode(), digest_size=8).digest(), "big"))
             truncated += cut
-            unknown += row_ids.count(unknown_id) if unknown_id is not None else 0
+            unknown += sequence_ids.count(unknown_id) if unknown_id is not None else 0
+    scores = any(isinstance(label, float) for label in labels)
     return Samples(
         input_ids=np.concatenate(ids) if ids else np.zeros(0, dtype=np.int32),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         second=np.asarray(second, dtype=np.int32),
-        labels=np.asarray(labels, dtype=np.int64),
         text_hashes=np.asarray(hashes, dtype=np.uint64),
+        row_starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        labels=np.asarray(labels, dtype=np.float64 if scores else np.int64),
         lines=np.asarray(lines, dtype=np.int64),
         truncated=truncated,
         unknown=unknown,
@@ -219,10 +241,11 @@ def tokenize(
 
 def tokenize_cached(
     path: str | Path,
-    rows: Callable[[], Iterable[tuple[int, tuple[str, ...], int]]],
+    rows: Callable[[], Iterable[tuple[int, tuple[str, ...], float]]],
     encoder: TextEncoder,
     read_as: tuple,
     cache_dir: str | Path | None = None,
+    separate: bool = False,
 ) -> Samples:
     """``tokenize``, once for each content of ``path``: the result is kept in ``cache_dir`` and mapped into memory.
 
@@ -232,8 +255,9 @@ def tokenize_cached(
         encoder: tokenizer, length and truncation.
         read_as: whatever else decides how the file is read (labels, columns).
         cache_dir: None takes ``BERTORCH_CACHE`` or ``~/.cache/bertorch``.
+        separate: as in ``tokenize``.
     """
-    digest = hashlib.blake2b(f"{encoder.fingerprint}|{read_as!r}".encode(), digest_size=16)
+    digest = hashlib.blake2b(f"{encoder.fingerprint}|{read_as!r}|{separate}".encode(), digest_size=16)
     with open_binary(path, unpack=False) as handle:
         while block := handle.read(1 << 20):
             digest.update(block)
@@ -243,7 +267,7 @@ def tokenize_cached(
     if found is not None:
         logger.info(f"{path}: {len(found)} tokenized rows from the cache {entry}")
         return found
-    samples = tokenize(rows(), encoder, encoder.tokenizer.unk_token_id)
+    samples = tokenize(rows(), encoder, encoder.tokenizer.unk_token_id, separate)
     try:
         _write_cache(entry, samples)
     except OSError as error:
@@ -256,9 +280,10 @@ def _read_cache(entry: Path) -> Samples | None:
     try:
         counts = json.loads((entry / "counts.json").read_text(encoding="utf-8"))
         arrays = {name: np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
-        rows = len(arrays["labels"])
-        sizes = {"input_ids": arrays["offsets"][-1], "offsets": rows + 1}
-        if any(len(array) != sizes.get(name, rows) for name, array in arrays.items()):
+        rows, sequences = len(arrays["labels"]), int(arrays["row_starts"][-1])
+        sizes = {"input_ids": arrays["offsets"][-1], "offsets": sequences + 1, "row_starts": rows + 1}
+        sizes.update(second=sequences, text_hashes=sequences, labels=rows, lines=rows)
+        if any(len(array) != sizes[name] for name, array in arrays.items()):
             raise ValueError("sizes do not agree")
         return Samples(**arrays, truncated=int(counts["truncated"]), unknown=int(counts["unknown"]))
     except (FileNotFoundError, NotADirectoryError):

@@ -1,5 +1,7 @@
 """Encoder: one class for BERT, RoBERTa, ALBERT and ELECTRA."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -34,10 +36,15 @@ class Encoder(nn.Module):
         if isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)
 
-    def forward(self, batch: TokenBatch) -> Tensor:
-        """``[total_tokens, hidden_size]``, the last layer's states of the real tokens."""
+    def forward(self, batch: TokenBatch, average_layers: Sequence[int] | None = None) -> Tensor:
+        """States of the real tokens, ``[total_tokens, hidden_size]``.
+
+        Those of the last layer; or the mean of the states after each of ``average_layers``, counted from 1, with 0 for the
+        embeddings.
+        """
         config = self.config
         x = self.embeddings(batch)
+        states = {0: x} if average_layers is not None and 0 in average_layers else {}
         for layer in range(config.num_hidden_layers):
             group = layer * config.num_hidden_groups // config.num_hidden_layers
             for inner in range(config.inner_group_num):
@@ -46,4 +53,6 @@ class Encoder(nn.Module):
                     x = checkpoint(block, x, batch, use_reentrant=False)
                 else:
                     x = block(x, batch)
-        return x
+            if average_layers is not None and layer + 1 in average_layers:
+                states[layer + 1] = x
+        return x if average_layers is None else sum(states[layer] for layer in average_layers) / len(average_layers)

@@ -1,6 +1,7 @@
 """TokenBatch: a batch is the list of its real tokens, sequence after sequence, without padding."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -36,12 +37,25 @@ class TokenBatch:
         return self.input_ids.shape[0]
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "TokenBatch":
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved = {
-            name: value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor) else value
-            for name, value in values.items()
-        }
-        return TokenBatch(**moved)
+        return self.with_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def with_tensors(self, change: Callable[[Tensor], Tensor]) -> "TokenBatch":
+        """The same batch with every tensor changed, moved to another device say."""
+        return replace(self, **{name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)})
+
+    def split(self, size: int) -> Iterator["TokenBatch"]:
+        """Batches of ``size`` sequences, the last one of what is left."""
+        bounds = [0]
+        for length in self.lengths:
+            bounds.append(bounds[-1] + length)
+        for start in range(0, self.batch_size, size):
+            lengths = self.lengths[start : start + size]
+            tokens = slice(bounds[start], bounds[start + len(lengths)])
+            cu_seqlens = self.cu_seqlens[start : start + len(lengths) + 1] - bounds[start]
+            yield TokenBatch(
+                self.input_ids[tokens], self.token_type_ids[tokens], self.position_ids[tokens],
+                cu_seqlens, max(lengths), lengths,
+            )  # fmt: skip
 
     @classmethod
     def from_lengths(cls, input_ids: Tensor, token_type_ids: Tensor, lengths: list[int]) -> "TokenBatch":

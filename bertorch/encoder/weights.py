@@ -147,7 +147,9 @@ def fill_encoder(
     names = {ours: prefix + theirs for ours, theirs in hugging_face_names(encoder.config, parameters).items()}
     pooler = {ours: theirs for ours, theirs in names.items() if ours.startswith("pooler.")}
     if pooler and not pooler_required and not any(theirs in tensors for theirs in pooler.values()):
-        logger.info(f"{source}: no pooler in this checkpoint; it starts from random weights")
+        logger.warning(
+            f"{source}: no pooler in this checkpoint; it starts from random weights. --pooling_mode mean does without it"
+        )
         names = {ours: theirs for ours, theirs in names.items() if ours not in pooler}
     copy_weights(encoder, names, tensors, source)
     return set(names.values())

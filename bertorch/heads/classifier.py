@@ -18,7 +18,7 @@ from bertorch.encoder.weights import (
     report_unused,
 )
 from bertorch.heads.loss import Loss
-from bertorch.heads.pooling import pool
+from bertorch.heads.pooling import pool, pooled_layers
 
 # Hugging Face's ...ForSequenceClassification, by family: the class, the activation of a dense layer that the head puts
 # before its output (None: the encoder's own pooler serves), and the names of the head's weights.
@@ -37,8 +37,8 @@ class Classifier(nn.Module):
     """Softmax over a vector of the text (Devlin et al. 2018, section 4.1).
 
     ``pooling_mode`` ``linear`` is what transformers' sequence classifiers compute, family by family: the pooler's vector
-    for BERT and ALBERT, a dense layer of the head's own for RoBERTa and ELECTRA. ``cls``, ``mean`` and ``max`` classify
-    the pooled states directly.
+    for BERT and ALBERT, a dense layer of the head's own for RoBERTa and ELECTRA. The other modes classify the pooled
+    states directly.
     """
 
     def __init__(self, encoder: Encoder, num_labels: int, pooling_mode: str = "linear"):
@@ -57,7 +57,8 @@ class Classifier(nn.Module):
 
     def logits(self, tokens: TokenBatch) -> Tensor:
         """Label scores before the softmax, ``[batch_size, num_labels]``."""
-        hidden_states = self.encoder(tokens)  # [total_tokens, hidden_size]
+        layers = pooled_layers(self.pooling_mode, self.encoder.config.num_hidden_layers)
+        hidden_states = self.encoder(tokens, layers)  # [total_tokens, hidden_size]
         if self.pooling_mode != "linear":
             pooled = pool(hidden_states, tokens, self.pooling_mode)
         elif self.dense is None:
@@ -78,9 +79,11 @@ class Classifier(nn.Module):
         names = self._head_names()
         return {**encoder_tensors(self.encoder), **{theirs: own[ours].detach() for ours, theirs in names.items()}}
 
-    @property
-    def architecture(self) -> str:
-        return HUGGING_FACE_HEADS[self.encoder.config.model_type][0]
+    def saved_files(self, max_seq_length: int) -> dict[str, dict]:
+        """What ``save_model`` writes: path -> JSON content, or tensors for ``.safetensors``."""
+        architecture = HUGGING_FACE_HEADS[self.encoder.config.model_type][0]
+        config = {**self.encoder.config.to_dict(), "architectures": [architecture]}
+        return {"config.json": config, "model.safetensors": self.hugging_face_tensors()}
 
     def _head_names(self, prefix: str = "") -> dict[str, str]:
         modules = HUGGING_FACE_HEADS[self.encoder.config.model_type][2] if self.dense is not None else _POOLED

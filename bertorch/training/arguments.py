@@ -9,6 +9,8 @@ from loguru import logger
 
 from bertorch.data.tokenizing import TRUNCATIONS
 from bertorch.errors import UserError
+from bertorch.heads.pooling import POOLING_HELP, POOLING_MODES
+from bertorch.metrics.similarity import METRICS as SIMILARITY_METRICS
 from bertorch.training.schedules import SCHEDULES
 
 
@@ -35,6 +37,13 @@ def whole_number(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, found {text}")
+    return value
+
+
+def count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must not be negative, found {text}")
     return value
 
 
@@ -130,6 +139,41 @@ def training_parser(description: str) -> ArgumentParser:
     for spelling in ("--local_rank", "--local-rank"):  # passed by torch.distributed.launch; the environment decides
         parser.add_argument(spelling, dest="local_rank", type=int, default=-1, help=argparse.SUPPRESS)
     return parser
+
+
+def add_sentence_arguments(parser: ArgumentParser) -> argparse._ArgumentGroup:
+    """The flags of the scripts that train sentence vectors; returns their group, for those of the script."""
+    group = parser.add_argument_group("sentence vectors")
+    group.add_argument("--pooling_mode", choices=POOLING_MODES, default="linear", help=POOLING_HELP)
+    group.add_argument(
+        "--output_emb_size", type=whole_number, default=None,
+        help="width of the vectors, by a dense layer; default: the encoder's hidden_size",
+    )  # fmt: skip
+    group.add_argument("--normalize", action="store_true", help="vectors of length 1; cosines are the same without")
+    group.add_argument(
+        "--chunk_size", type=whole_number, default=None,
+        help="encode so many texts at a time and each a second time for its gradient: a large --batch_size in the memory "
+        "of a small one, with the same gradient",
+    )  # fmt: skip
+    group.add_argument(
+        "--no_gather_negatives", action="store_true", help="compare with the texts of the own process, not of all processes"
+    )
+    group.add_argument(
+        "--dev_columns", default=None, help="as --columns, for development and test set: text_a, text_b, label (the score)"
+    )
+    return group
+
+
+def add_contrastive_arguments(group: argparse._ArgumentGroup) -> None:
+    """The flags of the scripts that train with in-batch negatives."""
+    group.add_argument("--margin", type=not_negative, default=0.2, help="taken off the positive's cosine before the softmax")
+    group.add_argument("--scale", type=not_negative, default=20.0, help="factor of the cosines; the inverse temperature")
+    group.add_argument("--metric", choices=SIMILARITY_METRICS, default="spearman", help="what makes a model the best")
+    group.add_argument(
+        "--mask_duplicates", action=argparse.BooleanOptionalAction, default=True,
+        help="a text that stands in the batch twice is no negative of itself or of its partner; without, it would be "
+        "trained as one",
+    )  # fmt: skip
 
 
 def add_reading_arguments(group: argparse._ArgumentGroup) -> None:

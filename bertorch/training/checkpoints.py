@@ -27,7 +27,10 @@ from bertorch.errors import UserError
 DESCRIPTION = "bertorch.json"
 STATES = "training_state"
 # What a run leaves in its directory, and --overwrite removes.
-_RUN_FILES = (DESCRIPTION, "model.safetensors", "config.json", "metrics.jsonl", "test_predictions.tsv")
+_RUN_FILES = (
+    DESCRIPTION, "model.safetensors", "config.json", "metrics.jsonl", "test_predictions.tsv", "modules.json",
+    "sentence_bert_config.json", "config_sentence_transformers.json",
+)  # fmt: skip
 _RUN_FOLDERS = (STATES, "tensorboard")
 _UMASK = os.umask(0o022)
 os.umask(_UMASK)
@@ -35,15 +38,25 @@ os.umask(_UMASK)
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Let ``write`` make a file beside ``path``, flush it to the disk, then rename it: complete or absent."""
-    unfinished = path.with_name(f".{path.name}.tmp")
+    write_all({path: write})
+
+
+def write_all(files: dict[Path, Callable[[Path], Any]]) -> None:
+    """``write_whole`` for files that belong together: the first is renamed when the last is on the disk."""
+    unfinished = {path: path.with_name(f".{path.name}.tmp") for path in files}
     try:
-        write(unfinished)
-        os.chmod(unfinished, 0o666 & ~_UMASK)  # safetensors makes files that only their owner may read
-        _flush(unfinished)
-        os.replace(unfinished, path)
-        _flush(path.parent)
+        for path, write in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(unfinished[path])
+            os.chmod(unfinished[path], 0o666 & ~_UMASK)  # safetensors makes files that only their owner may read
+            _flush(unfinished[path])
+        for path in files:
+            os.replace(unfinished[path], path)
+        for directory in {path.parent for path in files}:
+            _flush(directory)
     finally:
-        unfinished.unlink(missing_ok=True)
+        for path in unfinished.values():
+            path.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:
@@ -55,8 +68,17 @@ def _flush(path: Path) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
+    write_whole(path, _json_writer(content))
+
+
+def _json_writer(content: dict | list) -> Callable[[Path], Any]:
     text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
-    write_whole(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+    return lambda path: path.write_text(text, encoding="utf-8")
+
+
+def _tensor_writer(tensors: dict[str, Tensor]) -> Callable[[Path], Any]:
+    tensors = {name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}
+    return lambda path: save_file(tensors, path, metadata={"format": "pt"})
 
 
 def save_model(
@@ -68,8 +90,8 @@ def save_model(
     """Write a Hugging Face directory that transformers opens with the same answers, and ``bertorch.json``.
 
     Args:
-        directory: written file by file, each whole; the weights last but for the description.
-        model: a head: ``encoder.config``, ``architecture`` and ``hugging_face_tensors()`` are what is asked of it.
+        directory: the tokenizer's files are written into it, then all others together.
+        model: a head: ``encoder.config`` and ``saved_files(max_seq_length)`` are what is asked of it.
         tokenizer: saved beside it.
         description: for ``bertorch.json``; ``labels`` become the config's ``id2label`` too.
     """
@@ -81,18 +103,20 @@ def save_model(
             os.replace(path, directory / path.name)
     finally:
         shutil.rmtree(tokenizer_files, ignore_errors=True)
-    config = {**model.encoder.config.to_dict(), "architectures": [model.architecture]}
+    files = model.saved_files(description["max_seq_length"])
+    config = files["config.json"]
     if not model.encoder.config.position_offset and tokenizer.pad_token_id is not None:
         config["pad_token_id"] = tokenizer.pad_token_id  # some configs lie; RoBERTa's decides its positions and stays
     if "labels" in description:
         config["id2label"] = {str(index): label for index, label in enumerate(description["labels"])}
         config["label2id"] = {label: index for index, label in enumerate(description["labels"])}
-    write_json(directory / "config.json", config)
-    tensors = {name: tensor.float().cpu().contiguous() for name, tensor in model.hugging_face_tensors().items()}
-    write_whole(
-        directory / "model.safetensors", lambda unfinished: save_file(tensors, unfinished, metadata={"format": "pt"})
+    files[DESCRIPTION] = {**description, "versions": _versions()}
+    write_all(
+        {
+            directory / name: (_tensor_writer if name.endswith(".safetensors") else _json_writer)(content)
+            for name, content in files.items()
+        }
     )
-    write_json(directory / DESCRIPTION, {**description, "versions": _versions()})
 
 
 def _versions() -> dict[str, str]:
@@ -147,8 +171,9 @@ def check_saved_dir(args: argparse.Namespace) -> None:
 def prepare_saved_dir(directory: Path, overwrite: bool) -> None:
     """Make the directory, empty of an earlier run where ``overwrite`` asks for it."""
     if overwrite:
-        for name in _RUN_FOLDERS:
-            shutil.rmtree(directory / name, ignore_errors=True)
+        parts = directory.glob("[0-9]_*") if (directory / "modules.json").is_file() else ()  # of sentence-transformers
+        for path in (*(directory / name for name in _RUN_FOLDERS), *parts):
+            shutil.rmtree(path, ignore_errors=True)
         for name in (*_RUN_FILES, "pytorch_model.bin"):
             (directory / name).unlink(missing_ok=True)
     (directory / STATES).mkdir(parents=True, exist_ok=True)

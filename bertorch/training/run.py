@@ -140,6 +140,7 @@ class Run:
         """
         handlers = {number: signal.signal(number, self._note_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         bar = progress_bar(self.total_steps, self.global_step) if self.processes.is_main else None
+        device = self.processes.device
         self.bare_model.train()
         self._window = _Window(started=time.perf_counter())
         try:
@@ -151,8 +152,8 @@ class Run:
                     if self.processes.world_size > 1:  # gradients meet once an update; what DDP's no_sync() sets
                         self.model.require_backward_grad_sync = self._window_closes
                     rows = plan[self.batch - 1]
-                    batch = collate(self.samples, rows, pin_memory=self.processes.device.type == "cuda")
-                    yield batch.to(self.processes.device)
+                    batch = collate(self.samples, rows)
+                    yield batch.pin_memory().to(device) if device.type == "cuda" else batch
                     if bar is not None and self._window_closes:
                         bar.update(self.global_step - bar.n)
                     if self._window_closes and self._signal is not None:

@@ -11,6 +11,7 @@ def samples_of(lengths: list[int], labels: list[int], hashes: list[int], truncat
         input_ids=np.zeros(sum(lengths), dtype=np.int32),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         second=np.array(lengths, dtype=np.int32),
+        row_starts=np.arange(len(lengths) + 1),
         labels=np.array(labels, dtype=np.int64),
         text_hashes=np.array(hashes, dtype=np.uint64),
         lines=np.arange(len(lengths), dtype=np.int64),

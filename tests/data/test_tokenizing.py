@@ -15,7 +15,7 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
 
 from bertorch.data import tokenizing
-from bertorch.data.classification import read_rows
+from bertorch.data.rows import read_rows
 from bertorch.data.tokenizing import Samples, TextEncoder, load_tokenizer, tokenize, tokenize_cached
 from bertorch.errors import UserError
 
@@ -203,7 +203,7 @@ def test_directories_without_a_usable_vocabulary(tmp_path, files):
 
 
 ROWS = [(1, ("天地",), 0), (2, ("玄黄宇宙洪荒日月",), 1), (4, ("a x",), -1)]
-ARRAYS = ("input_ids", "offsets", "second", "labels", "text_hashes", "lines")
+ARRAYS = ("input_ids", "offsets", "second", "text_hashes", "row_starts", "labels", "lines")
 
 
 def assert_same(found: Samples, wanted: Samples):

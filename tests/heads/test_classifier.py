@@ -3,7 +3,6 @@
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -29,7 +28,8 @@ def draw(lengths: list[int] = LENGTHS, vocab_size: int = 100) -> TokenBatch:
 
 
 def labelled(tokens: TokenBatch, labels: list[int]) -> Batch:
-    return Batch(tokens, torch.tensor(labels), np.arange(len(labels)))
+    order = torch.arange(len(labels))
+    return Batch(tokens, torch.tensor(labels), order.numpy(), places=order, owners=order, text_hashes=order)
 
 
 def parameters(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -61,7 +61,7 @@ def test_weights_of_transformers(family, tiny_model):
     directory = tiny_model(family, HEAD, num_labels=3)
     model = load_trained_classifier(directory, num_labels=3)
     assert_equal(model.hugging_face_tensors(), load_file(directory / "model.safetensors"))
-    reference = getattr(transformers, model.architecture)
+    reference = getattr(transformers, model.saved_files(96)["config.json"]["architectures"][0])
     assert isinstance(AutoModelForSequenceClassification.from_pretrained(directory), reference)
 
 

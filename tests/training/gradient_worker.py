@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from bertorch.data.classification import read_rows
+from bertorch.data.rows import read_rows
 from bertorch.data.tokenizing import TextEncoder, load_tokenizer, tokenize
 from bertorch.heads.classifier import load_classifier
 from bertorch.training import run as run_module

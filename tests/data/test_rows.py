@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertorch.data.classification import Row, read_rows
 from bertorch.data.files import as_stream, read_labels
+from bertorch.data.rows import Row, read_rows
 from bertorch.errors import UserError
 
 

@@ -1,4 +1,4 @@
-"""Rows of classification files: one text or two, and a label."""
+"""Rows of one text or two, and a label: what most tasks read."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ _ROLES = {"text", "text_a", "text_b", "label", "_"}
 
 @dataclass
 class Row:
-    """A row of a classification file.
+    """A row of a file.
 
     Attributes:
         line: where it starts in its file, from 1.
@@ -50,7 +50,7 @@ def read_rows(
     kind: str | None = None,
     keep_all: bool = False,
 ) -> list[Row]:
-    """Read a classification file: tab-separated, ``.csv`` or json lines (``.jsonl``, ``.json``), each also ``.gz``.
+    """Read a file of texts and labels: tab-separated, ``.csv`` or json lines (``.jsonl``, ``.json``), each also ``.gz``.
 
     Args:
         path: the file, and its name in messages.
@@ -237,8 +237,8 @@ class Columns:
         label = cells.get(self.places["label"]) if "label" in self.places else None
         if label is None and self.label_needed:
             raise _Unusable(f"no label under key {self.places['label']!r}", "add it, or name the key with --columns")
-        if isinstance(label, bool) or (label is not None and not isinstance(label, str | int)):
-            raise _Unusable(f"the label is {type(label).__name__}", "write a string or a whole number")
+        if isinstance(label, bool) or (label is not None and not isinstance(label, str | int | float)):
+            raise _Unusable(f"the label is {type(label).__name__}", "write a string or a number")
         return Row(line, tuple(texts), None if label is None else str(label).strip())
 
 

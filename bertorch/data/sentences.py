@@ -1,0 +1,121 @@
+"""Rows for sentence vectors: scored pairs, and queries with a positive and hard negatives."""
+
+import math
+from functools import partial
+from pathlib import Path
+
+from bertorch.data.files import BadRows, file_format, read_cells
+from bertorch.data.rows import Row, read_rows
+from bertorch.data.tokenizing import Samples, TextEncoder, tokenize_cached
+from bertorch.errors import UserError
+
+_KEYS = ("query", "pos", "neg")
+
+
+def read_scored_pairs(
+    path: str | Path, columns: str | None = None, bad_rows: str = "error", score_needed: bool = True
+) -> list[tuple[int, tuple[str, ...], float]]:
+    """``(line, two texts, score)`` of a file of ``read_rows`` whose label is a number; nan where it has none.
+
+    Raises:
+        UserError: as ``read_rows``, or a score that is no finite number.
+    """
+    rows = read_rows(path, True, None, columns, bad_rows, score_needed)
+    bad = BadRows(path, bad_rows)
+    pairs = []
+    for row in rows:
+        score = math.nan if row.label is None else _number(row.label)
+        if score is None:
+            bad.add(row.line, f"score {row.label[:30]!r} is not a number", "write one such as 3 or 0.75")
+        else:
+            pairs.append((row.line, row.texts, score))
+    bad.close()
+    if not pairs:
+        raise UserError(f"{path}: no row with a score in it")
+    return pairs
+
+
+def scored_samples(
+    path: str | Path,
+    encoder: TextEncoder,
+    columns: str | None = None,
+    bad_rows: str = "error",
+    score_needed: bool = True,
+    cache_dir: str | None = None,
+) -> Samples:
+    """``read_scored_pairs``, tokenized: two sequences a row."""
+    read_as = ("scored pairs", Path(path).suffixes, columns, bad_rows, score_needed)
+    rows = partial(read_scored_pairs, path, columns, bad_rows, score_needed)
+    return tokenize_cached(path, rows, encoder, read_as, cache_dir, separate=True)
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def read_positives(
+    path: str | Path,
+    num_hard_negatives: int = 0,
+    columns: str | None = None,
+    bad_rows: str = "error",
+    positive_label: str | None = None,
+) -> list[Row]:
+    """Rows of a text, its positive and up to ``num_hard_negatives`` hard negatives.
+
+    Tab-separated and csv files hold two columns, and a third with a hard negative where there is one; or, with
+    ``positive_label``, a third with a label, of which the rows that have this one are read. Json lines hold the same, or
+    ``query`` with lists ``pos`` and ``neg``: each positive makes a row.
+
+    Raises:
+        UserError: as ``read_rows``; hard negatives that are asked for and missing, or labels where they are expected.
+    """
+    if _is_query_file(path, columns):
+        rows = _read_queries(path, bad_rows)
+    else:
+        read = read_rows(path, True, None, columns, bad_rows, label_needed=positive_label is not None)
+        if positive_label is not None:
+            rows = [Row(row.line, row.texts, None) for row in read if row.label == positive_label]
+            if not rows:
+                raise UserError(f"{path}: no row has the label {positive_label!r} of --positive_label")
+        else:
+            third = {row.label for row in read}
+            if len(read) > 1 and third <= {"0", "1"}:
+                raise UserError(
+                    f"{path}:{read[0].line}: the third column holds labels where hard negatives are expected; "
+                    "--positive_label 1 trains on the rows with label 1"
+                )
+            rows = [Row(row.line, (*row.texts, row.label) if row.label else row.texts, None) for row in read]
+    if num_hard_negatives and not any(len(row.texts) > 2 for row in rows):
+        raise UserError(f"{path}: no hard negatives in it; they stand in the third column, or in a list under key 'neg'")
+    return [Row(row.line, row.texts[: 2 + num_hard_negatives], None) for row in rows]
+
+
+def _is_query_file(path: str | Path, columns: str | None) -> bool:
+    if columns is not None or file_format(path) != "jsonl":
+        return False
+    first = next((cells for _, cells in read_cells(path, BadRows(path, "skip"))), {})
+    return "query" in first and "pos" in first
+
+
+def _read_queries(path: str | Path, bad_rows: str) -> list[Row]:
+    bad = BadRows(path, bad_rows)
+    rows = []
+    for line, cells in read_cells(path, bad):
+        query, positives, negatives = (_texts(cells.get(key, [])) for key in _KEYS)
+        if not query or not positives or negatives is None or len(query) != 1 or not all([*query, *positives, *negatives]):
+            bad.add(line, "not a query with its positives", '{"query": "...", "pos": ["..."], "neg": ["..."]} is expected')
+            continue
+        rows += [Row(line, (query[0], positive, *negatives), None) for positive in positives]
+    bad.close()
+    if not rows:
+        raise UserError(f"{path}: no rows in it" + (" that can be used" if bad.count else "; the file is empty"))
+    return rows
+
+
+def _texts(value: object) -> list[str] | None:
+    values = value if isinstance(value, list) else [value]
+    return [text.strip() for text in values] if all(isinstance(text, str) for text in values) else None

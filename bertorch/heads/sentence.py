@@ -1,0 +1,115 @@
+"""SentenceEncoder: one vector a text, and the gathering of vectors over ranks that losses over a whole batch need."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from bertorch.encoder import Encoder, TokenBatch
+from bertorch.encoder.layers import activation
+from bertorch.heads.pooling import pool, pooled_layers
+
+
+class Dense(nn.Module):
+    """A linear map of the sentence vector, with an activation or none: the Dense of sentence-transformers."""
+
+    def __init__(self, in_features: int, out_features: int, act: str | None = None):
+        super().__init__()
+        self.linear = nn.Linear(in_features, out_features)
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.linear(x)
+        return x if self.act is None else activation(self.act, x)
+
+
+class SentenceEncoder(nn.Module):
+    """Token states, pooled, sent through dense layers and, on request, brought to length 1 (Reimers & Gurevych 2019).
+
+    Args:
+        encoder: with a pooler where ``pooling_mode`` is ``linear``, without one elsewhere.
+        pooling_mode: one of ``POOLING_MODES``.
+        dense: layers on top of the pooled vector.
+        normalize: divide the vector by its Euclidean norm.
+
+    Attributes:
+        chunk_size: while training, encode so many texts at a time and keep their vectors only; ``backward`` encodes each
+            chunk again, with the same dropout masks (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under
+            Memory Limited Setup"). The memory is that of one chunk, the gradient that of the whole batch.
+    """
+
+    def __init__(self, encoder: Encoder, pooling_mode: str = "linear", dense: Sequence[Dense] = (), normalize: bool = False):
+        super().__init__()
+        self.encoder = encoder
+        self.pooling_mode = pooling_mode
+        self.dense = nn.ModuleList(dense)
+        self.normalize = normalize
+        self.chunk_size: int | None = None
+
+    @property
+    def output_size(self) -> int:
+        """Width of the vectors."""
+        return self.dense[-1].linear.out_features if len(self.dense) else self.encoder.config.hidden_size
+
+    def forward(self, tokens: TokenBatch) -> Tensor:
+        """The vectors of a batch, ``[batch_size, output_size]``."""
+        if not self.training or self.chunk_size is None or tokens.batch_size <= self.chunk_size:
+            return self._vectors(tokens)
+        chunks = tokens.split(self.chunk_size)
+        # Checkpoints share one graph, so every parameter's gradient is complete, and goes over the ranks, just once.
+        return torch.cat([checkpoint(self._vectors, chunk, use_reentrant=False) for chunk in chunks])
+
+    def _vectors(self, tokens: TokenBatch) -> Tensor:
+        layers = pooled_layers(self.pooling_mode, self.encoder.config.num_hidden_layers)
+        hidden_states = self.encoder(tokens, layers)  # [total_tokens, hidden_size]
+        if self.pooling_mode == "linear":
+            vectors = self.encoder.pooler(hidden_states, tokens)
+        else:
+            vectors = pool(hidden_states, tokens, self.pooling_mode)
+        for dense in self.dense:
+            vectors = dense(vectors)
+        return F.normalize(vectors, dim=-1) if self.normalize else vectors
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, own: Tensor, sizes: list[int]) -> Tensor:
+        ctx.sizes = sizes
+        padded = own.new_zeros(max(sizes), *own.shape[1:])  # gloo wants equal shapes
+        padded[: len(own)] = own
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        gradient = gradient.contiguous().clone()
+        dist.all_reduce(gradient)
+        start = sum(ctx.sizes[: dist.get_rank()])
+        return gradient[start : start + ctx.sizes[dist.get_rank()]], None
+
+
+def gather(own: Tensor, sizes: list[int]) -> Tensor:
+    """The rows of all ranks, in the order of ranks: ``[sizes[rank], ...]`` -> ``[sum(sizes), ...]``.
+
+    Gradients flow back to the rank that a row comes from, summed over what every rank did with it: when each rank's loss
+    covers its own share of the terms, the gradient summed over ranks is that of one process with the whole batch.
+
+    Args:
+        own: this rank's rows.
+        sizes: how many rows each rank has (``sizes_over_ranks``); with one entry nothing is exchanged.
+    """
+    return own if len(sizes) == 1 else _Gather.apply(own, sizes)
+
+
+def sizes_over_ranks(*sizes: int) -> list[list[int]]:
+    """Each of ``sizes`` on every rank: a list over ranks for each."""
+    if not dist.is_initialized():
+        return [[size] for size in sizes]
+    own = torch.tensor(sizes)
+    parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, own)
+    return torch.stack(parts).T.tolist()

@@ -1,0 +1,42 @@
+"""What every training script does before its model: flags, processes, the encoder's directory, the data sets."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from bertorch.data.tokenizing import Samples, TextEncoder, load_tokenizer
+from bertorch.encoder.config import load_config
+from bertorch.encoder.hub import local_directory
+from bertorch.training.arguments import check_training_arguments
+from bertorch.training.checkpoints import check_saved_dir
+from bertorch.training.process_group import Processes, set_seed, start_processes
+
+
+def start_training(args: argparse.Namespace) -> Processes:
+    """Join the other processes, check the flags and seed all generators.
+
+    Raises:
+        UserError: flags that contradict each other, or ``--saved_dir`` holds a run already.
+    """
+    processes = start_processes(args)
+    check_training_arguments(args)
+    check_saved_dir(args)
+    set_seed(args.seed)
+    return processes
+
+
+def open_model(args: argparse.Namespace, processes: Processes) -> tuple[Path, TextEncoder]:
+    """The directory of ``--pretrained_model_name_or_path``, downloaded where it is a name, and how it reads texts.
+
+    Raises:
+        UserError: there is no such model, or it has no positions for ``--max_seq_length``.
+    """
+    directory = processes.first_on_each_machine(lambda: local_directory(args.pretrained_model_name_or_path))
+    load_config(directory).check_length(args.max_seq_length, directory)
+    return directory, TextEncoder(load_tokenizer(directory), args.max_seq_length, args.truncation)
+
+
+def load_sets(args: argparse.Namespace, processes: Processes, load: Callable[[str, str], Samples]) -> dict[str, Samples]:
+    """``load(path, name)`` of the sets that the flags name: ``train``, ``dev``, and ``test`` with ``--do_test``."""
+    files = {"train": args.train_data_file, "dev": args.dev_data_file, "test": args.test_data_file if args.do_test else None}
+    return processes.first_on_each_machine(lambda: {name: load(path, name) for name, path in files.items() if path})

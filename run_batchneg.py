@@ -1,0 +1,105 @@
+"""Train sentence vectors on paraphrase pairs: all other texts of a batch are negatives.
+
+    python run_batchneg.py --train_data_file data/paraphrases/train.tsv --dev_data_file data/graded/dev.tsv \
+        --pretrained_model_name_or_path data/tiny-encoder --pooling_mode mean --mean_loss --save_best_model
+    torchrun --nproc_per_node=2 run_batchneg.py ...
+
+The training file has text TAB paraphrase, and a hard negative in a third column with --num_hard_negatives 1; or json
+lines with query, pos and neg. Development and test set are scored pairs, text TAB text TAB score.
+"""
+
+from pathlib import Path
+
+from bertorch.data.report import report_data
+from bertorch.data.sentences import read_positives, scored_samples
+from bertorch.data.tokenizing import tokenize_cached
+from bertorch.encoder.weights import report_unused
+from bertorch.heads.contrastive import Contrastive
+from bertorch.heads.sentence_directory import new_sentence_encoder
+from bertorch.inference import pair_cosines, test_pairs
+from bertorch.metrics.similarity import check_scores, similarity_metrics
+from bertorch.training.arguments import add_contrastive_arguments, add_sentence_arguments, count, training_parser
+from bertorch.training.process_group import run_script, set_seed
+from bertorch.training.run import Run
+from bertorch.training.start import load_sets, open_model, start_training
+
+
+def parse_args():
+    parser = training_parser("Train sentence vectors on paraphrase pairs, with in-batch negatives.")
+    task = add_sentence_arguments(parser)
+    add_contrastive_arguments(task)
+    task.add_argument("--mean_loss", action="store_true", help="the mean of both directions, positives to texts too")
+    task.add_argument("--num_hard_negatives", type=count, default=0, help="how many of each row's hard negatives to use")
+    task.add_argument(
+        "--positive_label", default=None, help="the third column is a label; train on the rows that have this one"
+    )
+    return parser.parse_args()
+
+
+def load_samples(path, args, encoder, name):
+    """Token ids of a set, with scores where it is no training set; the place to edit for data of another shape."""
+    if name != "train":
+        return scored_samples(path, encoder, args.dev_columns, args.bad_rows, name == "dev", args.cache_dir)
+
+    def rows():
+        how = (args.num_hard_negatives, args.columns, args.bad_rows, args.positive_label)
+        for row in read_positives(path, *how):
+            yield row.line, row.texts, -1
+
+    read_as = ("positives", Path(path).suffixes, args.num_hard_negatives, args.columns, args.bad_rows, args.positive_label)
+    return tokenize_cached(path, rows, encoder, read_as, args.cache_dir, separate=True)
+
+
+def evaluate(sentence, samples, args, processes):
+    """Spearman and Pearson correlation of cosines with scores, the same on any number of processes."""
+    cosines = pair_cosines(sentence, samples, args.eval_batch_size, processes, args.precision)
+    return similarity_metrics(cosines, samples.labels)
+
+
+def main():
+    args = parse_args()
+    processes = start_training(args)
+
+    # data
+    directory, encoder = open_model(args, processes)
+    sets = load_sets(args, processes, lambda path, name: load_samples(path, args, encoder, name))
+    if "dev" in sets:
+        check_scores(sets["dev"].labels, args.metric, args.dev_data_file)
+    report_data(sets, args.max_seq_length)
+
+    # model
+    sentence, rest = new_sentence_encoder(
+        directory, args.pooling_mode, args.output_emb_size, args.normalize, init_from_ckpt=args.init_from_ckpt
+    )
+    report_unused(rest, args.init_from_ckpt or directory)
+    sentence.chunk_size = args.chunk_size
+    model = Contrastive(
+        sentence, args.margin, args.scale, args.mean_loss, args.mask_duplicates, not args.no_gather_negatives
+    ).to(processes.device)
+    set_seed(args.seed, processes.rank)  # same weights everywhere, dropout of its own on each rank
+    description = {
+        "task": "sentence_vectors",
+        "pooling_mode": args.pooling_mode,
+        "max_seq_length": args.max_seq_length,
+        "truncation": args.truncation,
+    }
+
+    # training
+    run = Run(args, model, sets["train"], processes, encoder.tokenizer, description)
+    for batch in run.batches():
+        with run.autocast():
+            loss = run.model(batch)
+        run.backward(loss)
+        run.step()
+        if run.evaluation_due:
+            run.record(evaluate(sentence, sets["dev"], args, processes))
+        if run.saving_due:
+            run.save()
+
+    if args.do_test:
+        processes.gather(None)  # the main process has finished writing
+        test_pairs(args, sets["test"], processes, run)
+
+
+if __name__ == "__main__":
+    run_script(main)

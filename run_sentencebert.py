@@ -1,0 +1,164 @@
+"""Train sentence vectors on pairs: Sentence-BERT's softmax over classes, CoSENT, cosine regression or triplets.
+
+    python run_sentencebert.py --train_data_file data/nli/train.tsv --dev_data_file data/nli/dev.tsv --is_nli \
+        --label_file data/nli/labels.txt --pretrained_model_name_or_path data/tiny-encoder --pooling_mode mean
+    python run_sentencebert.py --objective cosent --train_data_file data/graded/train.tsv \
+        --dev_data_file data/graded/dev.tsv --pretrained_model_name_or_path data/tiny-encoder --pooling_mode mean
+    torchrun --nproc_per_node=2 run_sentencebert.py ...
+
+Rows are text TAB text TAB class, or a score for cosent and cosine_mse; triplets are text TAB positive TAB negative or json
+lines with query, pos and neg, and are developed and tested on scored pairs.
+"""
+
+from pathlib import Path
+
+from bertorch.data.files import read_labels
+from bertorch.data.report import report_data
+from bertorch.data.rows import read_rows
+from bertorch.data.sentences import read_positives, scored_samples
+from bertorch.data.tokenizing import tokenize_cached
+from bertorch.encoder.weights import report_unused
+from bertorch.errors import UserError
+from bertorch.heads.sentence_directory import new_sentence_encoder
+from bertorch.heads.sentence_pair import OBJECTIVES, SentencePair, load_trained_pair
+from bertorch.inference import pair_cosines, pair_logits, test_pairs, write_predictions
+from bertorch.metrics.classification import METRICS, classification_metrics
+from bertorch.metrics.similarity import METRICS as SIMILARITY_METRICS
+from bertorch.metrics.similarity import check_scores, label_scores, similarity_metrics
+from bertorch.training.arguments import add_sentence_arguments, not_negative, training_parser
+from bertorch.training.process_group import run_script, set_seed
+from bertorch.training.run import Run
+from bertorch.training.start import load_sets, open_model, start_training
+
+
+def parse_args():
+    parser = training_parser("Train sentence vectors on pairs.")
+    task = add_sentence_arguments(parser)
+    task.add_argument("--objective", choices=OBJECTIVES, default="softmax", help="what the vectors are trained for")
+    task.add_argument("--label_file", default=None, help="softmax: the classes, one a line; default: 0 and 1")
+    task.add_argument("--is_nli", action="store_true", help="train on natural language inference; needs --label_file")
+    task.add_argument("--concat_multiply", action="store_true", help="softmax: (u, v, |u-v|, u*v) instead of (u, v, |u-v|)")
+    task.add_argument("--scale", type=not_negative, default=20.0, help="cosent: factor of the cosines")
+    task.add_argument("--max_score", type=not_negative, default=None, help="cosine_mse: the score of equal meaning; "
+                      "default: the highest of the training set")  # fmt: skip
+    task.add_argument("--triplet_margin", type=not_negative, default=1.0, help="triplet: a Euclidean distance")
+    task.add_argument("--metric", choices=(*METRICS, *SIMILARITY_METRICS), default=None,
+                      help="what makes a model the best; default: accuracy for softmax, else spearman")  # fmt: skip
+    args = parser.parse_args()
+    args.metric = args.metric or ("accuracy" if args.objective == "softmax" else "spearman")
+    return args
+
+
+def check_metric(args, labels, samples):
+    """Raises UserError where ``--metric`` cannot be computed on the development set."""
+    if args.objective != "softmax":
+        if args.metric in METRICS:
+            raise UserError(f"--metric {args.metric} is for classes; --objective {args.objective} has spearman and pearson")
+        check_scores(samples.labels, args.metric, args.dev_data_file)
+    elif args.metric in SIMILARITY_METRICS:
+        scores = label_scores(labels)
+        if scores is None:
+            raise UserError(f"--metric {args.metric} needs classes that are numbers, not {labels[0]!r}; use accuracy")
+        check_scores(scores[samples.labels], args.metric, args.dev_data_file)
+    elif args.metric == "f1" and len(labels) != 2:
+        raise UserError(f"--metric f1 is for two classes, here are {len(labels)}; use macro_f1")
+
+
+def load_samples(path, args, labels, encoder, name):
+    """Token ids of a set with labels or scores; the place to edit for data of another shape."""
+    if args.objective in ("cosent", "cosine_mse") or (args.objective == "triplet" and name != "train"):
+        columns = args.columns if name == "train" else args.dev_columns or args.columns
+        return scored_samples(path, encoder, columns, args.bad_rows, name != "test", args.cache_dir)
+
+    def rows():
+        if args.objective == "triplet":
+            for row in read_positives(path, 1, args.columns, args.bad_rows):
+                if len(row.texts) == 3:
+                    yield row.line, row.texts, -1
+        else:
+            for row in read_rows(path, True, labels, args.columns, args.bad_rows, name != "test"):
+                yield row.line, row.texts, labels.index(row.label) if row.label is not None else -1
+
+    read_as = (args.objective, Path(path).suffixes, labels, args.columns, args.bad_rows, name != "test")
+    return tokenize_cached(path, rows, encoder, read_as, args.cache_dir, separate=True)
+
+
+def evaluate(model, samples, args, labels, processes):
+    """Figures of classes and of similarity, both where both make sense; the same on any number of processes."""
+    how = (samples, args.eval_batch_size, processes, args.precision)
+    if args.objective != "softmax":
+        return similarity_metrics(pair_cosines(model.sentence, *how), samples.labels)
+    logits, cosines = pair_logits(model, *how)
+    metrics, scores = classification_metrics(logits, samples.labels), label_scores(labels)
+    return metrics if scores is None else {**metrics, **similarity_metrics(cosines, scores[samples.labels])}
+
+
+def test(args, labels, samples, processes, run):
+    """Predict the test set with the saved model; the answers stand in ``saved_dir/test_predictions.tsv``."""
+    if args.objective != "softmax":
+        return test_pairs(args, samples, processes, run)
+    model = load_trained_pair(args.saved_dir, len(labels), args.concat_multiply).to(processes.device)
+    if (samples.labels >= 0).all():
+        run.report("test", evaluate(model, samples, args, labels, processes))
+    logits, _ = pair_logits(model, samples, args.eval_batch_size, processes, args.precision)
+    write_predictions(args, processes, (labels[prediction] for prediction in logits.argmax(axis=1)))
+
+
+def main():
+    args = parse_args()
+    processes = start_training(args)
+
+    # data
+    labels = read_labels(args.label_file) if args.label_file else ["0", "1"]
+    if args.is_nli and not args.label_file:
+        raise UserError("--is_nli needs --label_file")
+    if args.objective != "softmax" and (args.is_nli or args.label_file):
+        raise UserError(f"--objective {args.objective} knows no classes; leave out --is_nli and --label_file")
+    directory, encoder = open_model(args, processes)
+    sets = load_sets(args, processes, lambda path, name: load_samples(path, args, labels, encoder, name))
+    if "dev" in sets:
+        check_metric(args, labels, sets["dev"])
+    report_data(sets, args.max_seq_length, labels if args.objective == "softmax" else ())
+
+    # model
+    sentence, rest = new_sentence_encoder(
+        directory, args.pooling_mode, args.output_emb_size, args.normalize, init_from_ckpt=args.init_from_ckpt
+    )
+    sentence.chunk_size = args.chunk_size
+    highest = args.max_score or float(sets["train"].labels.max())
+    model = SentencePair(
+        sentence, args.objective, len(labels), args.concat_multiply,
+        args.scale, highest, args.triplet_margin, not args.no_gather_negatives,
+    )  # fmt: skip
+    taken = model.fill_head(rest, args.init_from_ckpt or directory, required=False)
+    report_unused({name: rest[name] for name in rest if name not in taken}, args.init_from_ckpt or directory)
+    model.to(processes.device)
+    set_seed(args.seed, processes.rank)  # same weights everywhere, dropout of its own on each rank
+    description = {
+        "task": "sentence_vectors",
+        "objective": args.objective,
+        **({"labels": labels, "concat_multiply": args.concat_multiply} if args.objective == "softmax" else {}),
+        "pooling_mode": args.pooling_mode,
+        "max_seq_length": args.max_seq_length,
+        "truncation": args.truncation,
+    }
+
+    # training
+    run = Run(args, model, sets["train"], processes, encoder.tokenizer, description)
+    for batch in run.batches():
+        with run.autocast():
+            loss = run.model(batch)
+        run.backward(loss)
+        run.step()
+        if run.evaluation_due:
+            run.record(evaluate(model, sets["dev"], args, labels, processes))
+        if run.saving_due:
+            run.save()
+
+    if args.do_test:
+        processes.gather(None)  # the main process has finished writing
+        test(args, labels, sets["test"], processes, run)
+
+
+if __name__ == "__main__":
+    run_script(main)

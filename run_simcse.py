@@ -1,0 +1,102 @@
+"""Train sentence vectors on plain sentences: SimCSE, dropout as the only augmentation (Gao et al. 2021).
+
+    python run_simcse.py --train_data_file data/sentences/train.txt --dev_data_file data/graded/dev.tsv \
+        --pretrained_model_name_or_path data/tiny-encoder --pooling_mode mean --save_best_model
+    torchrun --nproc_per_node=2 run_simcse.py ...
+
+The training file has a sentence a line; development and test set are scored pairs, text TAB text TAB score.
+"""
+
+from pathlib import Path
+
+from bertorch.data.report import report_data
+from bertorch.data.rows import read_rows
+from bertorch.data.sentences import scored_samples
+from bertorch.data.tokenizing import tokenize_cached
+from bertorch.encoder.weights import report_unused
+from bertorch.heads.contrastive import Contrastive
+from bertorch.heads.sentence_directory import new_sentence_encoder
+from bertorch.inference import pair_cosines, test_pairs
+from bertorch.metrics.similarity import check_scores, similarity_metrics
+from bertorch.training.arguments import add_contrastive_arguments, add_sentence_arguments, proportion, training_parser
+from bertorch.training.process_group import run_script, set_seed
+from bertorch.training.run import Run
+from bertorch.training.start import load_sets, open_model, start_training
+
+
+def parse_args():
+    parser = training_parser("Train sentence vectors on plain sentences: SimCSE.")
+    task = add_sentence_arguments(parser)
+    add_contrastive_arguments(task)
+    task.add_argument("--dropout", type=proportion, default=0.1, help="of the encoder; what makes two views of a sentence")
+    return parser.parse_args()
+
+
+def load_samples(path, args, encoder, name):
+    """Token ids of a set, with scores where it is no training set; the place to edit for data of another shape."""
+    if name != "train":
+        return scored_samples(path, encoder, args.dev_columns, args.bad_rows, name == "dev", args.cache_dir)
+
+    def rows():
+        for row in read_rows(path, False, None, args.columns, args.bad_rows, label_needed=False):
+            yield row.line, row.texts, -1
+
+    read_as = ("sentences", Path(path).suffixes, args.columns, args.bad_rows)
+    samples = tokenize_cached(path, rows, encoder, read_as, args.cache_dir)
+    samples.copies = 2  # every sentence twice in its batch, each time under another dropout mask
+    return samples
+
+
+def evaluate(sentence, samples, args, processes):
+    """Spearman and Pearson correlation of cosines with scores, the same on any number of processes."""
+    cosines = pair_cosines(sentence, samples, args.eval_batch_size, processes, args.precision)
+    return similarity_metrics(cosines, samples.labels)
+
+
+def main():
+    args = parse_args()
+    processes = start_training(args)
+
+    # data
+    directory, encoder = open_model(args, processes)
+    sets = load_sets(args, processes, lambda path, name: load_samples(path, args, encoder, name))
+    if "dev" in sets:
+        check_scores(sets["dev"].labels, args.metric, args.dev_data_file)
+    report_data(sets, args.max_seq_length)
+
+    # model
+    sentence, rest = new_sentence_encoder(
+        directory, args.pooling_mode, args.output_emb_size, args.normalize, args.dropout, args.init_from_ckpt
+    )
+    report_unused(rest, args.init_from_ckpt or directory)
+    sentence.chunk_size = args.chunk_size
+    model = Contrastive(sentence, args.margin, args.scale, False, args.mask_duplicates, not args.no_gather_negatives).to(
+        processes.device
+    )
+    set_seed(args.seed, processes.rank)  # same weights everywhere, dropout of its own on each rank
+    description = {
+        "task": "sentence_vectors",
+        "pooling_mode": args.pooling_mode,
+        "max_seq_length": args.max_seq_length,
+        "truncation": args.truncation,
+    }
+
+    # training
+    run = Run(args, model, sets["train"], processes, encoder.tokenizer, description)
+    for batch in run.batches():
+        with run.autocast():
+            loss = run.model(batch)
+        run.backward(loss)
+        run.step()
+        if run.evaluation_due:
+            run.record(evaluate(sentence, sets["dev"], args, processes))
+        if run.saving_due:
+            run.save()
+
+    if args.do_test:
+        processes.gather(None)  # the main process has finished writing
+        test_pairs(args, sets["test"], processes, run)
+
+
+if __name__ == "__main__":
+    run_script(main)
