@@ -236,7 +236,7 @@ def test_json_keys():
         ('{"text": "a"}', "no label under key 'label'"),
         ('{"text": "a", "label": null}', "no label under key 'label'"),
         ('{"text": "a", "label": ["x"]}', "the label is list"),
-        ('{"text": "a", "label": 1.5}', "the label is float"),
+        ('{"text": "a", "label": 1.5}', "label '1.5' is not in the label file"),
         ('{"text": "a", "label": true}', "the label is bool"),
         ('{"text": "", "label": "x"}', "an empty text"),
         (r'{"text": "\udc00", "label": "x"}', "half a character"),
