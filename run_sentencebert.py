@@ -19,8 +19,8 @@ from bertorch.data.sentences import read_positives, scored_samples
 from bertorch.data.tokenizing import tokenize_cached
 from bertorch.encoder.weights import report_unused
 from bertorch.errors import UserError
-from bertorch.heads.sentence_directory import new_sentence_encoder
-from bertorch.heads.sentence_pair import OBJECTIVES, SentencePair, load_trained_pair
+from bertorch.heads.sentence_directory import load_sentence_encoder, new_sentence_encoder
+from bertorch.heads.sentence_pair import OBJECTIVES, SentencePair, trained_pair
 from bertorch.inference import pair_cosines, pair_logits, test_pairs, write_predictions
 from bertorch.metrics.classification import METRICS, classification_metrics
 from bertorch.metrics.similarity import METRICS as SIMILARITY_METRICS
@@ -97,7 +97,8 @@ def test(args, labels, samples, processes, run):
     """Predict the test set with the saved model; the answers stand in ``saved_dir/test_predictions.tsv``."""
     if args.objective != "softmax":
         return test_pairs(args, samples, processes, run)
-    model = load_trained_pair(args.saved_dir, len(labels), args.concat_multiply).to(processes.device)
+    sentence, _ = load_sentence_encoder(args.saved_dir)
+    model = trained_pair(sentence, args.saved_dir, len(labels), args.concat_multiply).to(processes.device)
     if (samples.labels >= 0).all():
         run.report("test", evaluate(model, samples, args, labels, processes))
     logits, _ = pair_logits(model, samples, args.eval_batch_size, processes, args.precision)

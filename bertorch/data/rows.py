@@ -17,7 +17,7 @@ _TEXT_WORDS = {
 _LABEL_WORDS = {"label", "labels", "target", "class", "category", "quality", "score", "标签", "类别"}
 _HEADER_WORDS = {*_TEXT_WORDS, *_LABEL_WORDS, "index", "id", "idx", "#1 id", "#2 id"}
 _TEXT_ROLES = {1: ("text",), 2: ("text_a", "text_b")}
-_JSON_TEXT_KEYS = {
+JSON_TEXT_KEYS = {
     1: (("text",), ("sentence",), ("content",)),
     2: (("text_a", "text_b"), ("sentence1", "sentence2"), ("sentence_a", "sentence_b")),
 }
@@ -221,9 +221,9 @@ class Columns:
 
     def _json_row(self, line: int, cells: dict[str, object]) -> Row:
         if self.places is None:
-            keys = next((keys for keys in _JSON_TEXT_KEYS[len(self.text_roles)] if all(key in cells for key in keys)), None)
+            keys = next((keys for keys in JSON_TEXT_KEYS[len(self.text_roles)] if all(key in cells for key in keys)), None)
             if keys is None:
-                wanted = " or ".join("+".join(keys) for keys in _JSON_TEXT_KEYS[len(self.text_roles)])
+                wanted = " or ".join("+".join(keys) for keys in JSON_TEXT_KEYS[len(self.text_roles)])
                 raise _Unusable(
                     f"no key for the text ({wanted})", f"found {_short(list(cells))}; name the keys with --columns"
                 )

@@ -9,7 +9,7 @@ from bertorch.data.rows import Row, read_rows
 from bertorch.data.tokenizing import Samples, TextEncoder, tokenize_cached
 from bertorch.errors import UserError
 
-_KEYS = ("query", "pos", "neg")
+QUERY_KEYS = ("query", "pos", "neg")
 
 
 def read_scored_pairs(
@@ -20,19 +20,26 @@ def read_scored_pairs(
     Raises:
         UserError: as ``read_rows``, or a score that is no finite number.
     """
-    rows = read_rows(path, True, None, columns, bad_rows, score_needed)
     bad = BadRows(path, bad_rows)
-    pairs = []
-    for row in rows:
-        score = math.nan if row.label is None else _number(row.label)
-        if score is None:
-            bad.add(row.line, f"score {row.label[:30]!r} is not a number", "write one such as 3 or 0.75")
-        else:
-            pairs.append((row.line, row.texts, score))
+    rows = read_rows(path, True, None, columns, bad_rows, score_needed)
+    pairs = [(row.line, row.texts, math.nan if row.label is None else score_of(row, bad)) for row in rows]
     bad.close()
+    pairs = [pair for pair, row in zip(pairs, rows, strict=True) if row.label is None or not math.isnan(pair[2])]
     if not pairs:
         raise UserError(f"{path}: no row with a score in it")
     return pairs
+
+
+def score_of(row: Row, bad: BadRows) -> float:
+    """The row's label as a number; nan, and a bad row, where it is none."""
+    try:
+        score = float(row.label)
+    except (TypeError, ValueError):
+        score = math.nan
+    if not math.isfinite(score):
+        bad.add(row.line, f"score {str(row.label)[:30]!r} is not a number", "write one such as 3 or 0.75")
+        return math.nan
+    return score
 
 
 def scored_samples(
@@ -47,14 +54,6 @@ def scored_samples(
     read_as = ("scored pairs", Path(path).suffixes, columns, bad_rows, score_needed)
     rows = partial(read_scored_pairs, path, columns, bad_rows, score_needed)
     return tokenize_cached(path, rows, encoder, read_as, cache_dir, separate=True)
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
 
 
 def read_positives(
@@ -105,7 +104,7 @@ def _read_queries(path: str | Path, bad_rows: str) -> list[Row]:
     bad = BadRows(path, bad_rows)
     rows = []
     for line, cells in read_cells(path, bad):
-        query, positives, negatives = (_texts(cells.get(key, [])) for key in _KEYS)
+        query, positives, negatives = (_texts(cells.get(key, [])) for key in QUERY_KEYS)
         if not query or not positives or negatives is None or len(query) != 1 or not all([*query, *positives, *negatives]):
             bad.add(line, "not a query with its positives", '{"query": "...", "pos": ["..."], "neg": ["..."]} is expected')
             continue

@@ -10,7 +10,7 @@ from loguru import logger
 from torch import Tensor, nn
 
 from bertorch.encoder import Encoder, load_config
-from bertorch.encoder.weights import encoder_tensors, fill_encoder, load_encoder, read_weights, report_unused
+from bertorch.encoder.weights import encoder_tensors, fill_encoder, load_encoder, read_weights
 from bertorch.errors import UserError
 from bertorch.heads.pooling import pooled_layers
 from bertorch.heads.sentence import Dense, SentenceEncoder
@@ -110,10 +110,9 @@ def load_sentence_encoder(directory: str | Path) -> tuple[SentenceEncoder, int |
     ours = directory / "bertorch.json"
     linear = ours.is_file() and _read_json(ours, dict).get("pooling_mode") == "linear"
     encoder = Encoder(config, with_pooler=linear)
-    taken = fill_encoder(encoder, tensors, directory, pooler_required=linear)
+    fill_encoder(encoder, tensors, directory, pooler_required=linear)
     if linear:  # the first dense layer is the pooler, for those who do not know poolers
         pooling_mode, dense = "linear", dense[1:]
-    report_unused({name: tensor for name, tensor in tensors.items() if name not in taken}, directory)
     model = SentenceEncoder(encoder, pooling_mode, dense, "Normalize" in by_kind)
     settings = by_kind["Transformer"].directory / "sentence_bert_config.json"
     length = _read_json(settings, dict).get("max_seq_length") if settings.is_file() else None

@@ -11,7 +11,7 @@ from bertorch.encoder import Encoder
 from bertorch.encoder.weights import copy_weights, read_weights
 from bertorch.heads.loss import Loss
 from bertorch.heads.sentence import SentenceEncoder, gather, sizes_over_ranks
-from bertorch.heads.sentence_directory import load_sentence_encoder, sentence_files
+from bertorch.heads.sentence_directory import sentence_files
 
 OBJECTIVES = ("softmax", "cosent", "cosine_mse", "triplet")
 
@@ -112,13 +112,13 @@ class SentencePair(nn.Module):
             return Loss(cosent(gather(cosines, sizes), gather(batch.labels, sizes), self.scale) * rows, rows)
 
 
-def load_trained_pair(directory: str | Path, num_labels: int, concat_multiply: bool) -> SentencePair:
-    """A classifier of pairs to predict with, from the directory of a ``softmax`` run.
+def trained_pair(sentence: SentenceEncoder, directory: str | Path, num_labels: int, concat_multiply: bool) -> SentencePair:
+    """A classifier of pairs to predict with, from the directory of a ``softmax`` run that ``sentence`` comes from.
 
     Raises:
-        UserError: weights are missing or do not fit.
+        UserError: the classifier is missing or does not fit.
     """
-    model = SentencePair(load_sentence_encoder(directory)[0], "softmax", num_labels, concat_multiply)
+    model = SentencePair(sentence, "softmax", num_labels, concat_multiply)
     model.fill_head(read_weights(directory), directory, required=True)
     return model.eval()
 

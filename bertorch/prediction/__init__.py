@@ -1,0 +1,1 @@
+"""What predict.py does for each task: read rows, compute answers, print figures, write a line a row."""

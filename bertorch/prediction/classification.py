@@ -1,0 +1,48 @@
+"""Labels of texts and text pairs."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import softmax
+
+from bertorch.data.files import read_labels
+from bertorch.data.tokenizing import tokenize
+from bertorch.errors import UserError
+from bertorch.heads.classifier import load_trained_classifier
+from bertorch.inference import compute
+from bertorch.metrics.classification import classification_metrics, per_class_table
+from bertorch.prediction.rows import label_lines, load_rows, print_metrics, standard_input, text_encoder, write_lines
+from bertorch.training.process_group import Processes
+
+
+def predict_labels(args: argparse.Namespace, directory: Path, description: dict[str, Any], processes: Processes) -> None:
+    """Classify every row of the input."""
+    labels = read_labels(args.label_file) if args.label_file else description.get("labels") or _config_labels(directory)
+    pooling_mode = description.get("pooling_mode", "linear")
+    model = load_trained_classifier(directory, len(labels), pooling_mode, weights=args.init_from_ckpt)
+    model.to(processes.device)
+    encoder = text_encoder(args, directory, description)
+    is_text_pair = args.is_text_pair or description.get("is_text_pair", False)
+
+    piped = b"" if args.input_file else standard_input()
+    rows = load_rows(args, is_text_pair, labels if args.evaluate else None, args.evaluate, piped)
+    label_ids = {label: index for index, label in enumerate(labels)}
+    samples = tokenize(((row.line, row.texts, label_ids.get(row.label, -1)) for row in rows if row.texts), encoder)
+    logits = compute(model, model.logits, samples, args.batch_size, processes, args.precision).astype(np.float64)
+    if processes.is_main:
+        if args.evaluate:
+            print_metrics(classification_metrics(logits, samples.labels))
+            print(per_class_table(logits.argmax(axis=1), samples.labels, labels))
+        write_lines(args, label_lines(args, rows, labels, softmax(logits, axis=1)))
+
+
+def _config_labels(directory: Path) -> list[str]:
+    """The labels that transformers keeps in ``config.json``."""
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    id2label = config.get("id2label")
+    if not isinstance(id2label, dict) or sorted(id2label) != sorted(str(index) for index in range(len(id2label))):
+        raise UserError(f"{directory}: config.json names no labels (id2label); give them with --label_file")
+    return [str(id2label[str(index)]) for index in range(len(id2label))]

@@ -1,0 +1,103 @@
+"""Rows in, lines out: what all tasks of predict.py share."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from loguru import logger
+
+from bertorch.data.files import as_stream
+from bertorch.data.rows import Row, read_rows
+from bertorch.data.tokenizing import TextEncoder, load_tokenizer
+from bertorch.encoder.config import load_config
+from bertorch.training.checkpoints import write_whole
+
+
+def text_encoder(
+    args: argparse.Namespace, directory: Path, description: dict[str, Any], length: int | None = None
+) -> TextEncoder:
+    """How the model reads texts: as its training did, unless flags say otherwise.
+
+    Args:
+        args: the flags.
+        directory: with configuration and vocabulary.
+        description: of the training; may be empty.
+        length: the longest sequence, where neither flags nor description say it.
+    """
+    config = load_config(directory)
+    length = args.max_seq_length or description.get("max_seq_length") or min(length or 512, config.max_seq_length)
+    config.check_length(length, directory)
+    return TextEncoder(load_tokenizer(directory), length, args.truncation or description.get("truncation", "head"))
+
+
+def standard_input() -> bytes:
+    return sys.stdin.buffer.read()
+
+
+def load_rows(
+    args: argparse.Namespace, is_text_pair: bool, labels: list[str] | None, label_needed: bool, piped: bytes
+) -> list[Row]:
+    """Every row of the input; a row that cannot be used stands there without texts."""
+    return read_rows(
+        args.input_file or "<stdin>",
+        is_text_pair,
+        labels,
+        args.columns,
+        args.bad_rows,
+        label_needed=label_needed,
+        stream=None if args.input_file else as_stream(piped),
+        kind=input_format(args),
+        keep_all=True,
+    )
+
+
+def input_format(args: argparse.Namespace) -> str | None:
+    return args.input_format or ("tsv" if args.input_file is None else None)
+
+
+def writes_json(args: argparse.Namespace) -> bool:
+    return args.output_format == "jsonl" or (args.output_format is None and str(args.output_file).endswith(".jsonl"))
+
+
+def json_line(answer: dict[str, Any]) -> str:
+    return json.dumps(answer, ensure_ascii=False) + "\n"
+
+
+def write_lines(args: argparse.Namespace, lines: Iterable[str]) -> None:
+    """To ``--output_file``, complete or absent, or to standard output where only answers are asked for."""
+    if args.output_file:
+        write_whole(Path(args.output_file), lambda unfinished: _write(unfinished, lines))
+        logger.info(f"predictions in {args.output_file}")
+    elif not args.evaluate:
+        sys.stdout.writelines(lines)
+
+
+def _write(path: Path, lines: Iterable[str]) -> None:
+    with open(path, "w", encoding="utf-8") as handle:
+        handle.writelines(lines)
+
+
+def label_lines(args: argparse.Namespace, rows: list[Row], labels: list[str], probabilities: np.ndarray) -> Iterable[str]:
+    """A line a row: label and, on request, probabilities; an empty answer for a row that could not be used."""
+    answers = iter(probabilities)
+    for row in rows:
+        values = next(answers) if row.texts else None
+        label = labels[int(values.argmax())] if row.texts else None
+        if writes_json(args):
+            answer = {"label": label}
+            if args.probabilities and row.texts:
+                answer["probabilities"] = {name: round(float(value), 6) for name, value in zip(labels, values, strict=True)}
+            yield json_line(answer)
+        else:
+            cells = [label or ""]
+            if args.probabilities:
+                cells += [f"{value:.6f}" for value in values] if row.texts else [""] * len(labels)
+            yield "\t".join(cells) + "\n"
+
+
+def print_metrics(metrics: dict[str, float]) -> None:
+    print(", ".join(f"{name}: {value:.5f}" for name, value in metrics.items()))
