@@ -12,7 +12,7 @@ from bertorch.errors import UserError
 _TEXT_WORDS = {
     "text", "text_a", "text_b", "texta", "textb", "text1", "text2", "sentence", "sentence1", "sentence2", "sentence_a",
     "sentence_b", "content", "review", "query", "title", "question", "question1", "question2", "premise", "hypothesis",
-    "#1 string", "#2 string", "文本", "句子", "内容", "评论", "标题",
+    "anchor", "positive", "negative", "pos", "neg", "#1 string", "#2 string", "文本", "句子", "内容", "评论", "标题",
 }  # fmt: skip
 _LABEL_WORDS = {"label", "labels", "target", "class", "category", "quality", "score", "标签", "类别"}
 _HEADER_WORDS = {*_TEXT_WORDS, *_LABEL_WORDS, "index", "id", "idx", "#1 id", "#2 id"}

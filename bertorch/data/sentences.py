@@ -30,16 +30,19 @@ def read_scored_pairs(
     return pairs
 
 
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
 def score_of(row: Row, bad: BadRows) -> float:
     """The row's label as a number; nan, and a bad row, where it is none."""
-    try:
-        score = float(row.label)
-    except (TypeError, ValueError):
-        score = math.nan
-    if not math.isfinite(score):
-        bad.add(row.line, f"score {str(row.label)[:30]!r} is not a number", "write one such as 3 or 0.75")
-        return math.nan
-    return score
+    if row.label is not None and _is_number(row.label):
+        return float(row.label)
+    bad.add(row.line, f"score {str(row.label)[:30]!r} is not a number", "write one such as 3 or 0.75")
+    return math.nan
 
 
 def scored_samples(
@@ -65,7 +68,7 @@ def read_positives(
 ) -> list[Row]:
     """Rows of a text, its positive and up to ``num_hard_negatives`` hard negatives.
 
-    Tab-separated and csv files hold two columns, and a third with a hard negative where there is one; or, with
+    Tab-separated and csv files hold two columns, or a third with a hard negative, empty where there is none; or, with
     ``positive_label``, a third with a label, of which the rows that have this one are read. Json lines hold the same, or
     ``query`` with lists ``pos`` and ``neg``: each positive makes a row.
 
@@ -73,6 +76,8 @@ def read_positives(
         UserError: as ``read_rows``; hard negatives that are asked for and missing, or labels where they are expected.
     """
     if _is_query_file(path, columns):
+        if positive_label is not None:
+            raise UserError(f"{path}: --positive_label is for a third column, these rows name their positives themselves")
         rows = _read_queries(path, bad_rows)
     else:
         read = read_rows(path, True, None, columns, bad_rows, label_needed=positive_label is not None)
@@ -81,8 +86,8 @@ def read_positives(
             if not rows:
                 raise UserError(f"{path}: no row has the label {positive_label!r} of --positive_label")
         else:
-            third = {row.label for row in read}
-            if len(read) > 1 and third <= {"0", "1"}:
+            third = {row.label for row in read if row.label}
+            if third and all(_is_number(text) for text in third):
                 raise UserError(
                     f"{path}:{read[0].line}: the third column holds labels where hard negatives are expected; "
                     "--positive_label 1 trains on the rows with label 1"
@@ -97,14 +102,14 @@ def _is_query_file(path: str | Path, columns: str | None) -> bool:
     if columns is not None or file_format(path) != "jsonl":
         return False
     first = next((cells for _, cells in read_cells(path, BadRows(path, "skip"))), {})
-    return "query" in first and "pos" in first
+    return "query" in first or "pos" in first
 
 
 def _read_queries(path: str | Path, bad_rows: str) -> list[Row]:
     bad = BadRows(path, bad_rows)
     rows = []
     for line, cells in read_cells(path, bad):
-        query, positives, negatives = (_texts(cells.get(key, [])) for key in QUERY_KEYS)
+        query, positives, negatives = (_texts(cells.get(key) or []) for key in QUERY_KEYS)
         if not query or not positives or negatives is None or len(query) != 1 or not all([*query, *positives, *negatives]):
             bad.add(line, "not a query with its positives", '{"query": "...", "pos": ["..."], "neg": ["..."]} is expected')
             continue

@@ -32,7 +32,7 @@ from bertorch.prediction.rows import (
     write_lines,
     writes_json,
 )  # fmt: skip
-from bertorch.search import VectorFile, ranks_of_positives, top_k
+from bertorch.search import VectorFile, give_back_memory, ranks_of_positives, top_k
 from bertorch.training.checkpoints import write_whole
 from bertorch.training.process_group import Processes
 
@@ -182,6 +182,7 @@ def _add(task: _Task, corpus: VectorFile, texts: Iterable[str]) -> None:
     texts = iter(texts)
     while block := list(islice(texts, _CORPUS_BLOCK)):
         corpus.add(block, task.vectors(block))
+        give_back_memory()
 
 
 def _add_lines(task: _Task, corpus: VectorFile, path: str, leave_out: Container[str] = ()) -> array:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from bertorch.data.batching import collate, epoch_plan, evaluation_batches, evaluation_plan
+from bertorch.data.batching import Batch, collate, epoch_plan, evaluation_batches, evaluation_plan
 from bertorch.data.tokenizing import Samples
 
 CPU = torch.device("cpu")
@@ -129,6 +129,98 @@ def test_a_batch_shares_no_memory_with_the_samples():
     batch.labels.zero_()
     assert samples.input_ids.tolist() == [1000, 1001, 1002, 1003, 1004]
     assert samples.labels.tolist() == [-1, 0]
+
+
+def samples_of_texts(rows: list[list[str]], labels: np.ndarray, copies: int = 1) -> Samples:
+    """Rows of several sequences, whose ids are the characters; hashes that need all of their 64 bits."""
+    texts = [text for row in rows for text in row]
+    lengths = [len(text) for text in texts]
+    numbers = {text: number for number, text in enumerate(sorted(set(texts)))}
+    return Samples(
+        input_ids=np.array([ord(character) for text in texts for character in text], dtype=np.int32),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        second=np.array(lengths, dtype=np.int32),
+        row_starts=np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64),
+        labels=labels,
+        text_hashes=np.array([(numbers[text] * 0x9E3779B97F4A7C15 - 1) % 2**64 for text in texts], dtype=np.uint64),
+        lines=np.arange(1, len(rows) + 1, dtype=np.int64),
+        truncated=0,
+        unknown=0,
+        copies=copies,
+    )
+
+
+def texts_of(batch: Batch) -> list[str]:
+    """The sequences of a batch in the order of ``places``."""
+    sequences = ["".join(map(chr, ids)) for ids in batch.tokens.input_ids.split(batch.tokens.lengths)]
+    return [sequences[place] for place in batch.places]
+
+
+def test_rows_of_several_texts_are_taken_text_by_text():
+    samples = samples_of_texts(
+        [["aa", "b"], ["cccc", "aa", "eee"], ["fff", "g", "hhhhh", "aa"]], np.zeros(3, dtype=np.int64)
+    )
+    batch = collate(samples, np.array([0, 2, 1]))
+    assert batch.tokens.lengths == [5, 4, 3, 3, 2, 2, 2, 1, 1]
+    assert batch.rows.tolist() == [1, 2, 0]  # by the lengths of their first texts
+    assert texts_of(batch) == ["cccc", "fff", "aa", "aa", "g", "b", "eee", "hhhhh", "aa"]
+    assert batch.owners.tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 1]
+    assert len({int(batch.text_hashes[place]) for place in (2, 3, 8)}) == 1
+    only = collate(samples, np.array([0]))  # what other rows have is no matter
+    assert texts_of(only) == ["aa", "b"] and only.owners.tolist() == [0, 0]
+
+
+def test_two_copies_of_every_sentence_are_two_views_of_each_row():
+    batch = collate(samples_of_texts([["a"], ["ccc"], ["bb"]], np.full(3, -1), copies=2), np.array([0, 1, 2]))
+    assert batch.tokens.lengths == [3, 3, 2, 2, 1, 1]
+    assert texts_of(batch) == ["ccc", "bb", "a"] * 2
+    assert batch.owners.tolist() == [0, 1, 2] * 2
+    assert sorted(batch.places.tolist()) == [0, 1, 2, 3, 4, 5]  # no view is the other
+    assert batch.text_hashes[:3].tolist() == batch.text_hashes[3:].tolist()
+    assert batch.labels.tolist() == [-1, -1, -1]
+
+
+words = st.text("ab", min_size=1, max_size=4)
+
+
+@given(
+    rows=st.lists(st.lists(words, min_size=1, max_size=4), min_size=1, max_size=12), copies=st.sampled_from([1, 2]),
+    data=st.data(),
+)  # fmt: skip
+@settings(deadline=None, max_examples=100)
+def test_places_owners_and_hashes_of_ragged_rows(rows, copies, data):
+    asked = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=len(rows), unique=True))
+    batch = collate(samples_of_texts(rows, np.arange(len(rows)), copies), np.array(asked))
+    in_order = sorted(asked, key=lambda row: -len(rows[row][0]))
+    assert batch.rows.tolist() == batch.labels.tolist() == in_order
+    expected = [(owner, rows[row][turn]) for turn in range(4) for owner, row in enumerate(in_order) if turn < len(rows[row])]
+    assert list(zip(batch.owners.tolist(), texts_of(batch), strict=True)) == expected * copies
+    assert sorted(batch.places.tolist()) == list(range(batch.tokens.batch_size))
+    assert batch.tokens.lengths == sorted(batch.tokens.lengths, reverse=True)
+    of_text = dict(zip(texts_of(batch), batch.text_hashes.tolist(), strict=True))
+    assert batch.text_hashes.tolist() == [of_text[text] for text in texts_of(batch)]
+    assert len(set(of_text.values())) == len(of_text)
+    for tensor in (batch.places, batch.owners, batch.text_hashes, batch.labels):
+        assert tensor.dtype == torch.int64
+
+
+def test_scores_come_in_single_precision_and_missing_ones_as_nan():
+    scores = np.array([0.1, 2.5, np.nan, -1e-3])
+    batch = collate(samples_of_texts([["a", "b"], ["aa", "b"], ["aaa", "b"], ["aaaa", "b"]], scores), np.arange(4))
+    assert batch.labels.dtype == torch.float32
+    torch.testing.assert_close(batch.labels, torch.tensor([-1e-3, np.nan, 2.5, 0.1]), rtol=0, atol=0, equal_nan=True)
+
+
+@given(rows=st.lists(st.lists(words, min_size=1, max_size=3), min_size=1, max_size=9), batch_size=st.integers(1, 5))
+@settings(deadline=None, max_examples=50)
+def test_an_evaluation_encodes_every_sequence_of_a_row(rows, batch_size):
+    samples = samples_of_texts(rows, np.zeros(len(rows)))
+    found = {}
+    for tokens, sequences in evaluation_batches(samples, batch_size, CPU):
+        texts = ["".join(map(chr, ids)) for ids in tokens.input_ids.split(tokens.lengths)]
+        assert len(texts) <= batch_size and not found.keys() & set(sequences.tolist())
+        found.update(zip(sequences.tolist(), texts, strict=True))
+    assert [found[place] for place in range(len(found))] == [text for row in rows for text in row]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -266,6 +266,74 @@ def test_the_fingerprint_of_samples_tells_texts_labels_and_order_apart(wordpiece
     assert tokenize([first, second], encoder).fingerprint == tokenize([(8, *first[1:]), second], encoder).fingerprint
 
 
+RAGGED = [(3, ("天地", "ab"), 0.5), (4, ("玄黄宇宙洪荒日月",), 2.0), (7, ("ab", "天地", "a x"), float("nan"))]
+
+
+def test_separate_texts_are_sequences_of_their_own(wordpiece):
+    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+    samples = tokenize(RAGGED, encoder, WORDS.index("[UNK]"), separate=True)
+    texts = [text for _, row, _ in RAGGED for text in row]
+    alone = tokenize([(1, (text,), 0) for text in texts], encoder, WORDS.index("[UNK]"))
+    for name in ("input_ids", "offsets", "second", "text_hashes"):
+        assert getattr(samples, name).tolist() == getattr(alone, name).tolist(), name
+    assert samples.row_starts.tolist() == [0, 2, 3, 6] and samples.row_starts.dtype == np.int64
+    assert samples.lines.tolist() == [3, 4, 7]
+    assert (len(samples), samples.truncated, samples.unknown, samples.copies) == (3, 1, 1, 1)
+    assert alone.row_starts.tolist() == list(range(7))
+    as_pairs = tokenize([(1, ("天地", "ab"), 0)], encoder)
+    assert as_pairs.row_starts.tolist() == [0, 1] and len(as_pairs.offsets) == 2
+
+
+def test_separate_texts_have_equal_hashes_wherever_they_stand(wordpiece):
+    samples = tokenize(RAGGED, TextEncoder(load_tokenizer(wordpiece), 6), separate=True)
+    first, second, third, *last = samples.text_hashes.tolist()
+    assert last[:2] == [second, first]
+    assert len({first, second, third, last[2]}) == 4
+
+
+def test_scores_stay_as_they_are_and_whole_numbers_stay_whole(wordpiece):
+    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+    scored = tokenize(RAGGED, encoder, separate=True).labels
+    assert scored.dtype == np.float64 and scored[:2].tolist() == [0.5, 2.0] and np.isnan(scored[2])
+    mixed = tokenize([(1, ("a",), 3), (2, ("b",), 0.1)], encoder, separate=True).labels
+    assert mixed.dtype == np.float64 and mixed.tolist() == [3.0, 0.1]
+    assert tokenize([(1, ("a",), 3)], encoder, separate=True).labels.dtype == np.int64
+
+
+def test_rows_of_separate_texts_are_tokenized_in_pieces(wordpiece, monkeypatch):
+    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+    rows = [(line, texts, line) for line, texts, _ in RAGGED * 3]
+    whole = tokenize(rows, encoder, 1, separate=True)
+    monkeypatch.setattr(tokenizing, "_CHUNK", 2)
+    assert_same(tokenize(iter(rows), encoder, 1, separate=True), whole)
+
+
+def test_the_fingerprint_tells_how_texts_are_shared_out_over_rows(wordpiece):
+    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+    rows = [("a", "b", "ab"), ("a",)], [("a", "b"), ("ab", "a")], [("a",), ("b", "ab", "a")]
+    prints = {tokenize([(1, x, -1), (2, y, -1)], encoder, separate=True).fingerprint for x, y in rows}
+    assert len(prints) == 3
+
+
+def test_separate_texts_have_a_cache_entry_of_their_own(wordpiece, tmp_path):
+    path, cache = tmp_path / "data.tsv", tmp_path / "cache"
+    path.write_text("天地\tab\t0.5\n", encoding="utf-8")
+    encoder, reads = TextEncoder(load_tokenizer(wordpiece), 6), []
+    rows = [(1, ("天地", "ab"), 0.5), (2, ("a", "b"), 2.0)]
+
+    def read():
+        reads.append(len(reads))
+        return rows
+
+    for _ in range(2):  # made, then found
+        for separate in (False, True):
+            found = tokenize_cached(path, read, encoder, (), cache, separate)
+            assert_same(found, tokenize(rows, encoder, 1, separate))
+            assert isinstance(found.row_starts, np.memmap) and isinstance(found.labels, np.memmap)
+    assert len(reads) == 2
+    assert len(list(cache.iterdir())) == 2
+
+
 class Source:
     """A data file, and the rows of it, counted."""
 
