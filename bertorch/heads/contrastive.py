@@ -77,11 +77,11 @@ class Contrastive(nn.Module):
         return (total + self._one_direction(vectors[rows : 2 * rows], texts, targets, pairs, known)) / 2
 
     def _one_direction(self, anchors: Tensor, candidates: Tensor, targets: Tensor, pairs: Tensor, known: Tensor) -> Tensor:
-        similarity = anchors @ candidates.T  # [rows, candidates]
-        positive = torch.zeros_like(similarity, dtype=torch.bool).scatter_(1, targets[:, None], True)
-        similarity = self.scale * (similarity - self.margin * positive)
+        own = targets[:, None]
+        similarity = (self.scale * anchors) @ candidates.T  # [rows, candidates], the one large thing here: changed in place
+        similarity.scatter_add_(1, own, torch.full_like(own, -self.scale * self.margin, dtype=similarity.dtype))
         if self.mask_duplicates:
-            similarity = similarity.masked_fill(duplicates(pairs, known) & ~positive, -torch.inf)
+            similarity.masked_fill_(duplicates(pairs, known).scatter_(1, own, False), -torch.inf)
         return F.cross_entropy(similarity, targets, reduction="sum")
 
 

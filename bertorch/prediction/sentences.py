@@ -48,6 +48,8 @@ def predict_sentences(args: argparse.Namespace, directory: Path, description: di
     task = _Task(args, sentence, text_encoder(args, directory, description, length), processes)
     piped = b"" if args.input_file else standard_input()
     kind = _kind_of_rows(args, piped)
+    if str(args.output_file).endswith(".npy") and (kind != "texts" or args.corpus is not None):
+        raise UserError(f"--output_file {args.output_file}: .npy is for the vectors of texts; use .tsv or .jsonl")
     if args.evaluate and kind == "texts":
         raise UserError("--evaluate needs scored pairs, text TAB text TAB score, or queries with their positives")
     if args.evaluate and (kind == "queries" or (kind == "pairs" and not _has_labels(args, piped))):
