@@ -41,12 +41,13 @@ def load_samples(path, args, encoder, name):
     if name != "train":
         return scored_samples(path, encoder, args.dev_columns, args.bad_rows, name == "dev", args.cache_dir)
 
+    how = (args.num_hard_negatives, args.columns, args.bad_rows, args.positive_label)
+
     def rows():
-        how = (args.num_hard_negatives, args.columns, args.bad_rows, args.positive_label)
         for row in read_positives(path, *how):
             yield row.line, row.texts, -1
 
-    read_as = ("positives", Path(path).suffixes, args.num_hard_negatives, args.columns, args.bad_rows, args.positive_label)
+    read_as = ("positives", Path(path).suffixes, *how)
     return tokenize_cached(path, rows, encoder, read_as, args.cache_dir, separate=True)
 
 

@@ -127,6 +127,8 @@ def main():
     )
     sentence.chunk_size = args.chunk_size
     highest = args.max_score or float(sets["train"].labels.max())
+    if args.objective == "cosine_mse" and highest <= 0:
+        raise UserError(f"{args.train_data_file}: no score above 0; say with --max_score what equal meaning scores")
     model = SentencePair(
         sentence, args.objective, len(labels), args.concat_multiply,
         args.scale, highest, args.triplet_margin, not args.no_gather_negatives,

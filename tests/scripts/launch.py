@@ -1,5 +1,6 @@
 """Run the entry scripts: in this process where that is enough, as a user would where it is not."""
 
+import json
 import os
 import runpy
 import subprocess
@@ -7,7 +8,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-REVIEWS = ROOT / "data" / "reviews"
+DATA = ROOT / "data"
+REVIEWS = DATA / "reviews"
 
 
 def training_flags(encoder, saved_dir, **flags) -> list[str]:
@@ -22,6 +24,11 @@ def training_flags(encoder, saved_dir, **flags) -> list[str]:
         "max_steps": 4,
         **flags,
     }
+    return as_flags(**values)
+
+
+def as_flags(**values) -> list[str]:
+    """A flag of True stands alone; one of None or False is left out."""
     command = []
     for name, value in values.items():
         if value is not None and value is not False:
@@ -64,3 +71,16 @@ def run(script: str, flags: list[str], processes: int = 0, launcher: str = "run"
     return subprocess.run(
         command(script, flags, processes, launcher), env=environment(), capture_output=True, text=True, timeout=150, **kwargs
     )
+
+
+def journal(saved_dir: Path, kind: str) -> list[dict]:
+    """What a run wrote down: its ``train``, ``eval`` or ``test`` lines."""
+    lines = [json.loads(line) for line in (saved_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if line["kind"] == kind]
+
+
+def complaint(error: str) -> str:
+    """The one line that a script ends with, of all it wrote to standard error; the other lines are those of its log."""
+    lines = [line for line in error.splitlines() if " | INFO " not in line and " | WARNING " not in line]
+    assert len(lines) == 1, error
+    return lines[0]
