@@ -22,7 +22,7 @@ from bertorch.encoder.hub import local_directory  # noqa: E402
 from bertorch.errors import UserError  # noqa: E402
 from bertorch.heads.contrastive import Contrastive  # noqa: E402
 from bertorch.heads.sentence import Dense  # noqa: E402
-from bertorch.heads.sentence_directory import load_sentence_encoder  # noqa: E402
+from bertorch.heads.sentence_directory import load_sentence_encoder, transformer_directory  # noqa: E402
 from bertorch.inference import compute  # noqa: E402
 from bertorch.training.arguments import ArgumentParser, add_device_argument, whole_number  # noqa: E402
 from bertorch.training.checkpoints import holds_run, read_description, save_model  # noqa: E402
@@ -80,7 +80,7 @@ def main():
     normalize, sentence.normalize = sentence.normalize, False  # comes after the whitening
     description = read_description(directory) or {"task": "sentence_vectors", "pooling_mode": sentence.pooling_mode}
     length = description.get("max_seq_length") or min(length or 512, sentence.encoder.config.max_seq_length)
-    tokenizer = load_tokenizer(directory)
+    tokenizer = load_tokenizer(transformer_directory(directory))
     encoder = TextEncoder(tokenizer, length, description.get("truncation", "head"))
 
     def vectors():

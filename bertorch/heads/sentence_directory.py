@@ -9,7 +9,7 @@ import torch
 from loguru import logger
 from torch import Tensor, nn
 
-from bertorch.encoder import Encoder, load_config
+from bertorch.encoder import Encoder, EncoderConfig, load_config
 from bertorch.encoder.weights import encoder_tensors, fill_encoder, load_encoder, read_weights
 from bertorch.errors import UserError
 from bertorch.heads.pooling import pooled_layers
@@ -68,25 +68,41 @@ def new_sentence_encoder(
         taken = fill_encoder(encoder, tensors, init_from_ckpt)
         rest = {name: tensor for name, tensor in tensors.items() if name not in taken}
         logger.info(f"{init_from_ckpt}: warm start of the encoder")
+    model = SentenceEncoder(encoder, pooling_mode, dense, normalize)
     source = Path(init_from_ckpt or directory)
-    saved = load_sentence_encoder(source)[0] if (source / MODULES).is_file() else None
-    if saved is not None and (saved.pooling_mode, len(saved.dense)) != (pooling_mode, len(dense)):
+    if (source / MODULES).is_file():
+        _take_layers(model, load_sentence_encoder(source)[0], source)
+    return model, rest
+
+
+def _take_layers(model: SentenceEncoder, saved: SentenceEncoder, source: Path) -> None:
+    """Warm start of what stands on the encoder, where both have the same; a warning where they have not."""
+    if _shape(model) != _shape(saved):
         logger.warning(
-            f"{source}: its vectors come from {_shape(saved.pooling_mode, len(saved.dense))}, here from "
-            f"{_shape(pooling_mode, len(dense))}"
+            f"{source}: its vectors are made by {_shape(saved)}, here by {_shape(model)}; only the encoder is taken over"
         )
-    elif saved is not None and dense and saved.dense[0].linear.weight.shape == dense[0].linear.weight.shape:
-        dense = list(saved.dense)
-        logger.info(f"{source}: warm start of the layer to {output_emb_size} dimensions")
-    return SentenceEncoder(encoder, pooling_mode, dense, normalize), rest
+        return
+    for (mine, _), (other, _) in zip(_linear_layers(model), _linear_layers(saved), strict=True):
+        mine.load_state_dict(other.state_dict())
 
 
-def _shape(pooling_mode: str, layers: int) -> str:
-    return f"--pooling_mode {pooling_mode} and {layers} dense layers"
+def _shape(model: SentenceEncoder) -> str:
+    layers = [f"{linear.out_features} ({act or 'linear'})" for linear, act in _linear_layers(model)]
+    return f"{_written_mode(model)} pooling" + (f" and dense layers of {', '.join(layers)}" if layers else "")
+
+
+def _written_mode(model: SentenceEncoder) -> str:
+    return "cls" if model.pooling_mode == "linear" else model.pooling_mode
+
+
+def _linear_layers(model: SentenceEncoder) -> list[tuple[nn.Linear, str | None]]:
+    """All layers over the pooled vector and their activations; BERT's pooler is one over [CLS]."""
+    pooler = [(model.encoder.pooler.dense, "tanh")] if model.pooling_mode == "linear" else []
+    return pooler + [(layer.linear, layer.act) for layer in model.dense]
 
 
 def load_sentence_encoder(directory: str | Path) -> tuple[SentenceEncoder, int | None]:
-    """A sentence-transformers directory, to encode with.
+    """A sentence-transformers directory, to encode with; BERT's pooler comes as a dense layer over [CLS].
 
     Returns:
         The encoder, and the longest sequence the directory asks for.
@@ -94,40 +110,61 @@ def load_sentence_encoder(directory: str | Path) -> tuple[SentenceEncoder, int |
     Raises:
         UserError: parts that are missing, damaged, or of a kind that is not known here.
     """
-    directory = Path(directory)
-    modules = [_Module(directory, entry) for entry in _read_json(directory / MODULES, list)]
-    kinds = [module.kind for module in modules if module.kind != "Dropout"]
+    modules = _modules(Path(directory))
+    by_kind = {module.kind: module for module in modules}
+    home = by_kind["Transformer"].directory
+    config = load_config(home)
+    pooling_mode = _pooling_mode(by_kind, config)
+    dense, width = [], config.hidden_size
+    for module in modules:
+        if module.kind == "Dense":
+            dense.append(_load_dense(module.directory, width))
+            width = dense[-1].linear.out_features
+    if "Normalize" in by_kind:
+        _check_names(by_kind["Normalize"].directory / "config.json")
+    encoder = Encoder(config)
+    fill_encoder(encoder, read_weights(home), home)
+    return SentenceEncoder(encoder, pooling_mode, dense, "Normalize" in by_kind).eval(), _max_seq_length(home)
+
+
+def transformer_directory(directory: Path) -> Path:
+    """Where configuration, vocabulary and encoder of a directory lie; a plain one has them itself."""
+    return _modules(directory)[0].directory if (directory / MODULES).is_file() else directory
+
+
+def _modules(directory: Path) -> list["_Module"]:
+    path = directory / MODULES
+    modules = [module for module in (_Module(path, entry) for entry in _read_json(path, list)) if module.kind != "Dropout"]
+    kinds = [module.kind for module in modules]
     expected = ["Transformer"] + ["WeightedLayerPooling"] * ("WeightedLayerPooling" in kinds) + ["Pooling"]
     expected += ["Dense"] * kinds.count("Dense") + ["Normalize"] * ("Normalize" in kinds)
     if kinds != expected:
-        raise UserError(f"{directory / MODULES}: {', '.join(kinds)} is no order of parts that is known here")
-    by_kind = {module.kind: module for module in modules}
+        raise UserError(f"{path}: {', '.join(kinds)} is no order of parts that is known here")
+    return modules
 
-    config = load_config(by_kind["Transformer"].directory)
-    pooling_mode = _pooling_mode(by_kind, config.num_hidden_layers)
-    dense = [_load_dense(module.directory) for module in modules if module.kind == "Dense"]
-    tensors = read_weights(by_kind["Transformer"].directory)
-    ours = directory / "bertorch.json"
-    linear = ours.is_file() and _read_json(ours, dict).get("pooling_mode") == "linear"
-    encoder = Encoder(config, with_pooler=linear)
-    fill_encoder(encoder, tensors, directory, pooler_required=linear)
-    if linear:  # the first dense layer is the pooler, for those who do not know poolers
-        pooling_mode, dense = "linear", dense[1:]
-    model = SentenceEncoder(encoder, pooling_mode, dense, "Normalize" in by_kind)
-    settings = by_kind["Transformer"].directory / "sentence_bert_config.json"
-    length = _read_json(settings, dict).get("max_seq_length") if settings.is_file() else None
-    return model.eval(), length
+
+def _max_seq_length(directory: Path) -> int | None:
+    """From where releases of sentence-transformers before 6 wrote it, or from the tokenizer's settings."""
+    for name, key in (("sentence_bert_config.json", "max_seq_length"), ("tokenizer_config.json", "model_max_length")):
+        path = directory / name
+        length = _read_json(path, dict).get(key) if path.is_file() else None
+        if length is None:
+            continue
+        if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+            raise UserError(f"{path}: {key} must be a whole number above 0, found {length!r}")
+        return length if length < 10**6 else None  # transformers writes 10**30 for "no limit"
+    return None
 
 
 class _Module:
     """An entry of ``modules.json``."""
 
-    def __init__(self, directory: Path, entry: dict[str, Any]):
+    def __init__(self, path: Path, entry: dict[str, Any]):
         try:
             self.kind = str(entry["type"]).rsplit(".", 1)[-1]
-            self.directory = directory / str(entry["path"])
+            self.directory = path.parent / str(entry["path"])
         except (KeyError, TypeError):
-            raise UserError(f"{directory / MODULES}: each entry needs a type and a path") from None
+            raise UserError(f"{path}: each entry needs a type and a path") from None
 
 
 def _read_json(path: Path, kind: type) -> Any:
@@ -142,41 +179,57 @@ def _read_json(path: Path, kind: type) -> Any:
     return content
 
 
-def _pooling_mode(modules: dict[str, _Module], num_hidden_layers: int) -> str:
+def _pooling_mode(modules: dict[str, _Module], config: EncoderConfig) -> str:
     path = modules["Pooling"].directory / "config.json"
-    config = _read_json(path, dict)
-    modes = config.get("pooling_mode", [name for name, key in _POOLING.items() if config.get(key)])
-    modes = [modes] if isinstance(modes, str) else list(modes)
+    about = _read_json(path, dict)
+    modes = about.get("pooling_mode") or [name for name, key in _POOLING.items() if about.get(key)] or "mean"
+    modes = modes if isinstance(modes, list) else [modes]
     if len(modes) != 1 or modes[0] not in ("cls", "max", "mean"):
         raise UserError(f"{path}: pooling by {' and '.join(map(str, modes))} is not known; known are cls, max, mean")
     layers = modules.get("WeightedLayerPooling")
-    if layers is None:
+    if layers is None or not config.other.get("output_hidden_states"):  # without the states of all layers it does nothing
         return modes[0]
-    weights = read_weights(layers.directory)["layer_weights"].tolist()
-    start = _read_json(layers.directory / "config.json", dict)["layer_start"]
+    start = _read_json(layers.directory / "config.json", dict).get("layer_start")
+    weights = read_weights(layers.directory).get("layer_weights")
     for mode in ("first_last", "last_two"):
-        chosen = pooled_layers(mode, num_hidden_layers)
-        if modes[0] == "mean" and weights == _layer_weights(chosen, num_hidden_layers)[start:]:
+        expected = _layer_weights(mode, config)
+        if modes[0] == "mean" and isinstance(start, int) and weights is not None and weights.tolist() == expected[start:]:
             return mode
     raise UserError(f"{layers.directory}: other weights of layers than those of first_last and last_two are not known")
 
 
-def _layer_weights(layers: tuple[int, int], num_hidden_layers: int) -> list[float]:
-    return [float(layers.count(layer)) for layer in range(num_hidden_layers + 1)]
+def _layer_weights(mode: str, config: EncoderConfig) -> list[float]:
+    """The weight of each state that transformers hands out: the embeddings, then every block of every layer."""
+    weights = [0.0] * (config.num_hidden_layers * config.inner_group_num + 1)
+    for layer in pooled_layers(mode, config.num_hidden_layers):
+        weights[layer * config.inner_group_num] += 1.0
+    return weights
 
 
-def _load_dense(directory: Path) -> Dense:
+def _load_dense(directory: Path, width: int) -> Dense:
     config = _read_json(directory / "config.json", dict)
+    _check_names(directory / "config.json")
     act = str(config.get("activation_function", "Tanh")).rsplit(".", 1)[-1]
-    if act not in _ACTIVATIONS or config.get("use_residual") or config.get("module_input_name", _VECTOR) != _VECTOR:
-        raise UserError(f"{directory}: a dense layer of a kind that is not known here ({act})")
+    if act not in _ACTIVATIONS:
+        raise UserError(f"{directory}: activation {act} is not known; known are {', '.join(_ACTIVATIONS)}")
+    if config.get("use_residual"):
+        raise UserError(f"{directory}: a dense layer with a residual is not known here")
     tensors = read_weights(directory)
-    weight = tensors["linear.weight"]
-    dense = Dense(weight.shape[1], weight.shape[0], _ACTIVATIONS[act])
-    with torch.no_grad():
-        dense.linear.weight.copy_(weight)
-        dense.linear.bias.copy_(tensors.get("linear.bias", torch.zeros(len(weight))))
+    weight = tensors.get("linear.weight", torch.empty(0))
+    bias = tensors.get("linear.bias", torch.zeros(len(weight)))
+    if weight.dim() != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
+        raise UserError(f"{directory}: no weights of a dense layer for vectors of width {width} in it")
+    dense = Dense(width, len(weight), _ACTIVATIONS[act])
+    dense.linear.load_state_dict({"weight": weight, "bias": bias})
     return dense
+
+
+def _check_names(path: Path) -> None:
+    """Raises UserError where a part reads or writes something else than the sentence's vector."""
+    config = _read_json(path, dict) if path.is_file() else {}
+    for key in ("module_input_name", "module_output_name"):
+        if config.get(key) not in (None, _VECTOR):
+            raise UserError(f"{path}: {key} {config[key]!r} is not known; only {_VECTOR!r} is")
 
 
 def sentence_files(
@@ -193,16 +246,14 @@ def sentence_files(
     layers = pooled_layers(model.pooling_mode, config.num_hidden_layers)
     parts: list[tuple[str, dict, dict[str, Tensor]]] = []
     if layers is not None:
-        about = {"word_embedding_dimension": width, "layer_start": 0, "num_hidden_layers": config.num_hidden_layers}
-        weights = torch.tensor(_layer_weights(layers, config.num_hidden_layers))
-        parts.append(("WeightedLayerPooling", about, {"layer_weights": weights}))
-    mode = {"linear": "cls"}.get(model.pooling_mode, "mean" if layers else model.pooling_mode)
+        weights = _layer_weights(model.pooling_mode, config)
+        about = {"word_embedding_dimension": width, "layer_start": 0, "num_hidden_layers": len(weights) - 1}
+        parts.append(("WeightedLayerPooling", about, {"layer_weights": torch.tensor(weights)}))
+    mode = "mean" if layers else _written_mode(model)
     parts.append(
         ("Pooling", {"word_embedding_dimension": width, **{key: name == mode for name, key in _POOLING.items()}}, {})
     )
-    if model.pooling_mode == "linear":
-        parts.append(_dense_part(model.encoder.pooler.dense, "tanh"))
-    parts += [_dense_part(layer.linear, layer.act) for layer in model.dense]
+    parts += [_dense_part(linear, act) for linear, act in _linear_layers(model)]
     if model.normalize:
         parts.append(("Normalize", {}, {}))
 

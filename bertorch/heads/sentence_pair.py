@@ -72,12 +72,13 @@ class SentencePair(nn.Module):
         Raises:
             UserError: it is ``required`` and missing or of another shape.
         """
-        names = {name: name for name in self._head()}
-        fits = all(name in tensors and tensors[name].shape == own.shape for name, own in self._head().items())
-        if required or fits:
-            copy_weights(self, names, tensors, source)
-            return set(names)
-        return set()
+        prefix = "module." if any(name.startswith("module.") for name in tensors) else ""
+        names = {name: prefix + name for name in self._head()}
+        fits = all(names[name] in tensors and tensors[names[name]].shape == own.shape for name, own in self._head().items())
+        if not required and not fits:
+            return set()
+        copy_weights(self, names, tensors, source)
+        return set(names.values())
 
     def logits(self, u: Tensor, v: Tensor) -> Tensor:
         """Label scores of vector pairs: ``[rows, output_size]`` twice -> ``[rows, num_labels]``."""

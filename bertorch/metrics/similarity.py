@@ -61,7 +61,9 @@ def best_thresholds(similarities: np.ndarray, positive: np.ndarray) -> dict[str,
     ranked = similarities[order].astype(np.float64)
     # Thresholds lie above the highest similarity, between two that differ, and at the lowest.
     cuts = np.concatenate([[0], np.flatnonzero(ranked[:-1] != ranked[1:]) + 1, [len(ranked)]])  # pairs called positive
-    bounds = np.concatenate([[np.nextafter(ranked[0], np.inf)], (ranked[:-1] + ranked[1:]) / 2, ranked[-1:]])
+    middles = (ranked[:-1] + ranked[1:]) / 2
+    middles = np.where(middles > ranked[1:], middles, ranked[:-1])  # between neighbours it may be rounded to the lower
+    bounds = np.concatenate([[np.nextafter(ranked[0], np.inf)], middles, ranked[-1:]])
     found = np.concatenate([[0], np.cumsum(positive[order])])[cuts]
     total = int(positive.sum())
     accuracies = (found + len(ranked) - total - (cuts - found)) / len(ranked)

@@ -16,7 +16,12 @@ from bertorch.data.sentences import QUERY_KEYS, read_positives, score_of
 from bertorch.data.tokenizing import TextEncoder, tokenize
 from bertorch.errors import UserError
 from bertorch.heads.sentence import SentenceEncoder
-from bertorch.heads.sentence_directory import MODULES, load_sentence_encoder, new_sentence_encoder
+from bertorch.heads.sentence_directory import (
+    MODULES,
+    load_sentence_encoder,
+    new_sentence_encoder,
+    transformer_directory,
+)  # fmt: skip
 from bertorch.heads.sentence_pair import trained_pair
 from bertorch.inference import compute, pair_cosines, pair_logits
 from bertorch.metrics.classification import classification_metrics, per_class_table
@@ -45,7 +50,8 @@ def predict_sentences(args: argparse.Namespace, directory: Path, description: di
     sentence, length = _load(args, directory)
     sentence.to(processes.device)
     sentence.normalize = sentence.normalize or args.normalize
-    task = _Task(args, sentence, text_encoder(args, directory, description, length), processes)
+    encoder = text_encoder(args, transformer_directory(directory), description, length)
+    task = _Task(args, sentence, encoder, processes)
     piped = b"" if args.input_file else standard_input()
     kind = _kind_of_rows(args, piped)
     if str(args.output_file).endswith(".npy") and (kind != "texts" or args.corpus is not None):
