@@ -102,15 +102,22 @@ def train_bertorch(args: argparse.Namespace, seed: int, train_file: Path, direct
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise SystemExit(f"run_classifier.py ended with {done.returncode}:\n{done.stderr[-3000:]}")
+    last, seconds = read_journal(saved_dir)
+    return Result(last["accuracy"], last.get("f1"), seconds)
+
+
+def read_journal(saved_dir: Path) -> tuple[dict[str, float], float]:
+    """The last evaluation that a run wrote down, empty where it made none, and the seconds its updates took."""
     with open(saved_dir / "metrics.jsonl", encoding="utf-8") as handle:
         lines = [json.loads(line) for line in handle]
-    seconds, before = 0.0, 0
+    seconds, before, last = 0.0, 0, {}
     for line in lines:
         if line["kind"] == "train":
             seconds += (line["global_step"] - before) / line["steps_per_second"]
             before = line["global_step"]
-    last = [line for line in lines if line["kind"] == "eval"][-1]
-    return Result(last["accuracy"], last.get("f1"), seconds)
+        elif line["kind"] == "eval":
+            last = line
+    return last, seconds
 
 
 def trainer_samples(
