@@ -52,8 +52,9 @@ def parse_args():
 def check_metric(args, labels, samples):
     """Raises UserError where ``--metric`` cannot be computed on the development set."""
     if args.objective != "softmax":
+        known = ", ".join(SIMILARITY_METRICS)
         if args.metric in METRICS:
-            raise UserError(f"--metric {args.metric} is for classes; --objective {args.objective} has spearman and pearson")
+            raise UserError(f"--metric {args.metric} is for classes; --objective {args.objective} has {known}")
         check_scores(samples.labels, args.metric, args.dev_data_file)
     elif args.metric in SIMILARITY_METRICS:
         scores = label_scores(labels)
@@ -66,20 +67,19 @@ def check_metric(args, labels, samples):
 
 def load_samples(path, args, labels, encoder, name):
     """Token ids of a set with labels or scores; the place to edit for data of another shape."""
+    columns = args.columns if name == "train" else args.dev_columns or args.columns
     if args.objective in ("cosent", "cosine_mse") or (args.objective == "triplet" and name != "train"):
-        columns = args.columns if name == "train" else args.dev_columns or args.columns
         return scored_samples(path, encoder, columns, args.bad_rows, name != "test", args.cache_dir)
 
     def rows():
         if args.objective == "triplet":
-            for row in read_positives(path, 1, args.columns, args.bad_rows):
-                if len(row.texts) == 3:
-                    yield row.line, row.texts, -1
+            for row in read_positives(path, 1, columns, args.bad_rows, negative_needed=True):
+                yield row.line, row.texts, -1
         else:
-            for row in read_rows(path, True, labels, args.columns, args.bad_rows, name != "test"):
+            for row in read_rows(path, True, labels, columns, args.bad_rows, name != "test"):
                 yield row.line, row.texts, labels.index(row.label) if row.label is not None else -1
 
-    read_as = (args.objective, Path(path).suffixes, labels, args.columns, args.bad_rows, name != "test")
+    read_as = (args.objective, Path(path).suffixes, labels, columns, args.bad_rows, name != "test")
     return tokenize_cached(path, rows, encoder, read_as, args.cache_dir, separate=True)
 
 
@@ -126,9 +126,9 @@ def main():
         directory, args.pooling_mode, args.output_emb_size, args.normalize, init_from_ckpt=args.init_from_ckpt
     )
     sentence.chunk_size = args.chunk_size
-    highest = args.max_score or float(sets["train"].labels.max())
+    highest = float(sets["train"].labels.max()) if args.max_score is None else args.max_score
     if args.objective == "cosine_mse" and highest <= 0:
-        raise UserError(f"{args.train_data_file}: no score above 0; say with --max_score what equal meaning scores")
+        raise UserError(f"{args.train_data_file}: the highest score is {highest:g}; give --max_score, above 0")
     model = SentencePair(
         sentence, args.objective, len(labels), args.concat_multiply,
         args.scale, highest, args.triplet_margin, not args.no_gather_negatives,

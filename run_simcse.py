@@ -18,7 +18,7 @@ from bertorch.heads.contrastive import Contrastive
 from bertorch.heads.sentence_directory import new_sentence_encoder
 from bertorch.inference import pair_cosines, test_pairs
 from bertorch.metrics.similarity import check_scores, similarity_metrics
-from bertorch.training.arguments import add_contrastive_arguments, add_sentence_arguments, proportion, training_parser
+from bertorch.training.arguments import add_contrastive_arguments, add_sentence_arguments, dropout, training_parser
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
 from bertorch.training.start import load_sets, open_model, start_training
@@ -28,7 +28,7 @@ def parse_args():
     parser = training_parser("Train sentence vectors on plain sentences: SimCSE.")
     task = add_sentence_arguments(parser)
     add_contrastive_arguments(task)
-    task.add_argument("--dropout", type=proportion, default=0.1, help="of the encoder; what makes two views of a sentence")
+    task.add_argument("--dropout", type=dropout, default=0.1, help="of the encoder; what makes two views of a sentence")
     return parser.parse_args()
 
 

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +31,16 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def run(command: list[str]) -> tuple[float, float]:
+    """Run a command; its peak resident memory in MB and its seconds."""
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}")
+    return usage.ru_maxrss / 1024, time.perf_counter() - started
+
+
 def measure(args: argparse.Namespace, batch_size: str, chunk_size: str) -> tuple[float, float, float]:
     """Peak memory in MB, seconds an update and the logged loss of one setting."""
     with tempfile.TemporaryDirectory() as saved_dir:
@@ -39,13 +50,10 @@ def measure(args: argparse.Namespace, batch_size: str, chunk_size: str) -> tuple
                 command += [f"--{name}", str(getattr(args, name))]
         command += ["--batch_size", batch_size, "--max_steps", str(args.steps), "--mean_loss"]
         command += ["--chunk_size", chunk_size] if chunk_size else []
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        if status:
-            raise SystemExit(f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}")
+        memory, _ = run(command)
         lines = (Path(saved_dir) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         last = json.loads(lines[-1])
-    return usage.ru_maxrss / 1024, 1 / last["steps_per_second"], last["loss"]
+    return memory, 1 / last["steps_per_second"], last["loss"]
 
 
 def main() -> None:

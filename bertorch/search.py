@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import os
 import tempfile
 from array import array
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 _BLOCK = 16_384  # vectors that are compared at a time
+_ROUNDING = 1e-6  # by so much the cosines of equal vectors may differ
 
 
 class VectorFile:
@@ -38,6 +40,8 @@ class VectorFile:
 
     def add(self, texts: list[str], vectors: np.ndarray) -> None:
         """Append ``texts`` and their ``vectors`` ``[len(texts), width]``."""
+        self._texts.seek(0, os.SEEK_END)
+        self._vectors.seek(0, os.SEEK_END)
         for text in texts:
             self._ends.append(self._ends[-1] + self._texts.write(text.encode()))
         self._vectors.write(np.ascontiguousarray(unit(vectors), dtype=np.float32).tobytes())
@@ -97,7 +101,9 @@ def top_k(queries: np.ndarray, corpus: VectorFile, k: int) -> tuple[np.ndarray, 
 
 
 def ranks_of_positives(queries: np.ndarray, positives: list[list[int]], corpus: VectorFile) -> np.ndarray:
-    """The place of each query's best positive among all candidates, from 1; candidates as good as it stand before it.
+    """The place of each query's best positive among all candidates, from 1.
+
+    Candidates as good as it stand before it, so that a model that takes all texts for the same finds nothing.
 
     Args:
         queries: ``[queries, width]``.
@@ -116,5 +122,5 @@ def ranks_of_positives(queries: np.ndarray, positives: list[list[int]], corpus: 
         here = (places >= start) & (places < start + len(block))
         similarity = queries @ block.T
         similarity[owners[here], places[here] - start] = -np.inf
-        ranks += (similarity >= best[:, None]).sum(axis=1)
+        ranks += (similarity >= best[:, None] - _ROUNDING).sum(axis=1)
     return ranks

@@ -61,7 +61,7 @@ def fit(blocks, components):
     values, directions = values[::-1][:components], directions[:, ::-1][:, :components]  # the widest first
     spanned = int((values > 1e-9 * values[0]).sum())
     if len(values) < components or spanned < components:
-        raise UserError(f"--whiten_components {components}: {rows} texts span {spanned} dimensions; take more texts")
+        raise UserError(f"--whiten_components {components}: {rows} texts span {spanned} dimensions; take fewer components")
     weight = directions / np.sqrt(values)  # [width, components]
     layer = Dense(len(mean), components)
     with torch.no_grad():
@@ -74,6 +74,8 @@ def main():
     args = parse_args()
     processes = start_processes(args)
     directory, saved_dir = local_directory(args.model_dir), Path(args.saved_dir)
+    if saved_dir.exists() and not saved_dir.is_dir():
+        raise UserError(f"--saved_dir {saved_dir}: a file stands there; name a directory")
     if holds_run(saved_dir):
         raise UserError(f"--saved_dir {saved_dir} already holds a model; name another directory")
     sentence, length = load_sentence_encoder(directory)
@@ -96,7 +98,8 @@ def main():
     of_classifier = ("objective", "labels", "concat_multiply")  # its input has another width now
     description = {name: value for name, value in description.items() if name not in of_classifier}
     description.update(max_seq_length=length, whiten_components=args.whiten_components)
-    save_model(saved_dir, Contrastive(sentence.cpu()), tokenizer, description)  # a head without weights of its own
+    if processes.is_main:
+        save_model(saved_dir, Contrastive(sentence.cpu()), tokenizer, description)  # a head without weights of its own
     logger.info(f"the whitened model, {args.whiten_components} dimensions, stands in {saved_dir}")
 
 

@@ -15,7 +15,7 @@ def report_data(sets: dict[str, Samples], max_seq_length: int, labels: Sequence[
         shown = " ".join(f"p{share}={int(np.percentile(lengths, share))}" for share in (50, 90, 99))
         logger.info(
             f"{name}: {len(samples)} rows, tokens {shown} longest={lengths.max()}, "
-            f"{samples.truncated / len(samples):.1%} cut at max_seq_length {max_seq_length}, "
+            f"{samples.truncated / len(samples.lengths):.1%} cut at max_seq_length {max_seq_length}, "
             f"{samples.unknown / len(samples.input_ids):.2%} unknown tokens"
         )
         known = samples.labels[samples.labels >= 0]

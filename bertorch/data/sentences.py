@@ -65,22 +65,26 @@ def read_positives(
     columns: str | None = None,
     bad_rows: str = "error",
     positive_label: str | None = None,
+    negative_needed: bool = False,
+    kind: str | None = None,
 ) -> list[Row]:
     """Rows of a text, its positive and up to ``num_hard_negatives`` hard negatives.
 
     Tab-separated and csv files hold two columns, or a third with a hard negative, empty where there is none; or, with
     ``positive_label``, a third with a label, of which the rows that have this one are read. Json lines hold the same, or
-    ``query`` with lists ``pos`` and ``neg``: each positive makes a row.
+    ``query`` with lists ``pos`` and ``neg``: each positive makes a row. ``negative_needed``: rows without a hard negative
+    are bad rows. ``kind``: ``tsv``, ``csv`` or ``jsonl``; None goes by the ending of ``path``.
 
     Raises:
         UserError: as ``read_rows``; hard negatives that are asked for and missing, or labels where they are expected.
     """
-    if _is_query_file(path, columns):
+    kind = kind or file_format(path)
+    if columns is None and kind == "jsonl" and _is_query_file(path):
         if positive_label is not None:
             raise UserError(f"{path}: --positive_label is for a third column, these rows name their positives themselves")
         rows = _read_queries(path, bad_rows)
     else:
-        read = read_rows(path, True, None, columns, bad_rows, label_needed=positive_label is not None)
+        read = read_rows(path, True, None, columns, bad_rows, label_needed=positive_label is not None, kind=kind)
         if positive_label is not None:
             rows = [Row(row.line, row.texts, None) for row in read if row.label == positive_label]
             if not rows:
@@ -90,25 +94,30 @@ def read_positives(
             if third and all(_is_number(text) for text in third):
                 raise UserError(
                     f"{path}:{read[0].line}: the third column holds labels where hard negatives are expected; "
-                    "--positive_label 1 trains on the rows with label 1"
+                    "leave it out (run_batchneg.py --positive_label 1 trains on the rows with label 1)"
                 )
             rows = [Row(row.line, (*row.texts, row.label) if row.label else row.texts, None) for row in read]
     if num_hard_negatives and not any(len(row.texts) > 2 for row in rows):
         raise UserError(f"{path}: no hard negatives in it; they stand in the third column, or in a list under key 'neg'")
+    if negative_needed:
+        bad = BadRows(path, bad_rows)
+        for row in rows:
+            if len(row.texts) == 2:
+                bad.add(row.line, "no hard negative", "add one or remove the row")
+        bad.close()
+        rows = [row for row in rows if len(row.texts) > 2]
     return [Row(row.line, row.texts[: 2 + num_hard_negatives], None) for row in rows]
 
 
-def _is_query_file(path: str | Path, columns: str | None) -> bool:
-    if columns is not None or file_format(path) != "jsonl":
-        return False
-    first = next((cells for _, cells in read_cells(path, BadRows(path, "skip"))), {})
+def _is_query_file(path: str | Path) -> bool:
+    first = next((cells for _, cells in read_cells(path, BadRows(path, "skip"), kind="jsonl")), {})
     return "query" in first or "pos" in first
 
 
 def _read_queries(path: str | Path, bad_rows: str) -> list[Row]:
     bad = BadRows(path, bad_rows)
     rows = []
-    for line, cells in read_cells(path, bad):
+    for line, cells in read_cells(path, bad, kind="jsonl"):
         query, positives, negatives = (_texts(cells.get(key) or []) for key in QUERY_KEYS)
         if not query or not positives or negatives is None or len(query) != 1 or not all([*query, *positives, *negatives]):
             bad.add(line, "not a query with its positives", '{"query": "...", "pos": ["..."], "neg": ["..."]} is expected')

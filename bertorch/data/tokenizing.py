@@ -67,6 +67,7 @@ class TextEncoder:
         self.max_seq_length = max_seq_length
         self.truncation = truncation
         self.backend = tokenizer.backend_tokenizer
+        tokenizer.truncation_side = "left" if truncation == "tail" else "right"  # for those who use it once it is saved
         self.backend.no_truncation()
         self.backend.no_padding()
         self.layouts = {1: self._layout("a"), 2: self._layout("a", "b")}

@@ -75,6 +75,18 @@ def new_sentence_encoder(
     return model, rest
 
 
+def plain_sentence_encoder(directory: str | Path, pooling_mode: str, weights: str | Path | None = None) -> SentenceEncoder:
+    """A pretrained encoder as it is, to encode with; every weight must be there, in ``directory`` or in ``weights``.
+
+    Raises:
+        UserError: weights are missing or do not fit.
+    """
+    encoder = Encoder(load_config(directory), with_pooler=pooling_mode == "linear")
+    source = weights or directory
+    fill_encoder(encoder, read_weights(source), source, pooler_required=True)
+    return SentenceEncoder(encoder, pooling_mode).eval()
+
+
 def _take_layers(model: SentenceEncoder, saved: SentenceEncoder, source: Path) -> None:
     """Warm start of what stands on the encoder, where both have the same; a warning where they have not."""
     if _shape(model) != _shape(saved):

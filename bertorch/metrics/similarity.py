@@ -34,16 +34,18 @@ def similarity_metrics(similarities: np.ndarray, scores: np.ndarray) -> dict[str
     return metrics
 
 
-def label_scores(labels: list[str]) -> np.ndarray | None:
+def label_scores(labels: list[str | None]) -> np.ndarray | None:
     """The classes as scores, where all of them are numbers: float64 ``[labels]``."""
     try:
         return np.array([float(label) for label in labels])
-    except ValueError:
+    except (TypeError, ValueError):
         return None
 
 
 def check_scores(scores: np.ndarray, metric: str, path: str | Path) -> None:
     """Raises UserError where ``metric`` cannot be computed on the scores of the file ``path``."""
+    if len(scores) == 0:
+        raise UserError(f"{path}: no score in it; nothing to correlate with")
     if np.ptp(scores) == 0:
         raise UserError(f"{path}: all scores are {scores[0]:g}; nothing to correlate with")
     if metric in ("best_accuracy", "best_f1") and set(np.unique(scores)) != {0.0, 1.0}:

@@ -44,5 +44,8 @@ def _config_labels(directory: Path) -> list[str]:
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     id2label = config.get("id2label")
     if not isinstance(id2label, dict) or sorted(id2label) != sorted(str(index) for index in range(len(id2label))):
-        raise UserError(f"{directory}: config.json names no labels (id2label); give them with --label_file")
+        raise UserError(
+            f"{directory}: config.json names no labels (id2label); give them with --label_file, "
+            "or, for sentence vectors, say how they are made, with --pooling_mode mean for one"
+        )
     return [str(id2label[str(index)]) for index in range(len(id2label))]

@@ -51,7 +51,7 @@ def load_rows(
         label_needed=label_needed,
         stream=None if args.input_file else as_stream(piped),
         kind=input_format(args),
-        keep_all=True,
+        keep_all=args.output_file is not None or not args.evaluate,  # answers lose no row
     )
 
 

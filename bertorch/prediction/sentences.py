@@ -19,7 +19,7 @@ from bertorch.heads.sentence import SentenceEncoder
 from bertorch.heads.sentence_directory import (
     MODULES,
     load_sentence_encoder,
-    new_sentence_encoder,
+    plain_sentence_encoder,
     transformer_directory,
 )  # fmt: skip
 from bertorch.heads.sentence_pair import trained_pair
@@ -57,7 +57,10 @@ def predict_sentences(args: argparse.Namespace, directory: Path, description: di
     if str(args.output_file).endswith(".npy") and (kind != "texts" or args.corpus is not None):
         raise UserError(f"--output_file {args.output_file}: .npy is for the vectors of texts; use .tsv or .jsonl")
     if args.evaluate and kind == "texts":
-        raise UserError("--evaluate needs scored pairs, text TAB text TAB score, or queries with their positives")
+        raise UserError(
+            "--evaluate needs scored pairs, text TAB text TAB score, or queries with their positives; with --columns "
+            "say --is_text_pair too"
+        )
     if args.evaluate and (kind == "queries" or (kind == "pairs" and not _has_labels(args, piped))):
         _evaluate_retrieval(task)
     elif args.corpus is not None:
@@ -85,9 +88,8 @@ def _load(args: argparse.Namespace, directory: Path) -> tuple[SentenceEncoder, i
     if (directory / MODULES).is_file() and args.pooling_mode is None and args.init_from_ckpt is None:
         return load_sentence_encoder(directory)
     if args.pooling_mode is None:
-        raise UserError(f"{directory}: a plain encoder; say how its vectors are made, with --pooling_mode mean for one")
-    sentence, _ = new_sentence_encoder(directory, args.pooling_mode, init_from_ckpt=args.init_from_ckpt)
-    return sentence, None
+        raise UserError("--init_from_ckpt gives an encoder; say how its vectors are made, with --pooling_mode mean for one")
+    return plain_sentence_encoder(directory, args.pooling_mode, args.init_from_ckpt), None
 
 
 def _kind_of_rows(args: argparse.Namespace, piped: bytes) -> str:
@@ -127,32 +129,49 @@ def _predict_pairs(task: _Task, piped: bytes, directory: Path, description: dict
     given = [row.label for row in rows if row.texts]
     labels = description.get("labels") if description.get("objective") == "softmax" and args.pooling_mode is None else None
     how = (samples, args.batch_size, processes, args.precision)
-    if labels is None or (args.evaluate and not set(given) <= set(labels)):
+    graded = args.evaluate and label_scores(given) is not None and not set(given) <= set(labels or ())
+    if labels is None or graded:
         cosines = pair_cosines(task.sentence, *how)
         if processes.is_main:
             if args.evaluate:
                 scores = _scores(args, rows)
-                print_metrics(similarity_metrics(cosines, scores))
+                known = ~np.isnan(scores)
+                print_metrics(similarity_metrics(cosines[known], scores[known]))
             write_lines(args, _cosine_lines(args, rows, cosines))
         return
     model = trained_pair(task.sentence, directory, len(labels), description["concat_multiply"]).to(processes.device)
     logits, cosines = pair_logits(model, *how)
     if processes.is_main:
         if args.evaluate:
-            truth = np.array([labels.index(label) for label in given])
-            metrics, scores = classification_metrics(logits, truth), label_scores(labels)
+            truth = _label_ids(args, rows, labels)
+            known = truth >= 0
+            logits_known, cosines, truth = logits[known], cosines[known], truth[known]
+            metrics, scores = classification_metrics(logits_known, truth), label_scores(labels)
             print_metrics(metrics if scores is None else {**metrics, **similarity_metrics(cosines, scores[truth])})
-            print(per_class_table(logits.argmax(axis=1), truth, labels))
+            print(per_class_table(logits_known.argmax(axis=1), truth, labels))
         write_lines(args, label_lines(args, rows, labels, softmax(logits.astype(np.float64), axis=1)))
 
 
 def _scores(args: argparse.Namespace, rows: list[Row]) -> np.ndarray:
     path = args.input_file or "<stdin>"
-    bad = BadRows(path)
+    bad = BadRows(path, args.bad_rows)
     scores = np.array([score_of(row, bad) for row in rows if row.texts])
     bad.close()
-    check_scores(scores, "spearman", path)
+    check_scores(scores[~np.isnan(scores)], "spearman", path)
     return scores
+
+
+def _label_ids(args: argparse.Namespace, rows: list[Row], labels: list[str]) -> np.ndarray:
+    """-1, and a bad row, for a label that the model does not know."""
+    bad = BadRows(args.input_file or "<stdin>", args.bad_rows)
+    ids = []
+    for row in rows:
+        if row.texts:
+            ids.append(labels.index(row.label) if row.label in labels else -1)
+            if ids[-1] < 0:
+                bad.add(row.line, f"label {str(row.label)[:30]!r} is none of the model's", f"known are {', '.join(labels)}")
+    bad.close()
+    return np.array(ids)
 
 
 def _cosine_lines(args: argparse.Namespace, rows: list[Row], cosines: np.ndarray) -> Iterator[str]:
@@ -243,7 +262,8 @@ def _hits(task: _Task, rows: list[Row], corpus: VectorFile, numbers: list[int]) 
                 yield json_line({"query": row.line, "hits": hits})
             else:
                 for rank, (score, line, text) in enumerate(hits, 1):
-                    yield f"{row.line}\t{rank}\t{score:.6f}\t{line}\t{text}\n"
+                    shown = text.replace("\t", " ")
+                    yield f"{row.line}\t{rank}\t{score:.6f}\t{line}\t{shown}\n"
 
 
 def _evaluate_retrieval(task: _Task) -> None:
@@ -251,8 +271,10 @@ def _evaluate_retrieval(task: _Task) -> None:
     args = task.args
     if args.input_file is None:
         raise UserError("--evaluate on queries and positives needs --input_file")
+    if args.output_file is not None:
+        raise UserError("--output_file: --evaluate on queries and positives prints figures and has no answers to write")
     positives: dict[str, list[str]] = {}
-    for row in read_positives(args.input_file, 0, args.columns, args.bad_rows):
+    for row in read_positives(args.input_file, 0, args.columns, args.bad_rows, kind=args.input_format):
         positives.setdefault(row.texts[0], []).append(row.texts[1])
     places = {
         text: place for place, text in enumerate(dict.fromkeys(text for texts in positives.values() for text in texts))

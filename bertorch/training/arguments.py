@@ -61,6 +61,13 @@ def proportion(text: str) -> float:
     return value
 
 
+def dropout(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"must lie between 0 and below 1, found {text}")
+    return value
+
+
 def seed(text: str) -> int:
     value = int(text)
     if not 0 <= value < 2**32:

@@ -114,7 +114,8 @@ class Run:
         self._improved = self._finished = self._window_closes = False
         self._gradient_count = 0  # what the losses of this update average over, on this rank
         self._batch_count = 0
-        self._signal: int | None = None
+        self._signal: int | None = None  # the one that this process was sent
+        self._stopping: int | None = None  # the one that all processes stop for
         self._resumed = self._resume_or_start()
         self._finished = self.global_step >= self.total_steps
         self.journal = Journal(self.directory, args.tensorboard and processes.is_main)
@@ -156,10 +157,10 @@ class Run:
                     yield batch.pin_memory().to(device) if device.type == "cuda" else batch
                     if bar is not None and self._window_closes:
                         bar.update(self.global_step - bar.n)
-                    if self._window_closes and self._signal is not None:
+                    if self._window_closes and self._stopping is not None:
                         raise Interrupted(
-                            self._signal,
-                            f"stopped by {signal.Signals(self._signal).name} at global step {self.global_step}; "
+                            self._stopping,
+                            f"stopped by {signal.Signals(self._stopping).name} at global step {self.global_step}; "
                             f"the state is saved, --resume goes on from there",
                         )
                 if not self._finished:
@@ -206,8 +207,8 @@ class Run:
             return
         # One exchange an update: how much it averages over, and whether a rank was asked to stop.
         count, stop = self.processes.sum([self._gradient_count, float(self._signal or 0)])
-        if stop and self._signal is None:
-            self._signal = signal.SIGTERM
+        if stop:  # from here on; a signal that comes while this step is evaluated and saved waits for the next
+            self._stopping = self._signal or signal.SIGTERM
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(
                 self.args.scheduler, group["highest"], self.global_step, self.warmup_steps, self.total_steps
@@ -227,7 +228,7 @@ class Run:
         args = self.args
         self.evaluation_due = args.dev_data_file is not None and self._due(args.eval_steps)
         self._step_ended = time.perf_counter()
-        self.saving_due = self._due(args.save_steps) or self._signal is not None
+        self.saving_due = self._due(args.save_steps) or self._stopping is not None
 
     def _due(self, every: int) -> bool:
         return self.global_step % every == 0 or self._finished
@@ -295,7 +296,7 @@ class Run:
     def save(self) -> None:
         """Write the training state, and the model unless ``--save_best_model`` decides on that."""
         paused = time.perf_counter()
-        if not self.args.save_best_model and self._signal is None:
+        if not self.args.save_best_model and self._stopping is None:
             self._save_model()
         generators = self.processes.gather(_random_states(self.processes.device))
         if self.processes.is_main:
