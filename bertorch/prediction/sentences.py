@@ -21,7 +21,7 @@ from bertorch.heads.sentence_directory import (
     load_sentence_encoder,
     plain_sentence_encoder,
     transformer_directory,
-)  # fmt: skip
+)
 from bertorch.heads.sentence_pair import trained_pair
 from bertorch.inference import compute, pair_cosines, pair_logits
 from bertorch.metrics.classification import classification_metrics, per_class_table
@@ -36,7 +36,7 @@ from bertorch.prediction.rows import (
     text_encoder,
     write_lines,
     writes_json,
-)  # fmt: skip
+)
 from bertorch.search import VectorFile, give_back_memory, ranks_of_positives, top_k
 from bertorch.training.checkpoints import write_whole
 from bertorch.training.process_group import Processes
@@ -286,6 +286,9 @@ def _evaluate_retrieval(task: _Task) -> None:
         queries = task.vectors(positives)
         if task.processes.is_main:
             wanted = [sorted({places[text] for text in texts}) for texts in positives.values()]
-            metrics = retrieval_metrics(ranks_of_positives(queries, wanted, corpus))
+            ranks = [
+                ranks_of_positives(queries[start : start + _QUERY_BLOCK], wanted[start : start + _QUERY_BLOCK], corpus)
+                for start in range(0, len(queries), _QUERY_BLOCK)
+            ]
             print(f"{len(positives)} queries, {len(corpus)} candidates")
-            print_metrics(metrics)
+            print_metrics(retrieval_metrics(np.concatenate(ranks)))

@@ -8,12 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from tests.scripts.launch import REVIEWS, call, run, training_flags
-
-
-def journal(saved_dir, kind):
-    lines = [json.loads(line) for line in (saved_dir / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["kind"] == kind]
+from tests.scripts.launch import REVIEWS, call, journal, run, training_flags
 
 
 @pytest.fixture(scope="module")
