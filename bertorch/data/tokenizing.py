@@ -67,7 +67,8 @@ class TextEncoder:
         self.max_seq_length = max_seq_length
         self.truncation = truncation
         self.backend = tokenizer.backend_tokenizer
-        tokenizer.truncation_side = "left" if truncation == "tail" else "right"  # for those who use it once it is saved
+        side = "left" if truncation == "tail" else "right"  # for whoever opens the tokenizer once it is saved
+        tokenizer.truncation_side = tokenizer.init_kwargs["truncation_side"] = side
         self.backend.no_truncation()
         self.backend.no_padding()
         self.layouts = {1: self._layout("a"), 2: self._layout("a", "b")}

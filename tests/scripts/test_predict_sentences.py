@@ -564,3 +564,17 @@ def test_a_classifier_that_has_lost_its_weights(nli, refused, tmp_path):
     (directory / "bertorch.json").write_text(json.dumps({**description, "labels": ["a", "b"]}))
     message = refused(model_dir=directory, stdin="电影\t早餐\n")
     assert "classifier.weight is [3, 256], expected [2, 256]" in message
+
+
+@pytest.mark.parametrize("truncation", ["head", "tail"])
+def test_long_texts_are_cut_alike(truncation, small_encoder, predict, tmp_path, monkeypatch):
+    """What stays of a text is written down where sentence_transformers looks for it."""
+    flags = {
+        "pretrained_model_name_or_path": small_encoder, "saved_dir": tmp_path / "saved", "pooling_mode": "mean",
+        "train_data_file": DATA / "paraphrases" / "train.tsv", "max_steps": 1, "max_seq_length": 8,
+        "truncation": truncation, "device": "cpu",
+    }  # fmt: skip
+    assert call("run_batchneg.py", as_flags(**flags), monkeypatch) == 0
+    texts = write(tmp_path / "texts.txt", *SENTENCES[:30])
+    predict(model_dir=tmp_path / "saved", input_file=texts, output_file=tmp_path / "vectors.npy")
+    close(np.load(tmp_path / "vectors.npy"), their_vectors(tmp_path / "saved", SENTENCES[:30]))
