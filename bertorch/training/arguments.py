@@ -166,7 +166,9 @@ def add_sentence_arguments(parser: ArgumentParser) -> argparse._ArgumentGroup:
         "--no_gather_negatives", action="store_true", help="compare with the texts of the own process, not of all processes"
     )
     group.add_argument(
-        "--dev_columns", default=None, help="as --columns, for development and test set: text_a, text_b, label (the score)"
+        "--dev_columns",
+        default=None,
+        help="as --columns, for development and test set: text_a, text_b and label, which is the score",
     )
     return group
 
