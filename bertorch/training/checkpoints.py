@@ -67,10 +67,6 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    write_whole(path, _json_writer(content))
-
-
 def _json_writer(content: dict | list) -> Callable[[Path], Any]:
     text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
     return lambda path: path.write_text(text, encoding="utf-8")
