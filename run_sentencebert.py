@@ -22,9 +22,9 @@ from bertorch.errors import UserError
 from bertorch.heads.sentence_directory import load_sentence_encoder, new_sentence_encoder
 from bertorch.heads.sentence_pair import OBJECTIVES, SentencePair, trained_pair
 from bertorch.inference import pair_cosines, pair_logits, test_pairs, write_predictions
-from bertorch.metrics.classification import METRICS, classification_metrics
+from bertorch.metrics.classification import METRICS
 from bertorch.metrics.similarity import METRICS as SIMILARITY_METRICS
-from bertorch.metrics.similarity import check_scores, label_scores, similarity_metrics
+from bertorch.metrics.similarity import check_scores, label_scores, pair_class_metrics, similarity_metrics
 from bertorch.training.arguments import add_sentence_arguments, not_negative, training_parser
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
@@ -88,9 +88,7 @@ def evaluate(model, samples, args, labels, processes):
     how = (samples, args.eval_batch_size, processes, args.precision)
     if args.objective != "softmax":
         return similarity_metrics(pair_cosines(model.sentence, *how), samples.labels)
-    logits, cosines = pair_logits(model, *how)
-    metrics, scores = classification_metrics(logits, samples.labels), label_scores(labels)
-    return metrics if scores is None else {**metrics, **similarity_metrics(cosines, scores[samples.labels])}
+    return pair_class_metrics(*pair_logits(model, *how), samples.labels, labels)
 
 
 def test(args, labels, samples, processes, run):
@@ -99,9 +97,9 @@ def test(args, labels, samples, processes, run):
         return test_pairs(args, samples, processes, run)
     sentence, _ = load_sentence_encoder(args.saved_dir)
     model = trained_pair(sentence, args.saved_dir, len(labels), args.concat_multiply).to(processes.device)
+    logits, cosines = pair_logits(model, samples, args.eval_batch_size, processes, args.precision)
     if (samples.labels >= 0).all():
-        run.report("test", evaluate(model, samples, args, labels, processes))
-    logits, _ = pair_logits(model, samples, args.eval_batch_size, processes, args.precision)
+        run.report("test", pair_class_metrics(logits, cosines, samples.labels, labels))
     write_predictions(args, processes, (labels[prediction] for prediction in logits.argmax(axis=1)))
 
 

@@ -106,6 +106,11 @@ def base_prefix(tensors: dict[str, Tensor], source: str | Path) -> str:
     return found[0]
 
 
+def wrapper_prefix(tensors: dict[str, Tensor]) -> str:
+    """``module.`` where the checkpoint was saved from inside DistributedDataParallel, which puts it before every name."""
+    return "module." if any(name.startswith("module.") for name in tensors) else ""
+
+
 def copy_weights(module: nn.Module, names: dict[str, str], tensors: dict[str, Tensor], source: str | Path) -> None:
     """Copy ``tensors[names[parameter]]`` into every parameter that ``names`` lists.
 

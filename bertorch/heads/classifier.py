@@ -16,6 +16,7 @@ from bertorch.encoder.weights import (
     load_encoder,
     read_weights,
     report_unused,
+    wrapper_prefix,
 )
 from bertorch.heads.loss import Loss
 from bertorch.heads.pooling import pool, pooled_layers
@@ -97,8 +98,7 @@ class Classifier(nn.Module):
         Raises:
             UserError: they are there and do not fit, or are ``required`` and missing.
         """
-        prefix = "module." if any(name.startswith("module.") for name in tensors) else ""
-        names = self._head_names(prefix)
+        names = self._head_names(wrapper_prefix(tensors))
         if not required and not any(theirs in tensors for theirs in names.values()):
             return set()
         copy_weights(self, names, tensors, source)

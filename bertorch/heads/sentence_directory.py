@@ -1,7 +1,7 @@
 """Sentence encoders in and out: a plain encoder, or a sentence-transformers directory (which a run leaves too)."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def new_sentence_encoder(
     model = SentenceEncoder(encoder, pooling_mode, dense, normalize)
     source = Path(init_from_ckpt or directory)
     if (source / MODULES).is_file():
-        _take_layers(model, load_sentence_encoder(source)[0], source)
+        _take_layers(model, source)
     return model, rest
 
 
@@ -87,20 +87,21 @@ def plain_sentence_encoder(directory: str | Path, pooling_mode: str, weights: st
     return SentenceEncoder(encoder, pooling_mode).eval()
 
 
-def _take_layers(model: SentenceEncoder, saved: SentenceEncoder, source: Path) -> None:
+def _take_layers(model: SentenceEncoder, source: Path) -> None:
     """Warm start of what stands on the encoder, where both have the same; a warning where they have not."""
-    if _shape(model) != _shape(saved):
-        logger.warning(
-            f"{source}: its vectors are made by {_shape(saved)}, here by {_shape(model)}; only the encoder is taken over"
-        )
+    saved = _read_parts(source)
+    ours, theirs = _linear_layers(model), [(layer.linear, layer.act) for layer in saved.dense]
+    here, there = _shape(_written_mode(model), ours), _shape(saved.pooling_mode, theirs)
+    if here != there:
+        logger.warning(f"{source}: its vectors are made by {there}, here by {here}; only the encoder is taken over")
         return
-    for (mine, _), (other, _) in zip(_linear_layers(model), _linear_layers(saved), strict=True):
+    for (mine, _), (other, _) in zip(ours, theirs, strict=True):
         mine.load_state_dict(other.state_dict())
 
 
-def _shape(model: SentenceEncoder) -> str:
-    layers = [f"{linear.out_features} ({act or 'linear'})" for linear, act in _linear_layers(model)]
-    return f"{_written_mode(model)} pooling" + (f" and dense layers of {', '.join(layers)}" if layers else "")
+def _shape(pooling_mode: str, layers: list[tuple[nn.Linear, str | None]]) -> str:
+    shown = [f"{linear.out_features} ({act or 'linear'})" for linear, act in layers]
+    return f"{pooling_mode} pooling" + (f" and dense layers of {', '.join(shown)}" if shown else "")
 
 
 def _written_mode(model: SentenceEncoder) -> str:
@@ -122,7 +123,25 @@ def load_sentence_encoder(directory: str | Path) -> tuple[SentenceEncoder, int |
     Raises:
         UserError: parts that are missing, damaged, or of a kind that is not known here.
     """
-    modules = _modules(Path(directory))
+    parts = _read_parts(Path(directory))
+    encoder = Encoder(parts.config)
+    fill_encoder(encoder, read_weights(parts.home), parts.home)
+    return SentenceEncoder(encoder, parts.pooling_mode, parts.dense, parts.normalize).eval(), _max_seq_length(parts.home)
+
+
+@dataclass
+class _Parts:
+    """What a directory says beside the encoder's weights; ``home`` holds those."""
+
+    home: Path
+    config: EncoderConfig
+    pooling_mode: str
+    dense: list[Dense]
+    normalize: bool
+
+
+def _read_parts(directory: Path) -> _Parts:
+    modules = _modules(directory)
     by_kind = {module.kind: module for module in modules}
     home = by_kind["Transformer"].directory
     config = load_config(home)
@@ -134,9 +153,7 @@ def load_sentence_encoder(directory: str | Path) -> tuple[SentenceEncoder, int |
             width = dense[-1].linear.out_features
     if "Normalize" in by_kind:
         _check_names(by_kind["Normalize"].directory / "config.json")
-    encoder = Encoder(config)
-    fill_encoder(encoder, read_weights(home), home)
-    return SentenceEncoder(encoder, pooling_mode, dense, "Normalize" in by_kind).eval(), _max_seq_length(home)
+    return _Parts(home, config, pooling_mode, dense, "Normalize" in by_kind)
 
 
 def transformer_directory(directory: Path) -> Path:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bertorch.data.batching import Batch
 from bertorch.encoder import Encoder
-from bertorch.encoder.weights import copy_weights, read_weights
+from bertorch.encoder.weights import copy_weights, read_weights, wrapper_prefix
 from bertorch.heads.loss import Loss
 from bertorch.heads.sentence import SentenceEncoder, gather, sizes_over_ranks
 from bertorch.heads.sentence_directory import sentence_files
@@ -72,8 +72,7 @@ class SentencePair(nn.Module):
         Raises:
             UserError: it is ``required`` and missing or of another shape.
         """
-        prefix = "module." if any(name.startswith("module.") for name in tensors) else ""
-        names = {name: prefix + name for name in self._head()}
+        names = {name: wrapper_prefix(tensors) + name for name in self._head()}
         fits = all(names[name] in tensors and tensors[names[name]].shape == own.shape for name, own in self._head().items())
         if not required and not fits:
             return set()

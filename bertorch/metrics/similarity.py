@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from bertorch.errors import UserError
+from bertorch.metrics.classification import classification_metrics
 
 METRICS = ("spearman", "pearson", "best_accuracy", "best_f1")
 RECALL_AT = (1, 5, 10, 50)
@@ -40,6 +41,14 @@ def label_scores(labels: list[str | None]) -> np.ndarray | None:
         return np.array([float(label) for label in labels])
     except (TypeError, ValueError):
         return None
+
+
+def pair_class_metrics(
+    logits: np.ndarray, cosines: np.ndarray, label_ids: np.ndarray, labels: list[str]
+) -> dict[str, float]:
+    """``classification_metrics`` of pairs, and ``similarity_metrics`` of their cosines where all classes are numbers."""
+    metrics, scores = classification_metrics(logits, label_ids), label_scores(labels)
+    return metrics if scores is None else {**metrics, **similarity_metrics(cosines, scores[label_ids])}
 
 
 def check_scores(scores: np.ndarray, metric: str, path: str | Path) -> None:

@@ -24,8 +24,8 @@ from bertorch.heads.sentence_directory import (
 )
 from bertorch.heads.sentence_pair import trained_pair
 from bertorch.inference import compute, pair_cosines, pair_logits
-from bertorch.metrics.classification import classification_metrics, per_class_table
-from bertorch.metrics.similarity import check_scores, label_scores, retrieval_metrics, similarity_metrics
+from bertorch.metrics.classification import per_class_table
+from bertorch.metrics.similarity import check_scores, label_scores, pair_class_metrics, retrieval_metrics, similarity_metrics
 from bertorch.prediction.rows import (
     input_format,
     json_line,
@@ -145,10 +145,8 @@ def _predict_pairs(task: _Task, piped: bytes, directory: Path, description: dict
         if args.evaluate:
             truth = _label_ids(args, rows, labels)
             known = truth >= 0
-            logits_known, cosines, truth = logits[known], cosines[known], truth[known]
-            metrics, scores = classification_metrics(logits_known, truth), label_scores(labels)
-            print_metrics(metrics if scores is None else {**metrics, **similarity_metrics(cosines, scores[truth])})
-            print(per_class_table(logits_known.argmax(axis=1), truth, labels))
+            print_metrics(pair_class_metrics(logits[known], cosines[known], truth[known], labels))
+            print(per_class_table(logits[known].argmax(axis=1), truth[known], labels))
         write_lines(args, label_lines(args, rows, labels, softmax(logits.astype(np.float64), axis=1)))
 
 
