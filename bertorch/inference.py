@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,6 @@ from bertorch.training.process_group import Processes
 from bertorch.training.run import Run, autocast
 
 
-@torch.no_grad()
 def compute(
     model: nn.Module,
     answer: Callable[[TokenBatch], Tensor],
@@ -42,17 +42,47 @@ def compute(
         processes: share the batches.
         precision: ``fp32``, ``bf16`` or ``fp16``.
     """
-    model.eval()
-    mine = []
-    for tokens, sequences in evaluation_batches(samples, batch_size, processes.device, processes.world_size, processes.rank):
-        with autocast(processes.device, precision):
-            values = answer(tokens)
-        mine.append((sequences, values.float().cpu().numpy()))
-    parts = [part for of_rank in processes.gather(mine) for part in of_rank]
+    parts = answers(model, lambda tokens, _: answer(tokens), samples, batch_size, processes, precision)
     result = np.empty((len(samples.lengths), parts[0][1].shape[1]), dtype=np.float32)
     for sequences, values in parts:
         result[sequences] = values
     return result
+
+
+def compute_tokens(
+    model: nn.Module,
+    answer: Callable[[TokenBatch], Tensor],
+    samples: Samples,
+    batch_size: int,
+    processes: Processes,
+    precision: str = "fp32",
+) -> np.ndarray:
+    """As ``compute``, where ``answer`` gives something of every token: float32 ``[total_tokens, width]``."""
+    parts = answers(model, lambda tokens, _: answer(tokens), samples, batch_size, processes, precision)
+    result = np.empty((len(samples.input_ids), parts[0][1].shape[1]), dtype=np.float32)
+    for sequences, values in parts:
+        starts, ends = samples.offsets[sequences], samples.offsets[sequences + 1]
+        result[np.concatenate([np.arange(start, end) for start, end in zip(starts, ends, strict=True)])] = values
+    return result
+
+
+@torch.no_grad()
+def answers(
+    model: nn.Module,
+    answer: Callable[[TokenBatch, np.ndarray], Any],
+    samples: Samples,
+    batch_size: int,
+    processes: Processes,
+    precision: str,
+) -> list[tuple[np.ndarray, Any]]:
+    """``(sequences of a batch, answer to it)`` of every batch, on every rank; tensors become float32 arrays."""
+    model.eval()
+    mine = []
+    for tokens, sequences in evaluation_batches(samples, batch_size, processes.device, processes.world_size, processes.rank):
+        with autocast(processes.device, precision):
+            values = answer(tokens, sequences)
+        mine.append((sequences, values.float().cpu().numpy() if isinstance(values, Tensor) else values))
+    return [part for of_rank in processes.gather(mine) for part in of_rank]
 
 
 def pair_cosines(

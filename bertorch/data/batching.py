@@ -11,8 +11,22 @@ from bertorch.data.tokenizing import Samples
 from bertorch.encoder import TokenBatch
 
 
+class MovableBatch:
+    """A dataclass of tensors and a ``TokenBatch``, moved as one."""
+
+    def to(self, device: torch.device) -> "MovableBatch":
+        return self if device.type == "cpu" else self._with_tensors(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "MovableBatch":
+        return self._with_tensors(Tensor.pin_memory)
+
+    def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> "MovableBatch":
+        changed = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, tokens=self.tokens.with_tensors(change), **changed)
+
+
 @dataclass
-class Batch:
+class Batch(MovableBatch):
     """A packed batch and its labels.
 
     Attributes:
@@ -32,16 +46,6 @@ class Batch:
     places: Tensor
     owners: Tensor
     text_hashes: Tensor
-
-    def to(self, device: torch.device) -> "Batch":
-        return self if device.type == "cpu" else self._with_tensors(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> "Batch":
-        return self._with_tensors(Tensor.pin_memory)
-
-    def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        changed = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, tokens=self.tokens.with_tensors(change), **changed)
 
 
 def pack(samples: Samples, sequences: np.ndarray) -> tuple[TokenBatch, np.ndarray]:

@@ -1,10 +1,11 @@
-"""The data report that every script prints before training."""
+"""The data report that scripts print before training."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from loguru import logger
 
+from bertorch.data.tagging import TaggedSamples
 from bertorch.data.tokenizing import Samples
 
 
@@ -27,8 +28,35 @@ def report_data(sets: dict[str, Samples], max_seq_length: int, labels: Sequence[
             missing = [label for label, count in zip(labels, counts, strict=True) if not count]
             if missing:
                 logger.warning(f"{name}: no row with label {', '.join(missing)}")
+    report_shared_texts(sets)
+
+
+def report_shared_texts(sets: dict[str, Samples]) -> None:
+    """Warn of texts that stand in the first set and in another."""
     names = list(sets)
     for other in names[1:]:
         shared = int(np.isin(sets[other].text_hashes, sets[names[0]].text_hashes).sum())
         if shared:
             logger.warning(f"{shared} of {len(sets[other])} texts of {other} also stand in {names[0]}")
+
+
+def report_entities(sets: dict[str, TaggedSamples], types: Sequence[str], max_seq_length: int) -> None:
+    """Log what each set holds: texts, their lengths in units, entities by type, unknown and blank units; shared texts."""
+    for name, samples in sets.items():
+        counts = samples.unit_counts
+        in_windows = (np.diff(samples.row_starts) > 1).mean()
+        shown = " ".join(f"p{share}={int(np.percentile(counts, share))}" for share in (50, 90, 99))
+        units = len(samples.unit_tokens)
+        logger.info(
+            f"{name}: {len(samples)} texts, {samples.unit}s {shown} longest={counts.max()}, "
+            f"{in_windows:.1%} longer than max_seq_length {max_seq_length} and read in windows, "
+            f"{samples.unknown / units:.2%} unknown, {samples.blank / units:.2%} blank"
+        )
+        numbers = np.bincount(samples.entities[:, 0], minlength=len(types))
+        if len(samples.entities):
+            listed = ", ".join(f"{kind} {number}" for kind, number in zip(types, numbers, strict=True))
+            logger.info(f"{name}: {len(samples.entities)} entities, {listed}")
+            missing = [kind for kind, number in zip(types, numbers, strict=True) if not number]
+            if missing:
+                logger.warning(f"{name}: no entity of type {', '.join(missing)}")
+    report_shared_texts(sets)

@@ -5,10 +5,11 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from loguru import logger
@@ -19,6 +20,7 @@ from bertorch.data.files import open_binary
 from bertorch.errors import UserError
 
 TRUNCATIONS = ("head", "tail", "head_tail")
+AnySamples = TypeVar("AnySamples", bound="Samples")
 _CHUNK = 10_000  # rows tokenized at a time, so that a large corpus never stands in memory as Python lists
 
 
@@ -144,7 +146,7 @@ def _cut(ids: list[int], budget: int, truncation: str) -> list[int]:
     return ids[:head] + ids[len(ids) - (budget - head) :]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Samples:
     """Tokenized rows, as arrays that may lie in a memory-mapped file.
 
@@ -185,12 +187,10 @@ class Samples:
     def fingerprint(self) -> str:
         """What decides the course of a training: the rows, their order and their labels."""
         digest = hashlib.blake2b(digest_size=16)
-        for array in (self.input_ids, self.offsets, self.row_starts, self.labels):
-            digest.update(np.ascontiguousarray(array))
+        for name, value in vars(self).items():
+            if isinstance(value, np.ndarray) and name not in ("lines", "text_hashes"):
+                digest.update(np.ascontiguousarray(value))
         return digest.hexdigest()
-
-
-_ARRAYS = ("input_ids", "offsets", "second", "text_hashes", "row_starts", "labels", "lines")
 
 
 def tokenize(
@@ -224,7 +224,7 @@ def tokenize(
             ids.append(np.asarray(sequence_ids, dtype=np.int32))
             lengths.append(len(sequence_ids))
             second.append(start)
-            hashes.append(int.from_bytes(hashlib.blake2b("\t".join(texts).encode(), digest_size=8).digest(), "big"))
+            hashes.append(text_hash("\t".join(texts)))
             truncated += cut
             unknown += sequence_ids.count(unknown_id) if unknown_id is not None else 0
     scores = any(isinstance(label, float) for label in labels)
@@ -239,6 +239,10 @@ def tokenize(
         truncated=truncated,
         unknown=unknown,
     )
+
+
+def text_hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def tokenize_cached(
@@ -259,35 +263,66 @@ def tokenize_cached(
         cache_dir: None takes ``BERTORCH_CACHE`` or ``~/.cache/bertorch``.
         separate: as in ``tokenize``.
     """
-    digest = hashlib.blake2b(f"{encoder.fingerprint}|{read_as!r}|{separate}".encode(), digest_size=16)
+    return from_cache(
+        path,
+        (encoder.fingerprint, read_as, separate),
+        lambda: tokenize(rows(), encoder, encoder.tokenizer.unk_token_id, separate),
+        Samples,
+        cache_dir,
+    )
+
+
+def from_cache(
+    path: str | Path,
+    key: tuple,
+    build: Callable[[], AnySamples],
+    kind: type[AnySamples],
+    cache_dir: str | Path | None = None,
+) -> AnySamples:
+    """What ``build`` makes of the file ``path``, built once for each content of it and mapped into memory.
+
+    Args:
+        path: the file that is read.
+        key: whatever else decides the result; its ``repr`` must say it all.
+        build: called where there is no entry yet; its warnings are kept, and repeated whenever the entry is used.
+        kind: the dataclass that it returns: arrays, which are stored as files, and whole numbers.
+        cache_dir: None takes ``BERTORCH_CACHE`` or ``~/.cache/bertorch``.
+    """
+    digest = hashlib.blake2b(f"{kind.__name__}|{key!r}".encode(), digest_size=16)
     with open_binary(path, unpack=False) as handle:
         while block := handle.read(1 << 20):
             digest.update(block)
     root = Path(cache_dir or os.environ.get("BERTORCH_CACHE") or Path.home() / ".cache" / "bertorch").expanduser()
     entry = root / digest.hexdigest()
-    found = _read_cache(entry)
+    found = _read_cache(entry, kind)
     if found is not None:
-        logger.info(f"{path}: {len(found)} tokenized rows from the cache {entry}")
-        return found
-    samples = tokenize(rows(), encoder, encoder.tokenizer.unk_token_id, separate)
+        samples, warnings = found
+        for warning in warnings:
+            logger.warning(warning)
+        logger.info(f"{path}: {len(samples)} tokenized rows from the cache {entry}")
+        return samples
+    warnings: list[str] = []
+    noting = logger.add(lambda message: warnings.append(message.record["message"]), level="WARNING")
     try:
-        _write_cache(entry, samples)
+        samples = build()
+    finally:
+        logger.remove(noting)
+    try:
+        _write_cache(entry, samples, warnings)
     except OSError as error:
         logger.warning(f"{entry}: the token cache cannot be written ({error.strerror or error}); going on without it")
         return samples
-    return _read_cache(entry) or samples
+    found = _read_cache(entry, kind)
+    return found[0] if found else samples
 
 
-def _read_cache(entry: Path) -> Samples | None:
+def _read_cache(entry: Path, kind: type[AnySamples]) -> tuple[AnySamples, list[str]] | None:
     try:
-        counts = json.loads((entry / "counts.json").read_text(encoding="utf-8"))
-        arrays = {name: np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
-        rows, sequences = len(arrays["labels"]), int(arrays["row_starts"][-1])
-        sizes = {"input_ids": arrays["offsets"][-1], "offsets": sequences + 1, "row_starts": rows + 1}
-        sizes.update(second=sequences, text_hashes=sequences, labels=rows, lines=rows)
-        if any(len(array) != sizes[name] for name, array in arrays.items()):
+        rest = json.loads((entry / "rest.json").read_text(encoding="utf-8"))
+        arrays = {name: np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in rest["arrays"]}
+        if {name: list(array.shape) for name, array in arrays.items()} != rest["arrays"]:
             raise ValueError("sizes do not agree")
-        return Samples(**arrays, truncated=int(counts["truncated"]), unknown=int(counts["unknown"]))
+        return kind(**arrays, **rest["numbers"]), rest["warnings"]
     except (FileNotFoundError, NotADirectoryError):
         return None
     except Exception as error:  # damaged in whatever way, it can be made anew
@@ -295,15 +330,21 @@ def _read_cache(entry: Path) -> Samples | None:
         return None
 
 
-def _write_cache(entry: Path, samples: Samples) -> None:
+def _write_cache(entry: Path, samples: Samples, warnings: list[str]) -> None:
     """Complete or absent: written beside its place, then renamed."""
     unfinished = entry.with_name(f"{entry.name}.{os.getpid()}.tmp")
     unfinished.mkdir(parents=True, exist_ok=True)
     try:
-        for name in _ARRAYS:
-            np.save(unfinished / f"{name}.npy", getattr(samples, name), allow_pickle=False)
-        counts = {"truncated": samples.truncated, "unknown": samples.unknown}
-        (unfinished / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
+        values = {field.name: getattr(samples, field.name) for field in fields(samples)}
+        arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+        for name, array in arrays.items():
+            np.save(unfinished / f"{name}.npy", array, allow_pickle=False)
+        rest = {
+            "arrays": {name: array.shape for name, array in arrays.items()},
+            "numbers": {name: value for name, value in values.items() if name not in arrays},
+            "warnings": warnings,
+        }
+        (unfinished / "rest.json").write_text(json.dumps(rest), encoding="utf-8")
         if entry.exists():  # damaged, or finished by another run meanwhile
             shutil.rmtree(entry)
         unfinished.rename(entry)

@@ -3,21 +3,13 @@
 from pathlib import Path
 
 import torch.nn.functional as F
-from loguru import logger
 from torch import Tensor, nn
 
 from bertorch.data.batching import Batch
 from bertorch.encoder import Encoder, EncoderConfig, TokenBatch, load_config
 from bertorch.encoder.layers import activation, first_tokens
-from bertorch.encoder.weights import (
-    copy_weights,
-    encoder_tensors,
-    fill_encoder,
-    load_encoder,
-    read_weights,
-    report_unused,
-    wrapper_prefix,
-)
+from bertorch.encoder.weights import encoder_tensors
+from bertorch.heads.loading import fill_layers, load_head, load_trained_head
 from bertorch.heads.loss import Loss
 from bertorch.heads.pooling import pool, pooled_layers
 
@@ -50,7 +42,7 @@ class Classifier(nn.Module):
         self.dense_act = HUGGING_FACE_HEADS[config.model_type][1] if pooling_mode == "linear" else None
         self.dense = nn.Linear(config.hidden_size, config.hidden_size) if self.dense_act else None
         self.classifier = nn.Linear(config.hidden_size, num_labels)
-        self.dropout = nn.Dropout(_classifier_dropout(config))
+        self.dropout = nn.Dropout(classifier_dropout(config))
         for layer in (self.dense, self.classifier):
             if layer is not None:
                 nn.init.normal_(layer.weight, std=config.initializer_range)
@@ -86,11 +78,9 @@ class Classifier(nn.Module):
         config = {**self.encoder.config.to_dict(), "architectures": [architecture]}
         return {"config.json": config, "model.safetensors": self.hugging_face_tensors()}
 
-    def _head_names(self, prefix: str = "") -> dict[str, str]:
+    def _head_names(self) -> dict[str, str]:
         modules = HUGGING_FACE_HEADS[self.encoder.config.model_type][2] if self.dense is not None else _POOLED
-        return {
-            f"{ours}.{kind}": f"{prefix}{theirs}.{kind}" for ours, theirs in modules.items() for kind in ("weight", "bias")
-        }
+        return {f"{ours}.{kind}": f"{theirs}.{kind}" for ours, theirs in modules.items() for kind in ("weight", "bias")}
 
     def fill_head(self, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
         """Fill the head's own layers where a checkpoint holds them; returns the names taken.
@@ -98,14 +88,11 @@ class Classifier(nn.Module):
         Raises:
             UserError: they are there and do not fit, or are ``required`` and missing.
         """
-        names = self._head_names(wrapper_prefix(tensors))
-        if not required and not any(theirs in tensors for theirs in names.values()):
-            return set()
-        copy_weights(self, names, tensors, source)
-        return set(names.values())
+        return fill_layers(self, self._head_names(), tensors, source, required)
 
 
-def _classifier_dropout(config: EncoderConfig) -> float:
+def classifier_dropout(config: EncoderConfig) -> float:
+    """The dropout before a classifier, by family, as transformers reads it from the configuration."""
     given = config.other.get("classifier_dropout_prob" if config.model_type == "albert" else "classifier_dropout")
     return config.hidden_dropout_prob if given is None else given
 
@@ -122,19 +109,8 @@ def load_classifier(
     Raises:
         UserError: weights are missing or do not fit.
     """
-    config = load_config(directory)
-    with_pooler = needs_pooler(config, pooling_mode)
-    if init_from_ckpt is None:
-        encoder, rest = load_encoder(directory, with_pooler, config)
-        report_unused(rest, directory)
-        return Classifier(encoder, num_labels, pooling_mode)
-    model = Classifier(Encoder(config, with_pooler), num_labels, pooling_mode)
-    tensors = read_weights(init_from_ckpt)
-    taken = fill_encoder(model.encoder, tensors, init_from_ckpt)
-    head = model.fill_head(tensors, init_from_ckpt, required=False)
-    logger.info(f"{init_from_ckpt}: warm start of the encoder{' and the classifier' if head else '; the classifier is new'}")
-    report_unused({name: tensor for name, tensor in tensors.items() if name not in taken | head}, init_from_ckpt)
-    return model
+    with_pooler = needs_pooler(load_config(directory), pooling_mode)
+    return load_head(directory, lambda encoder: Classifier(encoder, num_labels, pooling_mode), init_from_ckpt, with_pooler)
 
 
 def load_trained_classifier(
@@ -145,10 +121,5 @@ def load_trained_classifier(
     Raises:
         UserError: weights are missing or do not fit.
     """
-    config = load_config(directory)
-    model = Classifier(Encoder(config, needs_pooler(config, pooling_mode)), num_labels, pooling_mode)
-    source = weights or directory
-    tensors = read_weights(source)
-    fill_encoder(model.encoder, tensors, source, pooler_required=True)
-    model.fill_head(tensors, source, required=True)
-    return model.eval()
+    with_pooler = needs_pooler(load_config(directory), pooling_mode)
+    return load_trained_head(directory, lambda encoder: Classifier(encoder, num_labels, pooling_mode), weights, with_pooler)

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 
 
+_FORBIDDEN = -1e200  # in place of -inf, where that would make gradients of nothing
+
+
 @dataclass
 class Steps:
     """Packed texts laid out step by step.
@@ -35,7 +38,7 @@ class Steps:
     def of(cls, lengths: list[int], device: torch.device) -> "Steps":
         sizes = np.asarray(lengths, dtype=np.int64)
         if not len(sizes) or sizes.min() < 1:
-            raise ValueError("every text needs a place at least")
+            raise ValueError("a CRF needs a text, and every text a place at least")
         order = np.argsort(-sizes, kind="stable")
         sizes = sizes[order]
         starts = np.concatenate([[0], np.cumsum(lengths)])[order]
@@ -126,6 +129,7 @@ class _LogPartition(torch.autograd.Function):
 
 def _log_partition_in_logs(emissions: Tensor, start: Tensor, transitions: Tensor, end: Tensor, steps: Steps) -> Tensor:
     """The same where scores lie so far apart that their exponentials vanish: slower, and exact for any finite score."""
+    start, transitions, end = (scores.clamp(min=_FORBIDDEN) for scores in (start, transitions, end))
     by_step = emissions.split(steps.sizes)
     alpha = by_step[0] + start
     ended = []
@@ -139,10 +143,13 @@ def _log_partition_in_logs(emissions: Tensor, start: Tensor, transitions: Tensor
 
 def log_partition(emissions: Tensor, start: Tensor, transitions: Tensor, end: Tensor, steps: Steps) -> Tensor:
     """The log of the sum over all tag sequences, ``[texts]`` in the layout's order; arguments as in ``forward_backward``."""
-    result = _LogPartition.apply(emissions, start, transitions, end, steps)
-    if torch.isfinite(result).all():
-        return result
-    return _log_partition_in_logs(emissions, start, transitions, end, steps)
+    with torch.no_grad():
+        apart = (emissions.amax(dim=1) - emissions.amin(dim=1)).max()
+        for scores in (start, transitions, end):
+            apart = apart + 2 * scores.masked_fill(scores == -torch.inf, 0.0).abs().max()
+    # e^-700 is the smallest double; paths that constraints lead around a tag may meet such a difference three times.
+    recursion = _LogPartition.apply if apart < 200 else _log_partition_in_logs
+    return recursion(emissions, start, transitions, end, steps)
 
 
 class CRF(nn.Module):
@@ -230,6 +237,7 @@ class CRF(nn.Module):
         start, transitions, end = self.scores()
         emissions = emissions.double()
         length, tags = emissions.shape
+        steps = Steps.of([length], emissions.device)
         best = torch.full((tags, n), -torch.inf, dtype=torch.float64, device=emissions.device)
         best[:, 0] = emissions[0] + start
         back = []
@@ -244,5 +252,5 @@ class CRF(nn.Module):
         for origin in reversed(back):
             at = origin.flatten()[at]
             paths.append(at // n)
-        total = log_partition(emissions, start, transitions, end, Steps.of([length], emissions.device))
+        total = log_partition(emissions, start, transitions, end, steps)
         return torch.stack(paths[::-1], dim=1), scores[scores > -torch.inf] - total

@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedTokenizerBase
 
-from bertorch.data.batching import Batch, collate, epoch_plan
+from bertorch.data.batching import MovableBatch, collate, epoch_plan
 from bertorch.data.tokenizing import Samples
 from bertorch.errors import UserError
 from bertorch.heads.loss import Loss
@@ -78,6 +78,8 @@ class Run:
         processes: this process among the others.
         tokenizer: saved with the model.
         description: what ``bertorch.json`` says of the task.
+        collate: makes the batch of some rows of ``samples``.
+        rates: another highest learning rate for the parts of the model with these names.
     """
 
     def __init__(
@@ -88,15 +90,17 @@ class Run:
         processes: Processes,
         tokenizer: PreTrainedTokenizerBase,
         description: dict[str, Any],
+        collate: Callable[[Samples, np.ndarray], MovableBatch] = collate,
+        rates: dict[str, float] | None = None,
     ):
         if len(samples) < processes.world_size:
             raise UserError(f"{args.train_data_file}: {len(samples)} rows for {processes.world_size} processes; start fewer")
         self.args, self.bare_model, self.samples, self.processes = args, model, samples, processes
-        self.tokenizer, self.description = tokenizer, description
+        self.tokenizer, self.description, self.collate = tokenizer, description, collate
         self.directory = Path(args.saved_dir)
 
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = adamw(model, args.learning_rate, args.weight_decay)
+        self.optimizer = adamw(model, args.learning_rate, args.weight_decay, rates)
         self.scaler = torch.amp.GradScaler(enabled=args.precision == "fp16")
         self.accumulation = args.gradient_accumulation_steps
         steps_an_epoch = math.ceil(len(self._plan(0)) / self.accumulation)
@@ -125,7 +129,9 @@ class Run:
         model.encoder.gradient_checkpointing = args.gradient_checkpointing
         if args.compile:
             model.encoder.compile(dynamic=True)
-        self.model = DistributedDataParallel(model, gradient_as_bucket_view=True) if processes.world_size > 1 else model
+        self.model = model
+        if processes.world_size > 1:  # buffers are constants, the same everywhere
+            self.model = DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False)
 
     def _plan(self, epoch: int) -> list[np.ndarray]:
         processes = self.processes
@@ -133,7 +139,7 @@ class Run:
             len(self.samples), self.args.batch_size, processes.world_size, processes.rank, self.args.seed, epoch
         )
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[MovableBatch]:
         """Every batch from where the run stands to its end.
 
         Raises:
@@ -153,7 +159,7 @@ class Run:
                     if self.processes.world_size > 1:  # gradients meet once an update; what DDP's no_sync() sets
                         self.model.require_backward_grad_sync = self._window_closes
                     rows = plan[self.batch - 1]
-                    batch = collate(self.samples, rows)
+                    batch = self.collate(self.samples, rows)
                     yield batch.pin_memory().to(device) if device.type == "cuda" else batch
                     if bar is not None and self._window_closes:
                         bar.update(self.global_step - bar.n)
@@ -349,9 +355,10 @@ class Run:
         ]
         if changed:
             logger.warning(f"resuming with other flags than before: {', '.join(changed)}")
+        highest = [group["highest"] for group in self.optimizer.param_groups]  # as the flags say now
         self.optimizer.load_state_dict(tensors["optimizer"])
-        for group in self.optimizer.param_groups:
-            group["highest"] = self.args.learning_rate
+        for group, rate in zip(self.optimizer.param_groups, highest, strict=True):
+            group["highest"] = rate
         self.scaler.load_state_dict(tensors["scaler"])
         _restore_random_states(tensors["generators"][self.processes.rank], self.processes.device)
         for name in ("global_step", "epoch", "batch", "best_score", "evaluations_without_best", "metrics"):

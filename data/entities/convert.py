@@ -2,10 +2,11 @@
 
 Usage: python data/entities/convert.py [FILE.txt ...]
 
-A line holds one sentence, `[张伟|PER]昨天到了[北京|LOC]。`, and becomes `{"text": "张伟昨天到了北京。", "entities": [[0, 2, "PER"],
-[6, 8, "LOC"]]}`: start, end (exclusive), type. train.txt is written to train.jsonl beside it. Without file names, the train.txt,
-dev.txt and test.txt beside this script are taken. The allowed types are the lines of labels.txt beside this script. If any line
-of any file is wrong, nothing is written.
+A line holds one sentence, `[张伟|PER]昨天到了[北京|LOC]。`, and becomes
+`{"text": "张伟昨天到了北京。", "entities": [[0, 2, "PER"], [6, 8, "LOC"]]}`: start, end (exclusive), type.
+train.txt is written to train.jsonl beside it. Without file names, the train.txt, dev.txt and test.txt beside this script
+are taken. The allowed types are the lines of labels.txt beside this script. If any line of any file is wrong, nothing is
+written.
 """
 
 import json

@@ -414,7 +414,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("name", [*(f"{name}.npy" for name in ARRAYS), "counts.json"])
+@pytest.mark.parametrize("name", [*(f"{name}.npy" for name in ARRAYS), "rest.json"])
 def test_a_damaged_entry_is_noticed_and_made_anew(source, wordpiece, messages, name, damage):
     encoder = TextEncoder(load_tokenizer(wordpiece), 6)
     source.samples(encoder)
@@ -435,13 +435,14 @@ def test_arrays_that_do_not_belong_together_are_noticed(source, wordpiece, name)
     assert source.reads == 2
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"truncated": "x", "unknown": 0}', "5"])
-def test_counts_of_another_shape_are_noticed(source, wordpiece, content):
+@pytest.mark.parametrize("content", ["[]", "{}", '{"arrays": {}, "numbers": {}, "warnings": []}', "5"])
+def test_a_table_of_another_shape_is_noticed(source, wordpiece, content):
     encoder = TextEncoder(load_tokenizer(wordpiece), 6)
     source.samples(encoder)
-    (source.entry / "counts.json").write_text(content, encoding="utf-8")
+    (source.entry / "rest.json").write_text(content, encoding="utf-8")
     assert_same(source.samples(encoder), tokenize(ROWS, encoder, 1))
-    assert json.loads((source.entry / "counts.json").read_text(encoding="utf-8")) == {"truncated": 1, "unknown": 1}
+    numbers = json.loads((source.entry / "rest.json").read_text(encoding="utf-8"))["numbers"]
+    assert (numbers["truncated"], numbers["unknown"]) == (1, 1)
 
 
 class Trap:

@@ -191,7 +191,7 @@ def test_warm_start_of_the_encoder_alone(tiny_model, tmp_path, messages):
     save_file(tensors, tmp_path / "model.safetensors")
     model = load_classifier(tiny_model("bert"), 3, init_from_ckpt=tmp_path / "model.safetensors")
     assert torch.equal(model.encoder.embeddings.word.weight, tensors["embeddings.word_embeddings.weight"])
-    assert any("the classifier is new" in line for line in messages)
+    assert any("the head is new" in line for line in messages)
 
 
 def test_warm_start_needs_no_weights_in_the_model_directory(tiny_model, tmp_path):

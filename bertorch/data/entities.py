@@ -1,0 +1,264 @@
+"""Texts and their entities: json lines of characters and tags, json lines with character spans, and column files."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from loguru import logger
+
+from bertorch.data.files import BadRows, file_format, read_cells, read_lines
+from bertorch.data.tags import Span, count_repairs, lenient_spans, parse_tag
+from bertorch.errors import UserError
+
+ENTITY_FORMATS = ("text", "columns", "jsonl")
+UNITS = ("character", "word")
+_CJK = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+|\S")
+_TOKEN_KEYS = ("text", "tokens", "words")
+_TAG_KEYS = ("label", "labels", "tags", "ner_tags")
+
+
+@dataclass
+class Document:
+    """A text and its entities.
+
+    Attributes:
+        line: where it starts in its file, from 1.
+        text: the text; where the file lists characters or words, these joined, words with a space between. None for a bad
+            row that prediction keeps the place of.
+        units: the characters or words that the file lists, as (start, end) in ``text``; None where it holds a plain text.
+        entities: type, start and end (exclusive) in characters of ``text``; None where the file has no labels.
+    """
+
+    line: int
+    text: str | None
+    units: list[tuple[int, int]] | None = None
+    entities: list[Span] | None = None
+
+
+def read_documents(
+    path: str | Path,
+    types: list[str] | None,
+    bad_rows: str = "error",
+    label_needed: bool = True,
+    stream: BinaryIO | None = None,
+    kind: str | None = None,
+    keep_all: bool = False,
+) -> list[Document]:
+    """Read texts with entities.
+
+    - json lines (``.json``, ``.jsonl``): ``{"text": ["小", "明"], "label": ["B-PER", "I-PER"]}``; ``{"text": "小明",
+      "entities": [[0, 2, "PER"]]}``, end exclusive, also ``{"start": 0, "end": 2, "type": "PER"}``; and CLUENER's
+      ``{"text": …, "label": {"name": {"小明": [[0, 1]]}}}``, end inclusive.
+    - column files (any other ending): a token and its tag a line, a blank line between texts; or a text a line, tokens and
+      tags separated by a TAB. Where there are more columns, the first and the last count.
+    - plain text (``kind`` text), a text a line.
+
+    Tags may be of any scheme. They are read as conlleval reads them, so an I- that continues nothing begins an entity; a
+    warning says how many did. All files may end in ``.gz``.
+
+    Args:
+        path: the file, and its name in messages.
+        types: the entity types there may be; None takes any.
+        bad_rows: ``error`` or ``skip``.
+        label_needed: False reads texts without labels too.
+        stream: read this instead of opening ``path``.
+        kind: one of ``ENTITY_FORMATS``; None goes by the ending of ``path``.
+        keep_all: for prediction, which loses no row: empty texts stay, and a bad row that is skipped leaves a Document
+            without text.
+
+    Raises:
+        UserError: the file cannot be read, is empty, or has bad rows.
+    """
+    kind = kind or ("jsonl" if file_format(path) == "jsonl" else "columns")
+    bad = BadRows(path, bad_rows)
+    read: Callable[..., Iterator[Document]] = {"jsonl": _json_rows, "columns": _column_rows, "text": _text_rows}[kind]
+    repaired: list[tuple[int, int]] = []
+    documents: list[Document] = []
+    for line, content in read(path, stream, bad):
+        try:
+            if content is None:
+                raise _Unusable("", "")  # already noted
+            document = _document(line, content, types, label_needed, repaired)
+            if not document.text.strip() and not keep_all:
+                raise _Unusable("an empty text", "fill it in or remove it")
+            documents.append(document)
+        except _Unusable as error:
+            if error.problem:
+                bad.add(line, error.problem, error.remedy)
+            if keep_all:
+                documents.append(Document(line, None))
+    bad.close()
+    if not any((document.text or "").strip() for document in documents):
+        raise UserError(f"{path}: no texts in it" + (" that can be used" if bad.count else "; the file is empty"))
+    if repaired:
+        count = sum(number for _, number in repaired)
+        shown = ", ".join(str(line) for line, _ in repaired[:5]) + (" and more" if len(repaired) > 5 else "")
+        logger.warning(
+            f"{path}: {count} tags continue nothing, as I- after O does (texts at line {shown}); each is read as an entity's"
+            " beginning"
+        )
+    return documents
+
+
+class _Unusable(Exception):
+    def __init__(self, problem: str, remedy: str):
+        self.problem, self.remedy = problem, remedy
+
+
+@dataclass
+class _Tokens:
+    """Tokens and tags as a file lists them; tags None where it has none."""
+
+    tokens: list[str]
+    tags: list[str] | None
+
+
+def _text_rows(path: str | Path, stream: BinaryIO | None, bad: BadRows) -> Iterator[tuple[int, str]]:
+    return read_lines(path, stream)
+
+
+def _json_rows(path: str | Path, stream: BinaryIO | None, bad: BadRows) -> Iterator[tuple[int, dict[str, object] | None]]:
+    return read_cells(path, bad, stream, "jsonl", keep_all=True)
+
+
+def _column_rows(path: str | Path, stream: BinaryIO | None, bad: BadRows) -> Iterator[tuple[int, _Tokens | None]]:
+    """Texts of a column file. A line that cannot be read spoils its text: (line, None)."""
+    first, tokens, tags, spoiled = 0, [], [], False
+    text_a_line = None
+    for number, line in read_lines(path, stream):
+        line = line.rstrip()
+        if not line.strip() or line.startswith("-DOCSTART-"):
+            if tokens or spoiled:
+                yield first, None if spoiled else _Tokens(tokens, tags)
+            tokens, tags, spoiled = [], [], False
+            continue
+        cells = line.split("\t" if "\t" in line else " ")
+        if text_a_line is None:  # the first line tells
+            text_a_line = "\t" in line and len(cells) == 2 and " " in cells[1]
+        if text_a_line:
+            yield number, _Tokens(cells[0].split(), cells[-1].split())
+            continue
+        if not tokens and not spoiled:
+            first = number
+        if len(cells) < 2 or not cells[-1]:
+            bad.add(number, "no tag", "write token, space or TAB, tag; a blank line between texts")
+            spoiled = True
+            continue
+        tokens.append(cells[0] or " ")  # a token that is itself the separator
+        tags.append(cells[-1])
+    if tokens or spoiled:
+        yield first, None if spoiled else _Tokens(tokens, tags)
+
+
+def _document(
+    line: int,
+    content: str | dict[str, object] | _Tokens,
+    types: list[str] | None,
+    label_needed: bool,
+    repaired: list[tuple[int, int]],
+) -> Document:
+    if isinstance(content, str):
+        return Document(line, content)
+    if isinstance(content, dict):
+        text = next((content[key] for key in _TOKEN_KEYS if key in content), None)
+        given = next((content[key] for key in ("entities", *_TAG_KEYS) if key in content), None)
+        if given is None and label_needed:
+            raise _Unusable("no labels (key entities or label)", "add them: a list, empty where the text has no entity")
+        if isinstance(text, str) and isinstance(given, list) and given and all(isinstance(tag, str) for tag in given):
+            text = list(text)  # a tag a character
+        if isinstance(text, str):
+            entities = None if given is None else _character_spans(text, given, types)
+            return Document(line, text, entities=entities)
+        if not isinstance(text, list):
+            raise _Unusable("no text (key text)", "write a string, or a list of characters or words, there")
+        content = _Tokens(text, given)
+    return _tagged(line, content, types, repaired)
+
+
+def _tagged(line: int, content: _Tokens, types: list[str] | None, repaired: list[tuple[int, int]]) -> Document:
+    """The document of tokens and tags."""
+    tokens, tags = content.tokens, content.tags
+    odd = next((token for token in tokens if not isinstance(token, str) or not token), None)
+    if odd is not None:
+        raise _Unusable(f"{odd!r} in the list of tokens", "write strings of one character or more")
+    separator = " " if any(len(token) > 1 for token in tokens) else ""
+    units, place = [], 0
+    for token in tokens:
+        units.append((place, place + len(token)))
+        place += len(token) + len(separator)
+    text = separator.join(tokens)
+    if tags is None:
+        return Document(line, text, units)
+    if not isinstance(tags, list) or len(tags) != len(tokens):
+        found = len(tags) if isinstance(tags, list) else "no list of"
+        raise _Unusable(f"{len(tokens)} tokens and {found} tags", "write one tag for each token")
+    parsed = []
+    for tag in tags:
+        one = parse_tag(tag) if isinstance(tag, str) else None
+        if one is None:
+            raise _Unusable(f"{str(tag)[:30]!r} is no tag", "write O, or a letter and a type, such as B-PER")
+        _check_type(one[1] if tag != "O" else None, types, tag)
+        parsed.append(one)
+    if repairs := count_repairs(parsed):
+        repaired.append((line, repairs))
+    return Document(
+        line, text, units, [(kind, units[start][0], units[end - 1][1]) for kind, start, end in lenient_spans(parsed)]
+    )
+
+
+def _check_type(kind: str | None, types: list[str] | None, shown: str) -> None:
+    if kind is not None and types is not None and kind not in types:
+        raise _Unusable(f"entity type of {shown[:30]!r} is not in the label file", f"known are {', '.join(types)[:80]}")
+
+
+def _character_spans(text: str, given: object, types: list[str] | None) -> list[Span]:
+    """Entities of a plain text: a list of spans, or CLUENER's table."""
+    if isinstance(given, dict):
+        found = [(kind, surface, place) for kind, named in given.items() for surface, place in _cluener_places(named)]
+        spans = [(kind, place[0], place[1] + 1, surface) for kind, surface, place in found]
+    elif isinstance(given, list):
+        spans = [(*_listed_span(one), None) for one in given]
+    else:
+        raise _Unusable(f"the entities are {type(given).__name__}", "write a list: [[start, end, type], ...]")
+    for kind, start, end, surface in spans:
+        if not 0 <= start < end <= len(text):
+            shown = f"{kind} at {start} to {end}" + (" (end inclusive in this layout)" if surface is not None else "")
+            raise _Unusable(f"{shown} lies outside the text of {len(text)} characters", "count in characters from 0")
+        if surface is not None and text[start:end] != surface:
+            raise _Unusable(
+                f"{surface[:20]!r} is said to be at {start}, where {text[start:end][:20]!r} is", "mend the place"
+            )
+        _check_type(kind, types, kind)
+    return list(dict.fromkeys((kind, start, end) for kind, start, end, _ in spans))
+
+
+def _cluener_places(named: object) -> Iterator[tuple[str, list[int]]]:
+    for surface, places in named.items() if isinstance(named, dict) else ():
+        for place in places if isinstance(places, list) else ():
+            if not isinstance(place, list) or len(place) != 2 or not all(type(one) is int for one in place):
+                raise _Unusable(f"{str(place)[:30]} is no place of {surface[:20]!r}", "write [first, last]")
+            yield surface, place
+
+
+def _listed_span(one: object) -> Span:
+    if isinstance(one, dict):
+        one = [one.get("start"), one.get("end"), one.get("type", one.get("label"))]
+    if not isinstance(one, list) or len(one) < 3 or [type(part) for part in one[:3]] != [int, int, str]:
+        raise _Unusable(f"{str(one)[:40]} is no entity", 'write [start, end, "type"], or keys start, end and type')
+    return one[2], one[0], one[1]
+
+
+def split_units(text: str, unit: str) -> list[tuple[int, int]]:
+    """The units of a plain text as (start, end).
+
+    Args:
+        text: any text.
+        unit: ``character`` takes every character, blank ones too; ``word`` takes each CJK character, each run of other
+            letters and digits, and each other sign, as BERT's tokenizer does before it looks words up.
+    """
+    if unit == "character":
+        return [(place, place + 1) for place in range(len(text))]
+    return [match.span() for match in _WORD.finditer(text)]

@@ -1,0 +1,48 @@
+"""Entity precision, recall and F1: an entity is right where type, start and end are."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+METRICS = ("f1", "conlleval_f1")
+
+Entity = tuple[str, int, int]  # type, start, end
+
+
+def entity_scores(gold: Iterable[set[Entity]], found: Iterable[set[Entity]]) -> tuple[float, float, float]:
+    """Micro-averaged precision, recall and F1 over texts; 0 where nothing was found or nothing is there.
+
+    Args:
+        gold: the entities of each text; all count, also those that the model cannot write.
+        found: those of the model.
+    """
+    return _scores(*(sum(counts.values()) for counts in _counts(gold, found)))
+
+
+def entity_table(gold: Iterable[set[Entity]], found: Iterable[set[Entity]]) -> str:
+    """Precision, recall, F1 and the number of gold and found entities of each type that occurs, and of all, as text."""
+    right, wanted, given = _counts(gold, found)
+    names = [*sorted({*wanted, *given}), "all"]
+    for counts in (right, wanted, given):
+        counts["all"] = sum(counts.values())
+    width = max(4, *(len(name) for name in names))
+    lines = [f"{'type':>{width}} {'precision':>9} {'recall':>9} {'f1':>9} {'gold':>7} {'found':>7}"]
+    for name in names:
+        precision, recall, f1 = _scores(right[name], wanted[name], given[name])
+        lines.append(f"{name:>{width}} {precision:>9.4f} {recall:>9.4f} {f1:>9.4f} {wanted[name]:>7} {given[name]:>7}")
+    return "\n".join(lines)
+
+
+def _counts(gold: Iterable[set[Entity]], found: Iterable[set[Entity]]) -> tuple[Counter, Counter, Counter]:
+    """Entities by type: right ones, those wanted, those given."""
+    right, wanted, given = Counter(), Counter(), Counter()
+    for there, answer in zip(gold, found, strict=True):
+        right.update(kind for kind, _, _ in there & answer)
+        wanted.update(kind for kind, _, _ in there)
+        given.update(kind for kind, _, _ in answer)
+    return right, wanted, given
+
+
+def _scores(right: int, wanted: int, given: int) -> tuple[float, float, float]:
+    precision = right / given if given else 0.0
+    recall = right / wanted if wanted else 0.0
+    return precision, recall, 2 * right / (wanted + given) if right else 0.0
