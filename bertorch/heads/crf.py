@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-
 _FORBIDDEN = -1e200  # in place of -inf, where that would make gradients of nothing
 
 
