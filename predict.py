@@ -5,18 +5,21 @@
     echo "房间很干净，下次还会来" | python predict.py --model_dir checkpoint --probabilities
 
 The directory of a run is all it needs. A classifier's answers are labels. A sentence encoder gives cosines (or classes) of
-pairs, vectors of texts (.npy or json lines), and with --corpus the most similar lines of a file. A sequence classifier
-of transformers and a directory of sentence-transformers do as well.
+pairs, vectors of texts (.npy or json lines), and with --corpus the most similar lines of a file. An entity model gives
+type, text, start, end and confidence of each entity, in texts of any length. A sequence or token classifier of transformers
+and a directory of sentence-transformers do as well.
 """
 
+from bertorch.data.entities import UNITS
 from bertorch.data.tokenizing import TRUNCATIONS
 from bertorch.encoder.hub import local_directory
 from bertorch.errors import UserError
 from bertorch.heads.pooling import POOLING_HELP, POOLING_MODES
-from bertorch.heads.sentence_directory import MODULES
 from bertorch.prediction.classification import predict_labels
+from bertorch.prediction.entities import predict_entities
+from bertorch.prediction.rows import task_of
 from bertorch.prediction.sentences import predict_sentences
-from bertorch.training.arguments import ArgumentParser, add_device_argument, add_reading_arguments, whole_number
+from bertorch.training.arguments import ArgumentParser, add_device_argument, add_reading_arguments, count, whole_number
 from bertorch.training.checkpoints import read_description
 from bertorch.training.process_group import run_script, start_processes
 
@@ -26,7 +29,8 @@ def parse_args():
     model = parser.add_argument_group("model")
     model.add_argument(
         "--model_dir", default=None,
-        help="the saved directory of a run, a sequence classifier of transformers, or a sentence-transformers directory",
+        help="the saved directory of a run, a sequence or token classifier of transformers, or a directory of "
+        "sentence-transformers",
     )  # fmt: skip
     model.add_argument(
         "--pretrained_model_name_or_path",
@@ -45,14 +49,24 @@ def parse_args():
     data = parser.add_argument_group("data")
     data.add_argument("--input_file", default=None, help=".tsv/.txt, .csv or .jsonl, also .gz; default: standard input")
     data.add_argument(
-        "--input_format", choices=("tsv", "csv", "jsonl"), default=None, help="default: by the ending, tsv for stdin"
-    )
+        "--input_format", choices=("tsv", "csv", "jsonl", "text", "columns"), default=None,
+        help="default: by the ending, tsv for stdin; for entities text, a text a line, or with --evaluate columns, token "
+        "and tag, or jsonl",
+    )  # fmt: skip
     data.add_argument(
         "--is_text_pair", action="store_true",
         help="rows hold two texts; a classifier's directory knows by itself, for sentence vectors the first row tells",
     )  # fmt: skip
     data.add_argument("--corpus", default=None, help="for each row, the most similar texts of this file, a text a line")
     data.add_argument("--top_k", type=whole_number, default=10, help="how many lines of --corpus to give")
+    data.add_argument(
+        "--doc_stride", type=whole_number, default=None,
+        help="entities: tokens between the starts of two windows of a long text; default: that of the training",
+    )  # fmt: skip
+    data.add_argument(
+        "--unit", choices=UNITS, default=None,
+        help="entities: what a plain text is divided into; default: what the training had",
+    )  # fmt: skip
     data.add_argument("--max_seq_length", type=whole_number, default=None, help="default: that of the training")
     data.add_argument("--truncation", choices=TRUNCATIONS, default=None, help="default: that of the training")
     add_reading_arguments(data)
@@ -69,10 +83,14 @@ def parse_args():
     )
     output.add_argument(
         "--evaluate", action="store_true",
-        help="rows have labels or scores: print metrics, per-class table, confusions; on queries and their positives, "
-        "which need neither, recall and reciprocal rank",
+        help="rows have labels, scores or entities: print metrics, per-class table, confusions; on queries and their "
+        "positives, which need none, recall and reciprocal rank",
     )  # fmt: skip
-    output.add_argument("--batch_size", type=whole_number, default=64, help="rows a forward pass")
+    output.add_argument("--color", action="store_true", help="entities: print the texts with their entities coloured")
+    output.add_argument(
+        "--n_best", type=count, default=0, help="entities, with a CRF: the so many likeliest readings of each text too"
+    )
+    output.add_argument("--batch_size", type=whole_number, default=64, help="rows or windows a forward pass")
     output.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="what to compute in")
     add_device_argument(output)
     return parser.parse_args()
@@ -87,12 +105,13 @@ def main():
         raise UserError("name the model with --model_dir, or with --pretrained_model_name_or_path and --init_from_ckpt")
     directory = local_directory(args.model_dir or args.pretrained_model_name_or_path)
     description = read_description(directory) or {}
-    sentences = args.pooling_mode is not None or (directory / MODULES).is_file()
-    match description.get("task", "sentence_vectors" if sentences else "classification"):
+    match task_of(args, directory, description):
         case "classification":
             predict_labels(args, directory, description, processes)
         case "sentence_vectors":
             predict_sentences(args, directory, description, processes)
+        case "entities":
+            predict_entities(args, directory, description, processes)
         case task:
             raise UserError(f"{directory}: a model for {task}, which predict.py does not know")
 

@@ -31,14 +31,14 @@ class Reading:
         spans: type, first unit and unit after the last, of each row, by start; read strictly by the scheme.
         confidences: the probability of each of them; empty where none was asked for.
         lenient: the spans as conlleval reads the tags; None for a head without tags.
-        loss: as in training, averaged over all places (a tagger) or over windows and types (spans).
+        loss: as in training, averaged over all places (a tagger) or over windows and types (spans); None without tags.
         emissions: tag scores of each unit, float32 ``[total_units, num_tags]``; None for a head without tags.
     """
 
     spans: list[list[Span]]
     confidences: list[list[float]]
     lenient: list[list[Span]] | None
-    loss: float
+    loss: float | None
     emissions: np.ndarray | None = None
 
 
@@ -82,12 +82,15 @@ def read_entities(
         for rows in blocks[processes.rank :: processes.world_size]
     ]
     parts = [part for of_rank in processes.gather(mine) for part in of_rank]
-    reading = Reading([[]] * len(samples), [[]] * len(samples), [[]] * len(samples), 0.0, emissions)
+    reading = Reading([[]] * len(samples), [[]] * len(samples), [[]] * len(samples), None, emissions)
     for rows, spans, lenient, confidences, _ in parts:
         for row, *found in zip(rows, spans, lenient, confidences, strict=True):
             reading.spans[row], reading.lenient[row], reading.confidences[row] = found
-    losses = {int(rows[0]): loss for rows, _, _, _, loss in parts}
-    reading.loss = sum(losses[int(rows[0])] for rows in blocks) / len(samples.tags)
+    if samples.tags[0] >= 0:
+        losses = {int(rows[0]): loss for rows, _, _, _, loss in parts}
+        reading.loss = sum(losses[int(rows[0])] for rows in blocks) / len(
+            samples.tags
+        )  # in the same order on any number of ranks
     return reading
 
 
@@ -105,7 +108,7 @@ def _decode(
     lengths = [place.stop - place.start for place in places]
     scores = torch.from_numpy(np.concatenate([emissions[place] for place in places])).to(processes.device)
     gold = torch.from_numpy(np.concatenate([samples.tags[place] for place in places])).to(processes.device)
-    loss = float(model.loss(scores, gold, lengths))
+    loss = float(model.loss(scores, gold, lengths)) if gold[0] >= 0 else 0.0
     tags = [part.tolist() for part in model.decode(scores, lengths).cpu().split(lengths)]
     spans = [model.tag_set.strict(one) for one in tags]
     confidences = [[] for _ in rows]
@@ -180,7 +183,8 @@ def entity_metrics(samples: TaggedSamples, reading: Reading, types: list[str]) -
     gold = [samples.gold(row, types) for row in range(len(samples))]
     found = [set(in_characters(samples, row, spans)) for row, spans in enumerate(reading.spans)]
     precision, recall, f1 = entity_scores(gold, found)
-    metrics = {"loss": reading.loss, "precision": precision, "recall": recall, "f1": f1}
+    metrics = {} if reading.loss is None else {"loss": reading.loss}
+    metrics.update(precision=precision, recall=recall, f1=f1)
     if reading.lenient is not None:
         lenient = [set(in_characters(samples, row, spans)) for row, spans in enumerate(reading.lenient)]
         metrics["conlleval_f1"] = entity_scores(gold, lenient)[2]

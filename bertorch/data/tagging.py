@@ -131,7 +131,7 @@ class TaggedSamples(Samples):
         unit_starts: the first unit of each row, and their number, int64 ``[rows + 1]``.
         unit_tokens: the token that decides each unit, a place in ``input_ids``, int64 ``[total_units]``.
         unit_offsets: start and end of each unit in its text, int32 ``[total_units, 2]``.
-        tags: tag id of each unit, int64 ``[total_units]``; all 0 where no tags are asked for.
+        tags: tag id of each unit, int64 ``[total_units]``; -1 where no tags are asked for.
         entities: type id, start and end in characters, int32 ``[entities, 3]``.
         spans: the same in units of the row, -1 where an entity holds no unit.
         entity_starts: the first entity of each row, and their number, int64 ``[rows + 1]``.
@@ -236,7 +236,7 @@ def tag_documents(
     tags, overlapped, inside = [], 0, 0
     for row in rows:
         spans = [span for span in row.spans if span[1] >= 0]
-        ids, left_out = tag_set.encode(spans, len(row.pieces)) if tag_set else (np.zeros(len(row.pieces), dtype=np.int64), 0)
+        ids, left_out = tag_set.encode(spans, len(row.pieces)) if tag_set else (np.full(len(row.pieces), -1), 0)
         tags.append(ids)
         overlapped += left_out
         for (_, start, end), (_, first, last) in zip(row.entities, row.spans, strict=True):

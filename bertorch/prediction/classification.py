@@ -1,7 +1,6 @@
 """Labels of texts and text pairs."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +9,24 @@ from scipy.special import softmax
 
 from bertorch.data.files import read_labels
 from bertorch.data.tokenizing import tokenize
-from bertorch.errors import UserError
 from bertorch.heads.classifier import load_trained_classifier
 from bertorch.inference import compute
 from bertorch.metrics.classification import classification_metrics, per_class_table
-from bertorch.prediction.rows import label_lines, load_rows, print_metrics, standard_input, text_encoder, write_lines
+from bertorch.prediction.rows import (
+    config_labels,
+    label_lines,
+    load_rows,
+    print_metrics,
+    standard_input,
+    text_encoder,
+    write_lines,
+)
 from bertorch.training.process_group import Processes
 
 
 def predict_labels(args: argparse.Namespace, directory: Path, description: dict[str, Any], processes: Processes) -> None:
     """Classify every row of the input."""
-    labels = read_labels(args.label_file) if args.label_file else description.get("labels") or _config_labels(directory)
+    labels = read_labels(args.label_file) if args.label_file else description.get("labels") or config_labels(directory)
     pooling_mode = description.get("pooling_mode", "linear")
     model = load_trained_classifier(directory, len(labels), pooling_mode, weights=args.init_from_ckpt)
     model.to(processes.device)
@@ -37,15 +43,3 @@ def predict_labels(args: argparse.Namespace, directory: Path, description: dict[
             print_metrics(classification_metrics(logits, samples.labels))
             print(per_class_table(logits.argmax(axis=1), samples.labels, labels))
         write_lines(args, label_lines(args, rows, labels, softmax(logits, axis=1)))
-
-
-def _config_labels(directory: Path) -> list[str]:
-    """The labels that transformers keeps in ``config.json``."""
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    id2label = config.get("id2label")
-    if not isinstance(id2label, dict) or sorted(id2label) != sorted(str(index) for index in range(len(id2label))):
-        raise UserError(
-            f"{directory}: config.json names no labels (id2label); give them with --label_file, "
-            "or, for sentence vectors, say how they are made, with --pooling_mode mean for one"
-        )
-    return [str(id2label[str(index)]) for index in range(len(id2label))]

@@ -14,6 +14,8 @@ from bertorch.data.files import as_stream
 from bertorch.data.rows import Row, read_rows
 from bertorch.data.tokenizing import TextEncoder, load_tokenizer
 from bertorch.encoder.config import load_config
+from bertorch.errors import UserError
+from bertorch.heads.sentence_directory import MODULES
 from bertorch.training.checkpoints import write_whole
 
 
@@ -32,6 +34,16 @@ def text_encoder(
     length = args.max_seq_length or description.get("max_seq_length") or min(length or 512, config.max_seq_length)
     config.check_length(length, directory)
     return TextEncoder(load_tokenizer(directory), length, args.truncation or description.get("truncation", "head"))
+
+
+def task_of(args: argparse.Namespace, directory: Path, description: dict[str, Any]) -> str:
+    """The task that the directory of a run names, or that another tool's directory is for."""
+    if "task" in description:
+        return description["task"]
+    if args.pooling_mode is not None or (directory / MODULES).is_file():
+        return "sentence_vectors"
+    architectures = load_config(directory).other.get("architectures") or [""]
+    return "entities" if architectures[0].endswith("ForTokenClassification") else "classification"
 
 
 def standard_input() -> bytes:
@@ -101,3 +113,15 @@ def label_lines(args: argparse.Namespace, rows: list[Row], labels: list[str], pr
 
 def print_metrics(metrics: dict[str, float]) -> None:
     print(", ".join(f"{name}: {value:.5f}" for name, value in metrics.items()))
+
+
+def config_labels(directory: Path) -> list[str]:
+    """The labels that transformers keeps in ``config.json``."""
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    id2label = config.get("id2label")
+    if not isinstance(id2label, dict) or sorted(id2label) != sorted(str(index) for index in range(len(id2label))):
+        raise UserError(
+            f"{directory}: config.json names no labels (id2label); give them with --label_file, "
+            "or, for sentence vectors, say how they are made, with --pooling_mode mean for one"
+        )
+    return [str(id2label[str(index)]) for index in range(len(id2label))]

@@ -1,0 +1,182 @@
+"""Entities of texts of any length."""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bertorch.data.entities import ENTITY_FORMATS, Document, read_documents
+from bertorch.data.files import as_stream, file_format
+from bertorch.data.tagging import TaggedSamples, UnitEncoder, tag_documents
+from bertorch.data.tags import Span, TagSet, parse_tag
+from bertorch.entities import Reading, entity_metrics, in_characters, load_trained_entity_head, read_entities
+from bertorch.errors import UserError
+from bertorch.heads.global_pointer import GlobalPointer
+from bertorch.heads.tagger import Tagger
+from bertorch.metrics.entities import Entity
+from bertorch.prediction.rows import (
+    config_labels,
+    json_line,
+    print_metrics,
+    standard_input,
+    text_encoder,
+    write_lines,
+    writes_json,
+)
+from bertorch.training.process_group import Processes
+
+_BLOCK = 512  # texts read at a time
+_COLOURS = (41, 42, 43, 44, 45, 46, 101, 102, 103, 104, 105, 106)  # of the background, as terminals number them
+
+
+@dataclass
+class _Answer:
+    """What was found in a text: entities and their confidences; the likeliest readings where they were asked for."""
+
+    entities: list[Entity]
+    confidences: list[float]
+    readings: list[tuple[float, list[Entity]]]
+
+
+def predict_entities(args: argparse.Namespace, directory: Path, description: dict[str, Any], processes: Processes) -> None:
+    """Type, text, start, end and confidence of each entity; with --evaluate scores against those of the file."""
+    description = description or _description_of_tags(directory)
+    model = load_trained_entity_head(directory, description, args.init_from_ckpt).to(processes.device)
+    if args.n_best and not (isinstance(model, Tagger) and model.crf):
+        raise UserError(f"--n_best {args.n_best}: {directory} has no CRF, and one reading of each text")
+    if args.n_best and not writes_json(args):
+        raise UserError(f"--n_best {args.n_best}: readings are written as json lines; add --output_format jsonl")
+    if args.color and args.output_file:
+        raise UserError("--color is for the terminal; leave out --output_file")
+    stride = args.doc_stride or description["doc_stride"]
+    encoder = UnitEncoder(text_encoder(args, directory, description), args.unit or description["unit"], stride)
+    types = description["types"]
+
+    documents = _documents(args, types)
+    usable = [document for document in documents if (document.text or "").strip()]
+    tag_set = model.tag_set if isinstance(model, Tagger) and args.evaluate and "task" in description else None
+    answers: list[_Answer] = []
+    size = len(usable) if args.evaluate else _BLOCK
+    for start in range(0, len(usable), size):
+        samples = tag_documents(usable[start : start + size], encoder, types, tag_set, args.input_file or "<stdin>")
+        reading = read_entities(model, samples, args.batch_size, processes, args.precision, with_confidence=True)
+        if args.evaluate and processes.is_main:
+            metrics, table = entity_metrics(samples, reading, types)
+            print_metrics(metrics)
+            print(table)
+        answers += [
+            _answer(model, samples, reading, row, document.text, args.n_best)
+            for row, document in enumerate(usable[start : start + size])
+        ]
+    if processes.is_main:
+        write_lines(args, _lines(args, documents, iter(answers), types))
+
+
+def _description_of_tags(directory: Path) -> dict[str, Any]:
+    """What ``bertorch.json`` would say of a token classifier of transformers, by the tags in its ``config.json``."""
+    labels = config_labels(directory)
+    odd = next((label for label in labels if parse_tag(label) is None), None)
+    if odd is not None:
+        raise UserError(f"{directory}: label {odd!r} in config.json is no tag such as B-PER")
+    letters = {label[0] for label in labels}
+    scheme = "bmes" if "M" in letters else "bioes" if letters & set("EL") else "bios" if letters & set("SU") else "bio"
+    described = {"ner_head": "linear", "labels": labels, "tag": scheme, "types": TagSet(labels, scheme).types}
+    return {**described, "crf_constraints": True, "unit": "word", "doc_stride": None}
+
+
+def _documents(args: argparse.Namespace, types: list[str]) -> list[Document]:
+    """Every text of the input; one that cannot be used stands there without text."""
+    if args.columns is not None or args.is_text_pair or args.corpus is not None:
+        raise UserError("--columns, --is_text_pair and --corpus are not for entities")
+    kind = args.input_format
+    if kind not in (None, *ENTITY_FORMATS):
+        raise UserError(f"--input_format {kind}: entities are found in {', '.join(ENTITY_FORMATS)}")
+    path = args.input_file or "<stdin>"
+    if kind is None:
+        kind = "jsonl" if file_format(path) == "jsonl" else "columns" if args.evaluate else "text"
+    return read_documents(
+        path,
+        types if args.evaluate else None,
+        args.bad_rows,
+        label_needed=args.evaluate,
+        stream=None if args.input_file else as_stream(standard_input()),
+        kind=kind,
+        keep_all=args.output_file is not None or not args.evaluate,  # answers lose no row
+    )
+
+
+def _answer(
+    model: Tagger | GlobalPointer, samples: TaggedSamples, reading: Reading, row: int, text: str, n_best: int
+) -> _Answer:
+    def entities(spans: list[Span]) -> list[Entity]:
+        return [_without_blanks(text, *entity) for entity in in_characters(samples, row, spans)]
+
+    readings = []
+    if n_best:
+        emissions = reading.emissions[samples.unit_starts[row] : samples.unit_starts[row + 1]]
+        device = model.classifier.weight.device
+        paths, log_probabilities = model.crf.n_best(torch.from_numpy(emissions).to(device), n_best)
+        for path, probability in zip(paths.tolist(), np.exp(log_probabilities.cpu().numpy()), strict=True):
+            readings.append((float(probability), entities(model.tag_set.strict(path))))
+    return _Answer(entities(reading.spans[row]), reading.confidences[row], readings)
+
+
+def _without_blanks(text: str, kind: str, start: int, end: int) -> Entity:
+    """Blanks at the edges are no part of an entity, though they have places of their own and so may be tagged."""
+    inner = text[start:end].strip()
+    if not inner:
+        return kind, start, end
+    start += text[start:end].index(inner)
+    return kind, start, start + len(inner)
+
+
+def _lines(
+    args: argparse.Namespace, documents: list[Document], answers: Iterator[_Answer], types: list[str]
+) -> Iterator[str]:
+    """An object a text in json lines; otherwise a line an entity, which begins with the line of its text."""
+    for document in documents:
+        text = document.text
+        answer = next(answers) if (text or "").strip() else _Answer([], [], [])
+        if args.color:
+            yield _coloured(text or "", answer.entities, types) + "\n"
+        elif writes_json(args):
+            yield json_line(_as_json(text, answer))
+        else:
+            for (kind, start, end), confidence in zip(answer.entities, answer.confidences, strict=True):
+                surface = " ".join(text[start:end].split("\t"))
+                yield f"{document.line}\t{kind}\t{surface}\t{start}\t{end}\t{confidence:.6f}\n"
+
+
+def _as_json(text: str | None, answer: _Answer) -> dict[str, Any]:
+    """``entities`` is null for a text that could not be used."""
+
+    def listed(entities: list[Entity]) -> list[dict[str, Any]]:
+        return [{"type": kind, "text": text[start:end], "start": start, "end": end} for kind, start, end in entities]
+
+    if text is None:
+        return {"text": None, "entities": None}
+    entities = [
+        {**entity, "confidence": round(confidence, 6)}
+        for entity, confidence in zip(listed(answer.entities), answer.confidences, strict=True)
+    ]
+    result: dict[str, Any] = {"text": text, "entities": entities}
+    if answer.readings:
+        result["readings"] = [
+            {"probability": round(probability, 6), "entities": listed(found)} for probability, found in answer.readings
+        ]
+    return result
+
+
+def _coloured(text: str, entities: list[Entity], types: list[str]) -> str:
+    """The text with its entities coloured by type, the type behind each; of entities within each other, the outermost."""
+    parts, done = [], 0
+    for kind, start, end in sorted(entities, key=lambda entity: (entity[1], -entity[2])):
+        if start >= done:
+            colour = _COLOURS[types.index(kind) % len(_COLOURS)]
+            parts.append(f"{text[done:start]}\033[30;{colour}m{text[start:end]}\033[0;2m {kind}\033[0m")
+            done = end
+    return "".join(parts) + text[done:]
