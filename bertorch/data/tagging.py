@@ -20,23 +20,7 @@ from bertorch.data.tokenizing import Samples, TextEncoder, text_hash
 from bertorch.errors import UserError
 
 # Signs that Chinese vocabularies often lack, and what stands for them; NFKC has folded full-width forms before.
-_SIGNS = str.maketrans(
-    {
-        "“": '"',
-        "”": '"',
-        "„": '"',
-        "〝": '"',
-        "〞": '"',
-        "‘": "'",
-        "’": "'",
-        "‚": "'",
-        "—": "-",
-        "–": "-",
-        "―": "-",
-        "─": "-",
-        "•": "·",
-    }
-)
+_SIGNS = str.maketrans("“”„〝〞‘’‚—–―─•", '"""""\'\'\'----·')
 _MOST_WINDOWS = 16  # of a training row; longer texts become several rows
 
 
@@ -90,16 +74,11 @@ class UnitEncoder:
 
     def _encode(self, units: list[str], words: bool) -> list[list[int]]:
         """Token ids of each unit, none for what the tokenizer drops."""
-        found = []
         texts = [" " + unit for unit in units] if words else units  # the words of a byte-level vocabulary begin with a blank
-        for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False):
-            ids = encoding.ids
-            if (
-                ids and self.tokenizer.convert_ids_to_tokens(ids[0]) == "▁"
-            ):  # SentencePiece's beginning of a word, apart from it
-                ids = ids[1:]
-            found.append(ids)
-        return found
+        found = [encoding.ids for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
+        # SentencePiece may set the mark of a word's beginning apart from what follows.
+        mark = self.tokenizer.convert_tokens_to_ids("▁")
+        return [ids[1:] if ids and ids[0] == mark != self.tokenizer.unk_token_id else ids for ids in found]
 
     def windows(self, sizes: Sequence[int]) -> list[tuple[int, int, int, int]]:
         """``(first unit, end, first decided unit, end)`` of each window of a text; ``sizes`` are the tokens of its units."""

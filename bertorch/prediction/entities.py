@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def _documents(args: argparse.Namespace, types: list[str]) -> list[Document]:
     path = args.input_file or "<stdin>"
     if kind is None:
         kind = "jsonl" if file_format(path) == "jsonl" else "columns" if args.evaluate else "text"
-    return read_documents(
+    documents = read_documents(
         path,
         types if args.evaluate else None,
         args.bad_rows,
@@ -107,6 +107,7 @@ def _documents(args: argparse.Namespace, types: list[str]) -> list[Document]:
         kind=kind,
         keep_all=args.output_file is not None or not args.evaluate,  # answers lose no row
     )
+    return documents if args.evaluate else [replace(document, entities=None) for document in documents]
 
 
 def _answer(
