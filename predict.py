@@ -60,8 +60,8 @@ def parse_args():
     data.add_argument("--corpus", default=None, help="for each row, the most similar texts of this file, a text a line")
     data.add_argument("--top_k", type=whole_number, default=10, help="how many lines of --corpus to give")
     data.add_argument(
-        "--doc_stride", type=whole_number, default=None,
-        help="entities: tokens between the starts of two windows of a long text; default: that of the training",
+        "--doc_stride", type=count, default=None,
+        help="entities: tokens that neighbouring windows of a long text share; default: that of the training",
     )  # fmt: skip
     data.add_argument(
         "--unit", choices=UNITS, default=None,

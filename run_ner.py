@@ -22,7 +22,7 @@ from bertorch.data.tokenizing import from_cache
 from bertorch.entities import entity_metrics, in_characters, load_entity_head, load_trained_entity_head, read_entities
 from bertorch.inference import write_predictions
 from bertorch.metrics.entities import METRICS
-from bertorch.training.arguments import not_negative, training_parser, whole_number
+from bertorch.training.arguments import count, not_negative, training_parser
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
 from bertorch.training.start import load_sets, open_model, start_training
@@ -41,9 +41,8 @@ def parse_args():
     task.add_argument("--crf_learning_rate", type=not_negative, default=5e-5, help="highest rate of the CRF's own weights")
     task.add_argument("--no_crf_constraints", action="store_true", help="let the CRF follow O by I- and the like")
     task.add_argument(
-        "--doc_stride", type=whole_number, default=None,
-        help="tokens from the start of a window to that of the next, in texts longer than --max_seq_length; default: "
-        "half a window",
+        "--doc_stride", type=count, default=None,
+        help="tokens that neighbouring windows share, in texts longer than --max_seq_length; default: half a window",
     )  # fmt: skip
     task.add_argument(
         "--unit", choices=UNITS, default="character",

@@ -30,18 +30,18 @@ class UnitEncoder:
     Args:
         texts: gives tokenizer, special tokens and ``max_seq_length``.
         unit: what plain texts are divided into, ``character`` or ``word``.
-        doc_stride: tokens between the starts of two windows; None takes half of what a window holds.
+        doc_stride: tokens that two neighbouring windows share; None takes half of what a window holds.
     """
 
     def __init__(self, texts: TextEncoder, unit: str = "character", doc_stride: int | None = None):
         self.tokenizer, self.backend, self.unit = texts.tokenizer, texts.backend, unit
         (self.before, self.after), _ = texts.layouts[1]
         self.room = texts.max_seq_length - len(self.before) - len(self.after)
-        self.doc_stride = doc_stride or max(1, self.room // 2)
-        if self.doc_stride > self.room:
+        self.doc_stride = self.room // 2 if doc_stride is None else doc_stride
+        if self.doc_stride >= self.room:
             raise UserError(
-                f"--doc_stride {doc_stride} would leave gaps: a window of --max_seq_length {texts.max_seq_length} holds "
-                f"{self.room} tokens of text; use at most that"
+                f"--doc_stride {doc_stride}: windows share so many tokens, and one of --max_seq_length "
+                f"{texts.max_seq_length} holds {self.room}; use fewer, such as {self.room // 2}"
             )
         self.fingerprint = f"{texts.fingerprint}|{unit}|{self.doc_stride}"
         self.blank: set[str] = set()  # units that normalise to nothing
@@ -90,7 +90,7 @@ class UnitEncoder:
             bounds.append((first, end))
             if end == len(sizes):
                 break
-            wanted = min(start + self.doc_stride, total - self.room)  # the last window reaches back as far as it can
+            wanted = min(start + self.room - self.doc_stride, total - self.room)  # the last window reaches back as far as it can
             start = int(min(ends[np.searchsorted(ends, wanted)], ends[end - 1]))  # the end of a unit, and no gap
         meets = [(later[0] + earlier[1]) // 2 for earlier, later in zip(bounds, bounds[1:], strict=False)]
         decided = zip([0, *meets], [*meets, len(sizes)], strict=True)

@@ -52,7 +52,7 @@ def predict_entities(args: argparse.Namespace, directory: Path, description: dic
         raise UserError(f"--n_best {args.n_best}: readings are written as json lines; add --output_format jsonl")
     if args.color and args.output_file:
         raise UserError("--color is for the terminal; leave out --output_file")
-    stride = args.doc_stride or description["doc_stride"]
+    stride = description["doc_stride"] if args.doc_stride is None else args.doc_stride
     encoder = UnitEncoder(text_encoder(args, directory, description), args.unit or description["unit"], stride)
     types = description["types"]
 
