@@ -77,7 +77,7 @@ def read_documents(
     read: Callable[..., Iterator[Document]] = {"jsonl": _json_rows, "columns": _column_rows, "text": _text_rows}[kind]
     repaired: list[tuple[int, int]] = []
     documents: list[Document] = []
-    for line, content in read(path, stream, bad):
+    for line, content in read(path, stream, bad, label_needed):
         try:
             if content is None:
                 raise _Unusable("", "")  # already noted
@@ -116,41 +116,52 @@ class _Tokens:
     tags: list[str] | None
 
 
-def _text_rows(path: str | Path, stream: BinaryIO | None, bad: BadRows) -> Iterator[tuple[int, str]]:
+def _text_rows(path: str | Path, stream: BinaryIO | None, bad: BadRows, label_needed: bool) -> Iterator[tuple[int, str]]:
     return read_lines(path, stream)
 
 
-def _json_rows(path: str | Path, stream: BinaryIO | None, bad: BadRows) -> Iterator[tuple[int, dict[str, object] | None]]:
+def _json_rows(
+    path: str | Path, stream: BinaryIO | None, bad: BadRows, label_needed: bool
+) -> Iterator[tuple[int, dict[str, object] | None]]:
     return read_cells(path, bad, stream, "jsonl", keep_all=True)
 
 
-def _column_rows(path: str | Path, stream: BinaryIO | None, bad: BadRows) -> Iterator[tuple[int, _Tokens | None]]:
+def _column_rows(
+    path: str | Path, stream: BinaryIO | None, bad: BadRows, label_needed: bool
+) -> Iterator[tuple[int, _Tokens | None]]:
     """Texts of a column file. A line that cannot be read spoils its text: (line, None)."""
     first, tokens, tags, spoiled = 0, [], [], False
     text_a_line = None
     for number, line in read_lines(path, stream):
         line = line.rstrip()
-        if not line.strip() or line.startswith("-DOCSTART-"):
+        if not line or line.startswith("-DOCSTART-"):
             if tokens or spoiled:
-                yield first, None if spoiled else _Tokens(tokens, tags)
+                yield first, None if spoiled else _tokens(tokens, tags)
             tokens, tags, spoiled = [], [], False
             continue
         cells = line.split("\t" if "\t" in line else " ")
         if text_a_line is None:  # the first line tells
             text_a_line = "\t" in line and len(cells) == 2 and " " in cells[1]
-        if text_a_line:
-            yield number, _Tokens(cells[0].split(), cells[-1].split())
+        if text_a_line and "\t" in line:
+            yield number, _Tokens([token for token in cells[0].split(" ") if token], cells[-1].split())
             continue
         if not tokens and not spoiled:
             first = number
-        if len(cells) < 2 or not cells[-1]:
+        if text_a_line:
+            bad.add(number, "no TAB", "write tokens, TAB, tags, as in the first line")
+            yield number, None
+        elif len(cells) < 2 and label_needed:
             bad.add(number, "no tag", "write token, space or TAB, tag; a blank line between texts")
             spoiled = True
-            continue
-        tokens.append(cells[0] or " ")  # a token that is itself the separator
-        tags.append(cells[-1])
+        else:
+            tokens.append(cells[0] or " ")  # a token that is itself the separator
+            tags.append(cells[-1] if len(cells) > 1 else None)
     if tokens or spoiled:
-        yield first, None if spoiled else _Tokens(tokens, tags)
+        yield first, None if spoiled else _tokens(tokens, tags)
+
+
+def _tokens(tokens: list[str], tags: list[str | None]) -> _Tokens:
+    return _Tokens(tokens, None if None in tags else tags)
 
 
 def _document(
@@ -236,17 +247,19 @@ def _character_spans(text: str, given: object, types: list[str] | None) -> list[
 
 
 def _cluener_places(named: object) -> Iterator[tuple[str, list[int]]]:
-    for surface, places in named.items() if isinstance(named, dict) else ():
-        for place in places if isinstance(places, list) else ():
+    for surface, places in named.items() if isinstance(named, dict) else [("", None)]:
+        for place in places if isinstance(places, list) else [places]:
             if not isinstance(place, list) or len(place) != 2 or not all(type(one) is int for one in place):
-                raise _Unusable(f"{str(place)[:30]} is no place of {surface[:20]!r}", "write [first, last]")
+                raise _Unusable(
+                    f"{str(place)[:30]} is no place of {surface[:20]!r}", 'write {"type": {"text": [[first, last]]}}'
+                )
             yield surface, place
 
 
 def _listed_span(one: object) -> Span:
     if isinstance(one, dict):
         one = [one.get("start"), one.get("end"), one.get("type", one.get("label"))]
-    if not isinstance(one, list) or len(one) < 3 or [type(part) for part in one[:3]] != [int, int, str]:
+    if not isinstance(one, list) or len(one) < 3 or [type(part) for part in one[:3]] != [int, int, str] or not one[2]:
         raise _Unusable(f"{str(one)[:40]} is no entity", 'write [start, end, "type"], or keys start, end and type')
     return one[2], one[0], one[1]
 

@@ -1,10 +1,12 @@
 """The data report that scripts print before training."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from loguru import logger
 
+from bertorch.data.reading import Question, ReadingSamples
 from bertorch.data.tagging import TaggedSamples
 from bertorch.data.tokenizing import Samples
 
@@ -59,4 +61,20 @@ def report_entities(sets: dict[str, TaggedSamples], types: Sequence[str], max_se
             missing = [kind for kind, number in zip(types, numbers, strict=True) if not number]
             if missing:
                 logger.warning(f"{name}: no entity of type {', '.join(missing)}")
+    report_shared_texts(sets)
+
+
+def report_questions(sets: dict[str, ReadingSamples], questions: dict[str, list[Question]], max_seq_length: int) -> None:
+    """Log what each set holds: questions, windows, kinds of answers, unknown tokens, cut questions; shared ones."""
+    for name, samples in sets.items():
+        kinds = Counter(question.kind for question in questions[name] if question.answers)
+        windows = np.bincount(samples.questions)
+        tokens = (samples.token_offsets[:, 0] >= 0).sum()
+        logger.info(
+            f"{name}: {len(questions[name])} questions in {len(samples)} windows, {(windows > 1).mean():.1%} with passages "
+            f"longer than max_seq_length {max_seq_length}, {samples.unknown / max(1, tokens):.2%} unknown tokens, "
+            f"{samples.cut_questions} questions cut"
+        )
+        if kinds:
+            logger.info(f"{name}: answers " + ", ".join(f"{kind} {number}" for kind, number in kinds.most_common()))
     report_shared_texts(sets)

@@ -21,7 +21,7 @@ from bertorch.errors import UserError
 
 # Signs that Chinese vocabularies often lack, and what stands for them; NFKC has folded full-width forms before.
 _SIGNS = str.maketrans("“”„〝〞‘’‚—–―─•", '"""""\'\'\'----·')
-_MOST_WINDOWS = 16  # of a training row; longer texts become several rows
+_LONGEST_ROW = 16  # of a training text, in lengths of a window; longer ones become several rows
 
 
 class UnitEncoder:
@@ -90,7 +90,9 @@ class UnitEncoder:
             bounds.append((first, end))
             if end == len(sizes):
                 break
-            wanted = min(start + self.room - self.doc_stride, total - self.room)  # the last window reaches back as far as it can
+            wanted = min(
+                start + self.room - self.doc_stride, total - self.room
+            )  # the last window reaches back as far as it can
             start = int(min(ends[np.searchsorted(ends, wanted)], ends[end - 1]))  # the end of a unit, and no gap
         meets = [(later[0] + earlier[1]) // 2 for earlier, later in zip(bounds, bounds[1:], strict=False)]
         decided = zip([0, *meets], [*meets, len(sizes)], strict=True)
@@ -158,7 +160,7 @@ class _Row:
 
     def part(self, low: int, high: int) -> "_Row":
         """The units from ``low`` to ``high``, and the entities among them."""
-        own = [place for place, (_, first, last) in enumerate(self.spans) if low <= first and last <= high]
+        own = [place for place, (_, first, last) in enumerate(self.spans) if low <= max(first, 0) and last <= high]
         spans = [(kind, first - low, last - low) for kind, first, last in (self.spans[place] for place in own)]
         entities = [self.entities[place] for place in own]
         return _Row(self.document, self.offsets[low:high], self.pieces[low:high], entities, spans)
@@ -178,14 +180,14 @@ def _row(document: Document, encoder: UnitEncoder) -> _Row:
 
 
 def _parts(row: _Row, most: int) -> Iterator[_Row]:
-    """The row in parts of at most ``most`` units, cut where no entity goes on."""
+    """The row in parts of at most ``most`` units, cut where no entity goes on; one longer than ``most`` is lost."""
+    short = [(first, last) for _, first, last in row.spans if 0 < last - first <= most]
     low = 0
     while len(row.pieces) - low > most:
-        crossed = [(first, last) for _, first, last in row.spans if last > low]
         high = low + most
-        while high > low and (hit := [first for first, last in crossed if first < high < last]):
+        while hit := [first for first, last in short if first < high < last]:
             high = min(hit)
-        high = high if high > low else low + most  # an entity longer than that: cut it
+        high = high if high > low else low + most  # entities that overlap one another all the way: one is cut
         yield row.part(low, high)
         low = high
     yield row.part(low, len(row.pieces)) if low else row
@@ -207,10 +209,11 @@ def tag_documents(
         types: the entity types; the place in the list is a type's id.
         tag_set: writes the tags; None where none are asked for.
         path: of the file, for warnings.
-        split_long: a text that would take more than about 16 windows becomes several rows, cut between entities. For
+        split_long: a text of more units than 16 windows hold tokens becomes several rows, cut between entities. For
             training, where all of a row must fit into memory.
     """
-    most = _MOST_WINDOWS * encoder.room if split_long else sys.maxsize
+    documents = list(documents)
+    most = _LONGEST_ROW * encoder.room if split_long else sys.maxsize
     rows = [part for document in documents for part in _parts(_row(document, encoder), most)]
     tags, overlapped, inside = [], 0, 0
     for row in rows:
@@ -229,6 +232,10 @@ def tag_documents(
         logger.warning(
             f"{path}: {inside} entities begin or end inside a unit and cannot be found exactly; they count in the scores"
         )
+
+    lost = sum(len(document.entities or ()) for document in documents) - sum(len(row.entities) for row in rows)
+    if lost:
+        logger.warning(f"{path}: {lost} entities are too long for a row of {most} units and are not trained")
 
     type_ids = {kind: index for index, kind in enumerate(types)}
     windows = [encoder.windows([len(ids) for ids in row.pieces]) for row in rows]

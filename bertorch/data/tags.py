@@ -31,7 +31,7 @@ def parse_tag(text: str) -> Tag | None:
     """A tag's letter and type; None for what is no tag."""
     if text == "O":
         return _OUTSIDE
-    if len(text) > 2 and text[1] == "-" and text[0] in _LETTERS:
+    if len(text) > 2 and text[1] == "-" and text[0] in _LETTERS and len(text.split()) == 1:
         return _LETTERS[text[0]], text[2:]
     return None
 
@@ -129,7 +129,7 @@ class TagSet:
         begins, inside, ends, alone = SCHEMES[self.scheme]
         tags = np.full(length, self.ids["O"], dtype=np.int64)
         left_out = 0
-        for kind, start, end in sorted(set(spans), key=lambda span: (span[1] - span[2], span[1])):
+        for kind, start, end in sorted(dict.fromkeys(spans), key=lambda span: (span[1] - span[2], *span[1:], span[0])):
             if (tags[start:end] != self.ids["O"]).any():
                 left_out += 1
                 continue

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from bertorch.data.tag_batching import SpanBatch
 from bertorch.encoder import Encoder, TokenBatch
-from bertorch.encoder.weights import encoder_tensors
 from bertorch.heads.classifier import classifier_dropout
-from bertorch.heads.loading import fill_layers
+from bertorch.heads.loading import fill_layers, own_names, saved_tensors
 from bertorch.heads.loss import Loss
 
 _HEAD_SIZE = 64
@@ -84,9 +83,7 @@ class GlobalPointer(nn.Module):
 
     def saved_files(self, max_seq_length: int) -> dict[str, dict]:
         """What ``save_model`` writes: path -> JSON content, or tensors for ``.safetensors``."""
-        own = dict(self.named_parameters())
-        tensors = {**encoder_tensors(self.encoder), **{name: own[name].detach() for name in self._head_names()}}
-        return {"config.json": self.encoder.config.to_dict(), "model.safetensors": tensors}
+        return {"config.json": self.encoder.config.to_dict(), "model.safetensors": saved_tensors(self)}
 
     def fill_head(self, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
         """Fill the head's own layers where a checkpoint holds them; returns the names taken.
@@ -94,10 +91,7 @@ class GlobalPointer(nn.Module):
         Raises:
             UserError: they are there and do not fit, or are ``required`` and missing.
         """
-        return fill_layers(self, self._head_names(), tensors, source, required)
-
-    def _head_names(self) -> dict[str, str]:
-        return {name: name for name, _ in self.named_parameters() if not name.startswith("encoder.")}
+        return fill_layers(self, own_names(self), tensors, source, required)
 
 
 def _padded(values: Tensor, real: Tensor) -> Tensor:

@@ -8,7 +8,15 @@ from loguru import logger
 from torch import Tensor, nn
 
 from bertorch.encoder import Encoder, load_config
-from bertorch.encoder.weights import copy_weights, fill_encoder, load_encoder, read_weights, report_unused, wrapper_prefix
+from bertorch.encoder.weights import (
+    copy_weights,
+    encoder_tensors,
+    fill_encoder,
+    load_encoder,
+    read_weights,
+    report_unused,
+    wrapper_prefix,
+)
 
 # A head: an nn.Module with ``encoder`` and ``fill_head(tensors, source, required) -> names taken``.
 Head = TypeVar("Head", bound=nn.Module)
@@ -76,9 +84,23 @@ def fill_layers(
     Raises:
         UserError: they are there and do not fit, or are ``required`` and missing.
     """
+    if not names:
+        return set()
     prefix = wrapper_prefix(tensors)
     names = {ours: prefix + theirs for ours, theirs in names.items()}
     if not required and not any(theirs in tensors for theirs in names.values()):
         return set()
     copy_weights(model, names, tensors, source)
     return set(names.values())
+
+
+def own_names(model: nn.Module, layer: str = "") -> dict[str, str]:
+    """The parameters of a head that are not its encoder's, or those of one layer, for ``fill_layers``: saved as named."""
+    names = [name for name, _ in model.named_parameters() if not name.startswith("encoder.")]
+    return {name: name for name in names if name.startswith(layer)}
+
+
+def saved_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """All weights of such a head: the encoder's under Hugging Face's names, its own as they are named."""
+    own = {name: parameter.detach() for name, parameter in model.named_parameters() if name in own_names(model)}
+    return {**encoder_tensors(model.encoder), **own}

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from bertorch.data.tag_batching import TagBatch
 from bertorch.data.tags import Span, TagSet
 from bertorch.encoder import Encoder, TokenBatch
-from bertorch.encoder.weights import encoder_tensors
 from bertorch.heads.classifier import HUGGING_FACE_HEADS, classifier_dropout
 from bertorch.heads.crf import CRF, Steps, forward_backward
-from bertorch.heads.loading import fill_layers
+from bertorch.heads.loading import fill_layers, own_names, saved_tensors
 from bertorch.heads.loss import Loss
 
 
@@ -93,18 +92,13 @@ class Tagger(nn.Module):
             result.append(float(np.exp(min(until + after, 0.0))))
         return result
 
-    def _head_names(self) -> dict[str, str]:
-        """Our parameters and their names in a checkpoint, which are the same."""
-        return {name: name for name, _ in self.named_parameters() if not name.startswith("encoder.")}
-
     def saved_files(self, max_seq_length: int) -> dict[str, dict]:
         """What ``save_model`` writes: path -> JSON content, or tensors for ``.safetensors``."""
-        architecture = HUGGING_FACE_HEADS[self.encoder.config.model_type][0].replace("Sequence", "Token")
-        own = dict(self.named_parameters())
-        tensors = {**encoder_tensors(self.encoder), **{name: own[name].detach() for name in self._head_names()}}
+        config = self.encoder.config
+        architecture = HUGGING_FACE_HEADS[config.model_type][0].replace("Sequence", "Token")
         return {
-            "config.json": {**self.encoder.config.to_dict(), "architectures": [architecture]},
-            "model.safetensors": tensors,
+            "config.json": {**config.to_dict(), "architectures": [architecture]},
+            "model.safetensors": saved_tensors(self),
         }
 
     def fill_head(self, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
@@ -113,6 +107,5 @@ class Tagger(nn.Module):
         Raises:
             UserError: they are there and do not fit, or are ``required`` and missing.
         """
-        names = self._head_names()
-        layers = ({name: name for name in names if name.startswith(layer)} for layer in ("classifier.", "crf."))
-        return {taken for layer in layers if layer for taken in fill_layers(self, layer, tensors, source, required)}
+        taken = fill_layers(self, own_names(self, "classifier."), tensors, source, required)
+        return taken | fill_layers(self, own_names(self, "crf."), tensors, source, required)

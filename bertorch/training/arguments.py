@@ -75,8 +75,13 @@ def seed(text: str) -> int:
     return value
 
 
-def training_parser(description: str) -> ArgumentParser:
-    """A parser with every shared flag of a training script; the script adds its own."""
+def training_parser(description: str, rows_of_texts: bool = True) -> ArgumentParser:
+    """A parser with every shared flag of a training script; the script adds its own.
+
+    Args:
+        description: of the script.
+        rows_of_texts: files have columns, and long texts are cut; False for tasks that read files of their own in windows.
+    """
     parser = ArgumentParser(description)
 
     model = parser.add_argument_group("model")
@@ -95,9 +100,15 @@ def training_parser(description: str) -> ArgumentParser:
     data.add_argument("--dev_data_file", default=None, help="development set to evaluate on while training")
     data.add_argument("--test_data_file", default=None, help="test set for --do_test; the label column may be missing")
     data.add_argument("--do_test", action="store_true", help="predict --test_data_file with the saved model after training")
-    data.add_argument("--max_seq_length", type=whole_number, default=128, help="most tokens a text or pair may have")
-    data.add_argument("--truncation", choices=TRUNCATIONS, default="head", help="what is kept of a text that is too long")
-    add_reading_arguments(data)
+    data.add_argument("--max_seq_length", type=whole_number, default=128, help="most tokens of a sequence")
+    if rows_of_texts:
+        data.add_argument(
+            "--truncation", choices=TRUNCATIONS, default="head", help="what is kept of a text that is too long"
+        )
+        add_columns_argument(data)
+    else:
+        parser.set_defaults(truncation="head")
+    add_bad_rows_argument(data)
     data.add_argument("--cache_dir", default=None, help="token cache; default: $BERTORCH_CACHE or ~/.cache/bertorch")
     data.add_argument("--num_workers", type=whole_number, default=None, help="threads that tokenize; default: all cores")
 
@@ -118,6 +129,10 @@ def training_parser(description: str) -> ArgumentParser:
         "--max_steps", type=whole_number, default=None, help="stop after so many updates; over --epochs"
     )
     optimisation.add_argument("--seed", type=seed, default=1000, help="fixes weights, order and dropout")
+    optimisation.add_argument(
+        "--seeds", type=seed, nargs="+", default=None,
+        help="train once with each of these, in folders of --saved_dir; reports mean, highest and deviation, keeps the best",
+    )  # fmt: skip
     optimisation.add_argument(
         "--precision", choices=("fp32", "bf16", "fp16"), default="fp32",
         help="bf16 and fp16 compute in 16 bit and keep the weights in 32; fp16 needs a GPU",
@@ -185,13 +200,15 @@ def add_contrastive_arguments(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
 
 
-def add_reading_arguments(group: argparse._ArgumentGroup) -> None:
-    """How files are read, for training and prediction alike."""
+def add_columns_argument(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--columns", default=None,
         help="columns to read, such as sentence,label: names of the header row, else the role of each position "
         "(text, text_a, text_b, label, _ for none); keys for json lines",
     )  # fmt: skip
+
+
+def add_bad_rows_argument(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--bad_rows", choices=("error", "skip"), default="error", help="rows that cannot be used: stop, or leave them out"
     )

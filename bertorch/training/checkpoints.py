@@ -28,8 +28,8 @@ DESCRIPTION = "bertorch.json"
 STATES = "training_state"
 # What a run leaves in its directory, and --overwrite removes.
 _RUN_FILES = (
-    DESCRIPTION, "model.safetensors", "config.json", "metrics.jsonl", "test_predictions.tsv", "modules.json",
-    "sentence_bert_config.json", "config_sentence_transformers.json",
+    DESCRIPTION, "model.safetensors", "config.json", "metrics.jsonl", "test_predictions.tsv",
+    "test_predictions.json", "seeds.json", "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json",
 )  # fmt: skip
 _RUN_FOLDERS = (STATES, "tensorboard")
 _UMASK = os.umask(0o022)

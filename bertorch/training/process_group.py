@@ -104,7 +104,7 @@ def start_processes(args: argparse.Namespace) -> Processes:
         if world_size == 1 and args.device is None and torch.cuda.device_count() > 1:
             count = torch.cuda.device_count()
             logger.info(f"1 of {count} GPUs is used; torchrun --nproc_per_node={count} {sys.argv[0]} ... uses all")
-    if world_size > 1:
+    if world_size > 1 and not dist.is_initialized():  # one group for all seeds
         # gloo carries the bookkeeping, which lives on the host, nccl the gradients.
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     return Processes(rank, local_rank, world_size, device)

@@ -1,0 +1,81 @@
+"""One training after another with several seeds: how far luck goes."""
+
+import argparse
+import gc
+import json
+import shutil
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from loguru import logger
+
+from bertorch.errors import UserError
+from bertorch.training.checkpoints import DESCRIPTION, STATES, holds_run, write_all, write_whole
+from bertorch.training.process_group import start_processes
+
+_SUMMARY = "seeds.json"
+
+
+def for_each_seed(args: argparse.Namespace, train: Callable[[argparse.Namespace], None]) -> None:
+    """``train(args)``; with ``--seeds`` once for each, in ``saved_dir/seed-N``.
+
+    Then the figures of all seeds are logged and written to ``saved_dir/seeds.json``: mean, highest and standard deviation
+    of each, for the development set at the evaluation that a run keeps its model of, and for the test set. ``saved_dir``
+    itself gets the model that is best by ``--metric``.
+
+    Raises:
+        UserError: no development set, a seed twice, or ``saved_dir`` holds a run already.
+    """
+    if args.seeds is None:
+        train(args)
+        return
+    root = Path(args.saved_dir)
+    if args.dev_data_file is None:
+        raise UserError("--seeds compares on the development set; give --dev_data_file")
+    if len(set(args.seeds)) < len(args.seeds):
+        raise UserError(f"--seeds {' '.join(map(str, args.seeds))}: give each seed once")
+    if holds_run(root) and not (args.resume or args.overwrite):
+        raise UserError(f"--saved_dir {root} already holds a run; go on with --resume or replace it with --overwrite")
+    folders = {seed: root / f"seed-{seed}" for seed in args.seeds}
+    for seed, folder in folders.items():
+        train(argparse.Namespace(**{**vars(args), "seed": seed, "seeds": None, "saved_dir": str(folder)}))
+        gc.collect()  # the model of one seed is gone before the next is built
+    processes = start_processes(args)
+    if processes.is_main:
+        _summarize(args, root, folders)
+    processes.gather(None)  # nobody leaves before the best model is written
+
+
+def _summarize(args: argparse.Namespace, root: Path, folders: dict[int, Path]) -> None:
+    figures = {seed: _figures(folder, args) for seed, folder in folders.items()}
+    summary: dict[str, Any] = {"seeds": list(folders), "metric": args.metric}
+    for kind in ("eval", "test"):
+        names = [name for name in figures[args.seeds[0]][kind] if name not in ("kind", "global_step")]
+        summary[kind] = {name: _spread([figures[seed][kind][name] for seed in folders]) for name in names}
+        for name, spread in summary[kind].items():
+            logger.info(f"{kind} {name}: {spread['mean']:.5f} ({spread['max']:.5f}), sd {spread['std']:.5f}")
+    best = max(folders, key=lambda seed: figures[seed]["eval"][args.metric])
+    summary["best_seed"] = best
+    paths = [path for path in sorted(folders[best].rglob("*")) if path.is_file() and STATES not in path.parts]
+    paths.sort(key=lambda path: path.name == DESCRIPTION)  # last: what names the task of the rest
+    copies = {root / path.relative_to(folders[best]): path for path in paths if "tensorboard" not in path.parts}
+    write_all({copy: lambda unfinished, path=path: shutil.copyfile(path, unfinished) for copy, path in copies.items()})
+    text = json.dumps(summary, indent=2) + "\n"
+    write_whole(root / _SUMMARY, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+    logger.info(f"means over {len(folders)} seeds (highest in brackets); the model of seed {best} is in {root}")
+
+
+def _figures(folder: Path, args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """The evaluation that a run keeps its model of, and its test, as ``metrics.jsonl`` has them."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    evaluations = [line for line in lines if line["kind"] == "eval"]
+    tests = [line for line in lines if line["kind"] == "test"]
+    kept = max(evaluations, key=lambda line: line[args.metric]) if args.save_best_model else evaluations[-1]
+    return {"eval": kept, "test": tests[-1] if tests else {}}
+
+
+def _spread(values: list[float]) -> dict[str, Any]:
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return {"mean": statistics.fmean(values), "max": max(values), "std": deviation, "values": values}
