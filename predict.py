@@ -19,7 +19,14 @@ from bertorch.prediction.classification import predict_labels
 from bertorch.prediction.entities import predict_entities
 from bertorch.prediction.rows import task_of
 from bertorch.prediction.sentences import predict_sentences
-from bertorch.training.arguments import ArgumentParser, add_device_argument, add_reading_arguments, count, whole_number
+from bertorch.training.arguments import (
+    ArgumentParser,
+    add_bad_rows_argument,
+    add_columns_argument,
+    add_device_argument,
+    count,
+    whole_number,
+)
 from bertorch.training.checkpoints import read_description
 from bertorch.training.process_group import run_script, start_processes
 
@@ -69,7 +76,8 @@ def parse_args():
     )  # fmt: skip
     data.add_argument("--max_seq_length", type=whole_number, default=None, help="default: that of the training")
     data.add_argument("--truncation", choices=TRUNCATIONS, default=None, help="default: that of the training")
-    add_reading_arguments(data)
+    add_columns_argument(data)
+    add_bad_rows_argument(data)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--output_file", default=None,

@@ -21,6 +21,7 @@ from bertorch.metrics.similarity import check_scores, similarity_metrics
 from bertorch.training.arguments import add_contrastive_arguments, add_sentence_arguments, count, training_parser
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
+from bertorch.training.seeds import for_each_seed
 from bertorch.training.start import load_sets, open_model, start_training
 
 
@@ -57,8 +58,7 @@ def evaluate(sentence, samples, args, processes):
     return similarity_metrics(cosines, samples.labels)
 
 
-def main():
-    args = parse_args()
+def main(args):
     processes = start_training(args)
 
     # data
@@ -103,4 +103,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(lambda: for_each_seed(parse_args(), main))

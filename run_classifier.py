@@ -21,6 +21,7 @@ from bertorch.metrics.classification import METRICS, classification_metrics
 from bertorch.training.arguments import training_parser
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
+from bertorch.training.seeds import for_each_seed
 from bertorch.training.start import load_sets, open_model, start_training
 
 
@@ -66,8 +67,7 @@ def test(args, labels, samples, processes, run):
     write_predictions(args, processes, (labels[prediction] for prediction in logits.argmax(axis=1)))
 
 
-def main():
-    args = parse_args()
+def main(args):
     processes = start_training(args)
 
     # data
@@ -108,4 +108,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(lambda: for_each_seed(parse_args(), main))

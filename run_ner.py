@@ -25,11 +25,12 @@ from bertorch.metrics.entities import METRICS
 from bertorch.training.arguments import count, not_negative, training_parser
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
+from bertorch.training.seeds import for_each_seed
 from bertorch.training.start import load_sets, open_model, start_training
 
 
 def parse_args():
-    parser = training_parser("Fine-tune an encoder to find entities.")
+    parser = training_parser("Fine-tune an encoder to find entities.", rows_of_texts=False)
     task = parser.add_argument_group("entities")
     task.add_argument("--label_file", required=True, help="the tags (O, B-PER, ...) or entity types (PER, ...), one a line")
     task.add_argument("--tag", choices=SCHEMES, default="bios", help="scheme of the model's tags; files may have any other")
@@ -92,8 +93,7 @@ def test(args, description, samples, processes, run):
     )
 
 
-def main():
-    args = parse_args()
+def main(args):
     processes = start_training(args)
 
     # data
@@ -141,4 +141,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(lambda: for_each_seed(parse_args(), main))

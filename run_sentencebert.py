@@ -28,6 +28,7 @@ from bertorch.metrics.similarity import check_scores, label_scores, pair_class_m
 from bertorch.training.arguments import add_sentence_arguments, not_negative, training_parser
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
+from bertorch.training.seeds import for_each_seed
 from bertorch.training.start import load_sets, open_model, start_training
 
 
@@ -103,8 +104,7 @@ def test(args, labels, samples, processes, run):
     write_predictions(args, processes, (labels[prediction] for prediction in logits.argmax(axis=1)))
 
 
-def main():
-    args = parse_args()
+def main(args):
     processes = start_training(args)
 
     # data
@@ -162,4 +162,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(lambda: for_each_seed(parse_args(), main))
