@@ -6,8 +6,9 @@
 
 The directory of a run is all it needs. A classifier's answers are labels. A sentence encoder gives cosines (or classes) of
 pairs, vectors of texts (.npy or json lines), and with --corpus the most similar lines of a file. An entity model gives
-type, text, start, end and confidence of each entity, in texts of any length. A sequence or token classifier of transformers
-and a directory of sentence-transformers do as well.
+type, text, start, end and confidence of each entity, in texts of any length. A reader answers --question from --context, or
+the questions of a file in SQuAD's layout. Directories of transformers (sequence and token classifiers, question answering)
+and of sentence-transformers do as well.
 """
 
 from bertorch.data.entities import UNITS
@@ -15,8 +16,10 @@ from bertorch.data.tokenizing import TRUNCATIONS
 from bertorch.encoder.hub import local_directory
 from bertorch.errors import UserError
 from bertorch.heads.pooling import POOLING_HELP, POOLING_MODES
+from bertorch.metrics.reading import SCORERS
 from bertorch.prediction.classification import predict_labels
 from bertorch.prediction.entities import predict_entities
+from bertorch.prediction.reading import predict_answers
 from bertorch.prediction.rows import task_of
 from bertorch.prediction.sentences import predict_sentences
 from bertorch.training.arguments import (
@@ -36,7 +39,7 @@ def parse_args():
     model = parser.add_argument_group("model")
     model.add_argument(
         "--model_dir", default=None,
-        help="the saved directory of a run, a sequence or token classifier of transformers, or a directory of "
+        help="the saved directory of a run, of a classifier or question answering model of transformers, or of "
         "sentence-transformers",
     )  # fmt: skip
     model.add_argument(
@@ -68,12 +71,19 @@ def parse_args():
     data.add_argument("--top_k", type=whole_number, default=10, help="how many lines of --corpus to give")
     data.add_argument(
         "--doc_stride", type=count, default=None,
-        help="entities: tokens that neighbouring windows of a long text share; default: that of the training",
+        help="entities, reading: tokens that neighbouring windows of a long text share; default: that of the training",
     )  # fmt: skip
     data.add_argument(
         "--unit", choices=UNITS, default=None,
         help="entities: what a plain text is divided into; default: what the training had",
     )  # fmt: skip
+    data.add_argument("--question", default=None, help="reading: one question, with --context or --context_file")
+    data.add_argument("--context", default=None, help="reading: the passage of --question")
+    data.add_argument("--context_file", default=None, help="reading: a text file that holds the passage")
+    data.add_argument(
+        "--null_score_diff_threshold", type=float, default=None, help="reading: default: what was best in training"
+    )
+    data.add_argument("--scorer", choices=SCORERS, default=None, help="reading: whose EM and F1; default: by the data")
     data.add_argument("--max_seq_length", type=whole_number, default=None, help="default: that of the training")
     data.add_argument("--truncation", choices=TRUNCATIONS, default=None, help="default: that of the training")
     add_columns_argument(data)
@@ -96,8 +106,10 @@ def parse_args():
     )  # fmt: skip
     output.add_argument("--color", action="store_true", help="entities: print the texts with their entities coloured")
     output.add_argument(
-        "--n_best", type=count, default=0, help="entities, with a CRF: the so many likeliest readings of each text too"
-    )
+        "--n_best", type=count, default=0,
+        help="so many of the likeliest answers to a question, or readings of a text by a CRF, in json lines",
+    )  # fmt: skip
+    output.add_argument("--submission_file", default=None, help="reading: write {id: answer}, as official scorers want it")
     output.add_argument("--batch_size", type=whole_number, default=64, help="rows or windows a forward pass")
     output.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="what to compute in")
     add_device_argument(output)
@@ -120,6 +132,8 @@ def main():
             predict_sentences(args, directory, description, processes)
         case "entities":
             predict_entities(args, directory, description, processes)
+        case "reading":
+            predict_answers(args, directory, description, processes)
         case task:
             raise UserError(f"{directory}: a model for {task}, which predict.py does not know")
 

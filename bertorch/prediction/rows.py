@@ -43,7 +43,8 @@ def task_of(args: argparse.Namespace, directory: Path, description: dict[str, An
     if args.pooling_mode is not None or (directory / MODULES).is_file():
         return "sentence_vectors"
     architectures = load_config(directory).other.get("architectures") or [""]
-    return "entities" if architectures[0].endswith("ForTokenClassification") else "classification"
+    tasks = {"ForTokenClassification": "entities", "ForQuestionAnswering": "reading"}
+    return next((task for name, task in tasks.items() if architectures[0].endswith(name)), "classification")
 
 
 def standard_input() -> bytes:
