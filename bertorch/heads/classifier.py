@@ -9,20 +9,20 @@ from bertorch.data.batching import Batch
 from bertorch.encoder import Encoder, EncoderConfig, TokenBatch, load_config
 from bertorch.encoder.layers import activation, first_tokens
 from bertorch.encoder.weights import encoder_tensors
-from bertorch.heads.loading import fill_layers, load_head, load_trained_head
+from bertorch.heads.loading import FAMILY_PREFIXES, fill_layers, load_head, load_trained_head
 from bertorch.heads.loss import Loss
 from bertorch.heads.pooling import pool, pooled_layers
 
-# Hugging Face's ...ForSequenceClassification, by family: the class, the activation of a dense layer that the head puts
-# before its output (None: the encoder's own pooler serves), and the names of the head's weights.
+# Hugging Face's ...ForSequenceClassification, by family: the activation of a dense layer that the head puts before its
+# output (None: the encoder's own pooler serves), and the names of the head's weights.
 _POOLED = {"classifier": "classifier"}
 _DENSE = {"dense": "classifier.dense", "classifier": "classifier.out_proj"}
 HUGGING_FACE_HEADS = {
-    "bert": ("BertForSequenceClassification", None, _POOLED),
-    "albert": ("AlbertForSequenceClassification", None, _POOLED),
-    "roberta": ("RobertaForSequenceClassification", "tanh", _DENSE),
-    "xlm-roberta": ("XLMRobertaForSequenceClassification", "tanh", _DENSE),
-    "electra": ("ElectraForSequenceClassification", "gelu", _DENSE),
+    "bert": (None, _POOLED),
+    "albert": (None, _POOLED),
+    "roberta": ("tanh", _DENSE),
+    "xlm-roberta": ("tanh", _DENSE),
+    "electra": ("gelu", _DENSE),
 }
 
 
@@ -39,7 +39,7 @@ class Classifier(nn.Module):
         config = encoder.config
         self.encoder = encoder
         self.pooling_mode = pooling_mode
-        self.dense_act = HUGGING_FACE_HEADS[config.model_type][1] if pooling_mode == "linear" else None
+        self.dense_act = HUGGING_FACE_HEADS[config.model_type][0] if pooling_mode == "linear" else None
         self.dense = nn.Linear(config.hidden_size, config.hidden_size) if self.dense_act else None
         self.classifier = nn.Linear(config.hidden_size, num_labels)
         self.dropout = nn.Dropout(classifier_dropout(config))
@@ -74,12 +74,12 @@ class Classifier(nn.Module):
 
     def saved_files(self, max_seq_length: int) -> dict[str, dict]:
         """What ``save_model`` writes: path -> JSON content, or tensors for ``.safetensors``."""
-        architecture = HUGGING_FACE_HEADS[self.encoder.config.model_type][0]
+        architecture = f"{FAMILY_PREFIXES[self.encoder.config.model_type]}ForSequenceClassification"
         config = {**self.encoder.config.to_dict(), "architectures": [architecture]}
         return {"config.json": config, "model.safetensors": self.hugging_face_tensors()}
 
     def _head_names(self) -> dict[str, str]:
-        modules = HUGGING_FACE_HEADS[self.encoder.config.model_type][2] if self.dense is not None else _POOLED
+        modules = HUGGING_FACE_HEADS[self.encoder.config.model_type][1] if self.dense is not None else _POOLED
         return {f"{ours}.{kind}": f"{theirs}.{kind}" for ours, theirs in modules.items() for kind in ("weight", "bias")}
 
     def fill_head(self, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
@@ -98,7 +98,7 @@ def classifier_dropout(config: EncoderConfig) -> float:
 
 
 def needs_pooler(config: EncoderConfig, pooling_mode: str) -> bool:
-    return pooling_mode == "linear" and HUGGING_FACE_HEADS[config.model_type][1] is None
+    return pooling_mode == "linear" and HUGGING_FACE_HEADS[config.model_type][0] is None
 
 
 def load_classifier(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bertorch.data.tag_batching import SpanBatch
 from bertorch.encoder import Encoder, TokenBatch
 from bertorch.heads.classifier import classifier_dropout
-from bertorch.heads.loading import fill_layers, own_names, saved_tensors
+from bertorch.heads.loading import fill_own_layers, head_files
 from bertorch.heads.loss import Loss
 
 _HEAD_SIZE = 64
@@ -83,15 +83,15 @@ class GlobalPointer(nn.Module):
 
     def saved_files(self, max_seq_length: int) -> dict[str, dict]:
         """What ``save_model`` writes: path -> JSON content, or tensors for ``.safetensors``."""
-        return {"config.json": self.encoder.config.to_dict(), "model.safetensors": saved_tensors(self)}
+        return head_files(self)
 
     def fill_head(self, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
-        """Fill the head's own layers where a checkpoint holds them; returns the names taken.
+        """Fill the head's layers where a checkpoint holds them; returns the names taken.
 
         Raises:
             UserError: they are there and do not fit, or are ``required`` and missing.
         """
-        return fill_layers(self, own_names(self), tensors, source, required)
+        return fill_own_layers(self, tensors, source, required)
 
 
 def _padded(values: Tensor, real: Tensor) -> Tensor:

@@ -18,6 +18,11 @@ from bertorch.encoder.weights import (
     wrapper_prefix,
 )
 
+# The beginning of transformers' class names.
+FAMILY_PREFIXES = {
+    "bert": "Bert", "albert": "Albert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta", "electra": "Electra",
+}  # fmt: skip
+
 # A head: an nn.Module with ``encoder`` and ``fill_head(tensors, source, required) -> names taken``.
 Head = TypeVar("Head", bound=nn.Module)
 
@@ -84,8 +89,6 @@ def fill_layers(
     Raises:
         UserError: they are there and do not fit, or are ``required`` and missing.
     """
-    if not names:
-        return set()
     prefix = wrapper_prefix(tensors)
     names = {ours: prefix + theirs for ours, theirs in names.items()}
     if not required and not any(theirs in tensors for theirs in names.values()):
@@ -94,13 +97,30 @@ def fill_layers(
     return set(names.values())
 
 
-def own_names(model: nn.Module, layer: str = "") -> dict[str, str]:
-    """The parameters of a head that are not its encoder's, or those of one layer, for ``fill_layers``: saved as named."""
-    names = [name for name, _ in model.named_parameters() if not name.startswith("encoder.")]
-    return {name: name for name in names if name.startswith(layer)}
+def own_names(model: nn.Module) -> list[str]:
+    """The parameters of a head that are not its encoder's; they are saved under these names."""
+    return [name for name, _ in model.named_parameters() if not name.startswith("encoder.")]
 
 
-def saved_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """All weights of such a head: the encoder's under Hugging Face's names, its own as they are named."""
-    own = {name: parameter.detach() for name, parameter in model.named_parameters() if name in own_names(model)}
-    return {**encoder_tensors(model.encoder), **own}
+def fill_own_layers(model: nn.Module, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
+    """``fill_layers`` for each layer of a head whose weights are saved as they are named."""
+    names = own_names(model)
+    layers = dict.fromkeys(name.split(".")[0] for name in names)
+    groups = ({name: name for name in names if name.startswith(f"{layer}.")} for layer in layers)
+    return {name for group in groups for name in fill_layers(model, group, tensors, source, required)}
+
+
+def head_files(model: nn.Module, task: str | None = None) -> dict[str, dict]:
+    """What ``save_model`` writes of such a head: path -> JSON content, or tensors for ``.safetensors``.
+
+    Args:
+        model: the head.
+        task: how transformers' class for it ends, such as ``TokenClassification``; None where it has none.
+    """
+    config = model.encoder.config
+    written = config.to_dict()
+    if task is not None:
+        written["architectures"] = [f"{FAMILY_PREFIXES[config.model_type]}For{task}"]
+    parameters = dict(model.named_parameters())
+    own = {name: parameters[name].detach() for name in own_names(model)}
+    return {"config.json": written, "model.safetensors": {**encoder_tensors(model.encoder), **own}}

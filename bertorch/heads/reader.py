@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from bertorch.data.reading import ReadingBatch
 from bertorch.encoder import Encoder, TokenBatch, to_padded
 from bertorch.encoder.layers import first_tokens
-from bertorch.heads.classifier import HUGGING_FACE_HEADS
-from bertorch.heads.loading import fill_layers, own_names, saved_tensors
+from bertorch.heads.loading import fill_own_layers, head_files
 from bertorch.heads.loss import Loss
 
 
@@ -60,12 +59,7 @@ class Reader(nn.Module):
 
     def saved_files(self, max_seq_length: int) -> dict[str, dict]:
         """What ``save_model`` writes: path -> JSON content, or tensors for ``.safetensors``."""
-        config = self.encoder.config
-        architecture = HUGGING_FACE_HEADS[config.model_type][0].replace("SequenceClassification", "QuestionAnswering")
-        return {
-            "config.json": {**config.to_dict(), "architectures": [architecture]},
-            "model.safetensors": saved_tensors(self),
-        }
+        return head_files(self, "QuestionAnswering")
 
     def fill_head(self, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
         """Fill the head's layers where a checkpoint holds them; returns the names taken.
@@ -73,5 +67,4 @@ class Reader(nn.Module):
         Raises:
             UserError: they are there and do not fit, or are ``required`` and missing.
         """
-        taken = fill_layers(self, own_names(self, "qa_outputs."), tensors, source, required)
-        return taken | fill_layers(self, own_names(self, "yes_no."), tensors, source, required)
+        return fill_own_layers(self, tensors, source, required)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from bertorch.data.tag_batching import TagBatch
 from bertorch.data.tags import Span, TagSet
 from bertorch.encoder import Encoder, TokenBatch
-from bertorch.heads.classifier import HUGGING_FACE_HEADS, classifier_dropout
+from bertorch.heads.classifier import classifier_dropout
 from bertorch.heads.crf import CRF, Steps, forward_backward
-from bertorch.heads.loading import fill_layers, own_names, saved_tensors
+from bertorch.heads.loading import fill_own_layers, head_files
 from bertorch.heads.loss import Loss
 
 
@@ -94,18 +94,12 @@ class Tagger(nn.Module):
 
     def saved_files(self, max_seq_length: int) -> dict[str, dict]:
         """What ``save_model`` writes: path -> JSON content, or tensors for ``.safetensors``."""
-        config = self.encoder.config
-        architecture = HUGGING_FACE_HEADS[config.model_type][0].replace("Sequence", "Token")
-        return {
-            "config.json": {**config.to_dict(), "architectures": [architecture]},
-            "model.safetensors": saved_tensors(self),
-        }
+        return head_files(self, "TokenClassification")
 
     def fill_head(self, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
-        """Fill the classifier, and the CRF, where a checkpoint holds them; returns the names taken.
+        """Fill the head's layers where a checkpoint holds them; returns the names taken.
 
         Raises:
             UserError: they are there and do not fit, or are ``required`` and missing.
         """
-        taken = fill_layers(self, own_names(self, "classifier."), tensors, source, required)
-        return taken | fill_layers(self, own_names(self, "crf."), tensors, source, required)
+        return fill_own_layers(self, tensors, source, required)
