@@ -1,7 +1,7 @@
 """Compare taggers trained by run_ner.py with those of the Hugging Face Trainer, same data and settings.
 
-    python benchmarks/ner_quality.py --task resume --learning_rate 1e-4 --crf_learning_rate 1e-2 --epochs 3 --seeds 1 2 3
-    python benchmarks/ner_quality.py --task wnut17 --learning_rate 1e-4 --crf_learning_rate 1e-2 --epochs 3 --seeds 1 2 3
+    python benchmarks/ner_quality.py --task resume --learning_rate 3e-4 --crf_learning_rate 1e-3 --epochs 2
+    python benchmarks/ner_quality.py --task wnut17 --learning_rate 3e-4 --crf_learning_rate 1e-3 --epochs 2
     python benchmarks/ner_quality.py ... --sides linear crf --seeds 1 --dev_only      # choose settings without the test set
 
 For each seed it trains our linear tagger and our CRF, each in a process of its own, then AutoModelForTokenClassification
@@ -93,11 +93,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--sides", choices=SIDES, nargs="+", default=list(SIDES), help="which of them to train")
     parser.add_argument("--dev_only", action="store_true", help="leave the test set alone, to choose settings")
     parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--learning_rate", type=float, default=1e-4)
-    parser.add_argument("--crf_learning_rate", type=float, default=1e-2, help="of the CRF's own weights")
+    parser.add_argument("--learning_rate", type=float, default=3e-4)
+    parser.add_argument("--crf_learning_rate", type=float, default=1e-3, help="of the CRF's own weights")
     parser.add_argument("--warmup_proportion", type=float, default=0.0)
     parser.add_argument("--max_seq_length", type=int, default=256)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=2)
     return parser.parse_args()
 
 

@@ -71,9 +71,8 @@ class Tagger(nn.Module):
         """
         crf = self.crf or CRF(emissions.shape[1]).to(emissions.device)  # all transitions 0: the linear layer alone
         steps = Steps.of([len(tags)], emissions.device)
-        emissions = (
-            (emissions - emissions.amax(dim=1, keepdim=True)).double().clamp(min=-100)
-        )  # e^-100 of a place is nothing
+        # Beside the best tag of a place, e^-100 is nothing, and scores further down would overflow the recursion.
+        emissions = (emissions - emissions.amax(dim=1, keepdim=True)).double().clamp(min=-100)
         start, transitions, end = crf.scores()
         _, alpha, beta, arriving, scale = forward_backward(emissions, start, transitions, end, steps)
         log_alpha, log_beta, log_arriving = (part.log().cpu().numpy() for part in (alpha, beta, arriving))

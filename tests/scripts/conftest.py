@@ -1,4 +1,5 @@
 import json
+import random
 import shutil
 
 import pytest
@@ -44,5 +45,47 @@ def sentence_model(small_encoder, tmp_path_factory):
             with pytest.MonkeyPatch.context() as patch:
                 assert call("run_batchneg.py", as_flags(**values), patch) == 0
         return built[name]
+
+    return build
+
+
+NAMES = {"诸葛曹": "PER", "敦煌": "LOC", "鲁紫": "ORG"}
+_NOISE = ("😀", "１２", "Paris", "\t", "\u200b", "\u2028", "é", "。")
+
+
+@pytest.fixture(scope="session")
+def entity_model(still_encoder, tmp_path_factory):
+    """``entity_model(ner_head)`` -> the saved directory of a run that has learned to find ``NAMES``; copy one to change it.
+
+    No sample sentence has their characters. Emoji, blanks and the like stand beside them now and then.
+    """
+    built = {}
+    sentences = (DATA / "sentences" / "train.txt").read_text(encoding="utf-8").splitlines()
+
+    def rows(count, chance):
+        for sentence in sentences[:count]:
+            parts, entities = [sentence[: chance.randint(1, 9)]], []
+            for name in chance.choices(list(NAMES), k=chance.randint(0, 3)):
+                before, after = (chance.choice(_NOISE) * (chance.random() < 0.5) for _ in range(2))
+                start, place = len("".join(parts) + before), chance.randint(0, 10)
+                entities.append([start, start + len(name), NAMES[name]])
+                parts += [before, name, after, sentence[6 + place : 12 + place]]
+            yield json.dumps({"text": "".join(parts), "entities": entities}, ensure_ascii=False) + "\n"
+
+    def build(ner_head):
+        if ner_head not in built:
+            directory = tmp_path_factory.mktemp(ner_head)
+            (directory / "train.jsonl").write_text("".join(rows(320, random.Random(0))), encoding="utf-8")
+            (directory / "labels.txt").write_text("PER\nLOC\nORG\n", encoding="utf-8")
+            values = {
+                "pretrained_model_name_or_path": still_encoder, "train_data_file": directory / "train.jsonl",
+                "label_file": directory / "labels.txt", "saved_dir": directory / "checkpoint", "ner_head": ner_head,
+                "learning_rate": 5e-3, "crf_learning_rate": 1e-2, "batch_size": 16, "max_steps": 100, "max_seq_length": 64,
+                "warmup_proportion": 0.1, "device": "cpu",
+            }  # fmt: skip
+            with pytest.MonkeyPatch.context() as patch:
+                assert call("run_ner.py", as_flags(**values), patch) == 0
+            built[ner_head] = directory / "checkpoint"
+        return built[ner_head]
 
     return build

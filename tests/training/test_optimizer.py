@@ -84,3 +84,42 @@ def test_parameters_without_gradients_are_left_alone():
     parameters = [nn.Parameter(torch.ones(2))]
     assert scale_and_clip(parameters, 0.5, 1.0) is None
     assert parameters[0].grad is None
+
+
+def test_parts_with_rates_of_their_own():
+    """By the first part of a parameter's name; what decays does so there as well."""
+    model = Model()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer = adamw(model, 0.01, 0.5, {"transitions": 0.2, "gate": 0.03, "blocks": 0.04, "frozen": 1.0, "absent": 1.0})
+    expected = {name: (0.01, 0.0 if name.endswith("bias") else 0.5) for name in before}
+    expected.update(
+        {
+            "transitions": (0.2, 0.5), "gate.weight": (0.03, 0.0), "gate.bias": (0.03, 0.0),
+            "blocks.0.0.weight": (0.04, 0.5), "blocks.0.0.bias": (0.04, 0.0), "blocks.0.1.weight": (0.04, 0.0),
+            "blocks.0.1.bias": (0.04, 0.0),
+        }
+    )  # fmt: skip
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = [
+        (names[id(parameter)], group["highest"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    ]
+    assert len(found) == len({name for name, _, _ in found})
+    assert {name: (rate, decay) for name, rate, decay in found} == {
+        name: value for name, value in expected.items() if not name.startswith("frozen")
+    }
+
+    for group in optimizer.param_groups:  # as a run does before each update
+        group["lr"] = group["highest"]
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 2.0)
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        rate, decay = (0.0, 0.0) if name.startswith("frozen") else expected[name]
+        torch.testing.assert_close(parameter.detach(), before[name] * (1 - rate * decay) - rate, msg=name)
+
+
+def test_the_rate_that_is_logged_is_that_of_the_rest():
+    """The first group's, though the first parameter has a rate of its own."""
+    assert adamw(Model(), 0.01, 0.1, {"embedding": 0.2}).param_groups[0]["highest"] == 0.01
