@@ -169,9 +169,15 @@ def _deciding_window(bounds: list[tuple[int, int]], span: Span) -> int:
 
 
 def in_characters(samples: TaggedSamples, row: int, spans: list[Span]) -> list[Entity]:
-    """Spans of units as type, start and end in characters of the text."""
-    offsets = samples.unit_offsets[samples.unit_starts[row] : samples.unit_starts[row + 1]]
-    return [(kind, int(offsets[first][0]), int(offsets[last - 1][1])) for kind, first, last in spans]
+    """Spans of units as type, start and end in characters of the text, without blanks at their edges."""
+    own = slice(samples.unit_starts[row], samples.unit_starts[row + 1])
+    offsets, spaces = samples.unit_offsets[own], samples.spaces[own]
+    entities = []
+    for kind, first, last in spans:
+        inner = first + np.flatnonzero(~spaces[first:last])
+        first, last = (inner[0], inner[-1] + 1) if len(inner) else (first, last)
+        entities.append((kind, int(offsets[first][0]), int(offsets[last - 1][1])))
+    return entities
 
 
 def entity_metrics(samples: TaggedSamples, reading: Reading, types: list[str]) -> tuple[dict[str, float], str]:

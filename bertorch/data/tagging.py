@@ -116,6 +116,7 @@ class TaggedSamples(Samples):
         entities: type id, start and end in characters, int32 ``[entities, 3]``.
         spans: the same in units of the row, -1 where an entity holds no unit.
         entity_starts: the first entity of each row, and their number, int64 ``[rows + 1]``.
+        spaces: which units are blanks, bool ``[total_units]``; an entity neither begins nor ends with one.
         blank: units that normalise to nothing; they are not counted as unknown.
         labelled: 1 where every text came with its entities, 0 where some did not.
     """
@@ -128,6 +129,7 @@ class TaggedSamples(Samples):
     entities: np.ndarray
     spans: np.ndarray
     entity_starts: np.ndarray
+    spaces: np.ndarray
     blank: int
     labelled: int
 
@@ -172,11 +174,21 @@ def _row(document: Document, encoder: UnitEncoder) -> _Row:
     surfaces = [document.text[start:end] for start, end in offsets]
     words = encoder.unit == "word" if given is None else any(len(surface) > 1 for surface in surfaces)
     starts, ends = [start for start, _ in offsets], [end for _, end in offsets]
+    entities = [_without_blanks(document.text, *entity) for entity in document.entities or ()]
     spans = []
-    for kind, start, end in document.entities or ():
+    for kind, start, end in entities:
         first, last = bisect_right(ends, start), bisect_left(starts, end)
         spans.append((kind, first, last) if first < last else (kind, -1, -1))
-    return _Row(document, offsets, encoder.pieces(surfaces, words), list(document.entities or ()), spans)
+    return _Row(document, offsets, encoder.pieces(surfaces, words), entities, spans)
+
+
+def _without_blanks(text: str, kind: str, start: int, end: int) -> Span:
+    """The entity without blanks at its edges, unless it is nothing else."""
+    inner = text[start:end].strip()
+    if not inner:
+        return kind, start, end
+    start += text[start:end].index(inner)
+    return kind, start, start + len(inner)
 
 
 def _parts(row: _Row, most: int) -> Iterator[_Row]:
@@ -264,6 +276,7 @@ def tag_documents(
         entities=_joined([_numbered(row.entities, type_ids) for row in rows], np.int32).reshape(-1, 3),
         spans=_joined([_numbered(row.spans, type_ids) for row in rows], np.int32).reshape(-1, 3),
         entity_starts=_starts([len(row.entities) for row in rows]),
+        spaces=np.asarray([surface.isspace() for surface in surfaces], dtype=bool),
         blank=blank,
         labelled=int(all(row.document.entities is not None for row in rows)),
     )

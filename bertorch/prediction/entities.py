@@ -1,6 +1,7 @@
 """Entities of texts of any length."""
 
 import argparse
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from bertorch.data.entities import ENTITY_FORMATS, Document, read_documents
 from bertorch.data.files import as_stream, file_format
 from bertorch.data.tagging import TaggedSamples, UnitEncoder, tag_documents
-from bertorch.data.tags import Span, TagSet, parse_tag
+from bertorch.data.tags import TagSet, parse_tag
 from bertorch.entities import Reading, entity_metrics, in_characters, load_trained_entity_head, read_entities
 from bertorch.errors import UserError
 from bertorch.heads.global_pointer import GlobalPointer
@@ -68,10 +69,7 @@ def predict_entities(args: argparse.Namespace, directory: Path, description: dic
             metrics, table = entity_metrics(samples, reading, types)
             print_metrics(metrics)
             print(table)
-        answers += [
-            _answer(model, samples, reading, row, document.text, args.n_best)
-            for row, document in enumerate(usable[start : start + size])
-        ]
+        answers += [_answer(model, samples, reading, row, args.n_best) for row in range(len(samples))]
     if processes.is_main:
         write_lines(args, _lines(args, documents, iter(answers), types))
 
@@ -110,29 +108,15 @@ def _documents(args: argparse.Namespace, types: list[str]) -> list[Document]:
     return documents if args.evaluate else [replace(document, entities=None) for document in documents]
 
 
-def _answer(
-    model: Tagger | GlobalPointer, samples: TaggedSamples, reading: Reading, row: int, text: str, n_best: int
-) -> _Answer:
-    def entities(spans: list[Span]) -> list[Entity]:
-        return [_without_blanks(text, *entity) for entity in in_characters(samples, row, spans)]
-
+def _answer(model: Tagger | GlobalPointer, samples: TaggedSamples, reading: Reading, row: int, n_best: int) -> _Answer:
     readings = []
     if n_best:
         emissions = reading.emissions[samples.unit_starts[row] : samples.unit_starts[row + 1]]
         device = model.classifier.weight.device
         paths, log_probabilities = model.crf.n_best(torch.from_numpy(emissions).to(device), n_best)
         for path, probability in zip(paths.tolist(), np.exp(log_probabilities.cpu().numpy()), strict=True):
-            readings.append((float(probability), entities(model.tag_set.strict(path))))
-    return _Answer(entities(reading.spans[row]), reading.confidences[row], readings)
-
-
-def _without_blanks(text: str, kind: str, start: int, end: int) -> Entity:
-    """Blanks at the edges are no part of an entity, though they have places of their own and so may be tagged."""
-    inner = text[start:end].strip()
-    if not inner:
-        return kind, start, end
-    start += text[start:end].index(inner)
-    return kind, start, start + len(inner)
+            readings.append((float(probability), in_characters(samples, row, model.tag_set.strict(path))))
+    return _Answer(in_characters(samples, row, reading.spans[row]), reading.confidences[row], readings)
 
 
 def _lines(
@@ -148,7 +132,7 @@ def _lines(
             yield json_line(_as_json(text, answer))
         else:
             for (kind, start, end), confidence in zip(answer.entities, answer.confidences, strict=True):
-                surface = " ".join(text[start:end].split("\t"))
+                surface = re.sub(r"[\t\r\n]", " ", text[start:end])
                 yield f"{document.line}\t{kind}\t{surface}\t{start}\t{end}\t{confidence:.6f}\n"
 
 

@@ -42,9 +42,15 @@ def task_of(args: argparse.Namespace, directory: Path, description: dict[str, An
         return description["task"]
     if args.pooling_mode is not None or (directory / MODULES).is_file():
         return "sentence_vectors"
-    architectures = load_config(directory).other.get("architectures") or [""]
+    architectures = _config(directory).get("architectures") or [""]
     tasks = {"ForTokenClassification": "entities", "ForQuestionAnswering": "reading"}
     return next((task for name, task in tasks.items() if architectures[0].endswith(name)), "classification")
+
+
+def _config(directory: Path) -> dict[str, Any]:
+    """``config.json`` as it stands; what is wrong with it is said where it is loaded."""
+    load_config(directory)
+    return json.loads((directory / "config.json").read_text(encoding="utf-8"))
 
 
 def standard_input() -> bytes:
@@ -118,7 +124,7 @@ def print_metrics(metrics: dict[str, float]) -> None:
 
 def config_labels(directory: Path) -> list[str]:
     """The labels that transformers keeps in ``config.json``."""
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    config = _config(directory)
     id2label = config.get("id2label")
     if not isinstance(id2label, dict) or sorted(id2label) != sorted(str(index) for index in range(len(id2label))):
         raise UserError(
