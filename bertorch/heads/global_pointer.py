@@ -57,7 +57,8 @@ class GlobalPointer(nn.Module):
         position = real.nonzero()[:, 1]
         query, key = both.float().chunk(2, dim=-1)
         query, key = (_padded(_rotated(part, position), real) for part in (query, key))
-        spans = torch.einsum("wmd,wnd->wmn", query, key) / _HEAD_SIZE**0.5
+        with torch.autocast(states.device.type, enabled=False):  # scores of thousands of spans are compared with one another
+            spans = query @ key.transpose(1, 2) / _HEAD_SIZE**0.5  # [windows, units, units]
         starts, ends = _padded(marks, real).chunk(2, dim=-1)  # [windows, units, types]
         scores = spans.unsqueeze(1) + starts.transpose(1, 2).unsqueeze(3) + ends.transpose(1, 2).unsqueeze(2)
         possible = (real.unsqueeze(2) & real.unsqueeze(1)).triu()  # no span ends before it begins

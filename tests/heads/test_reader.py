@@ -159,7 +159,7 @@ PASSAGES = [
     "where is the 酒店 x1？",
     "价格便宜",
     "  ",
-    "酒\u2028店\n 很  贵 " * 5,
+    "酒\u2028店\n 很  贵 " * 8,
 ]
 ASKED = [Question(1, str(number), "房", context, []) for number, context in enumerate(PASSAGES)]
 
