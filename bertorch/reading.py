@@ -96,7 +96,7 @@ def read_answers(
     processes: Processes,
     precision: str = "fp32",
 ) -> tuple[list[Reading], float]:
-    """What the model says to each question, and the mean loss over windows (nan without answers), on every rank.
+    """What the model says to each question, and the mean loss over windows with known answers (else nan), on every rank.
 
     The windows of a passage are joined by score: the best spans of all of them, and no answer only as far as every window
     says so (the least of their scores), as in BERT's recipe for SQuAD.
@@ -115,7 +115,7 @@ def read_answers(
     def of_batch(tokens: TokenBatch, rows: np.ndarray) -> tuple[list[tuple], float]:
         logits = model.logits(tokens).float()
         targets = targets_of(samples, tokens, rows).to(processes.device)
-        loss = float(model.loss(logits, targets).total) if samples.starts[0] >= 0 else np.nan
+        loss = float(model.loss(logits, targets).total)
         bounds = np.cumsum([0, *tokens.lengths])
         values = logits.cpu().numpy().astype(np.float64)
         windows = (values[start:end] for start, end in zip(bounds, bounds[1:], strict=False))
@@ -128,7 +128,9 @@ def read_answers(
         for row, window in zip(rows, windows, strict=True):
             of_question[samples.questions[row]].append(window)
     readings = [_joined(question, windows, types, n_best) for question, windows in zip(questions, of_question, strict=True)]
-    return readings, sum(loss for _, (_, loss) in parts) / len(samples)
+    classes = samples.lengths + (2 if "yes" in types else 0)
+    known = int(((samples.starts >= 0) & (samples.starts < classes)).sum())
+    return readings, sum(loss for _, (_, loss) in parts) / known if known else np.nan
 
 
 def _window(

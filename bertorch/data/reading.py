@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -20,6 +21,8 @@ from bertorch.data.tokenizing import Samples, TextEncoder, text_hash
 from bertorch.encoder import TokenBatch
 from bertorch.errors import UserError
 
+_ID = re.compile(r'(?<!\\)"id"\s*:\s*("(?:[^"\\]|\\.)*"|-?\d{1,100}(?![\d.eE]))')
+_SURROGATE = re.compile("[\ud800-\udfff]")
 # What a question may be answered with, by --answer_types; the order is that of the targets.
 ANSWER_TYPES = {
     "span": ("span",),
@@ -75,12 +78,10 @@ def read_questions(
     questions: list[Question] = []
     known: set[str] = set()
     mended = guessed = 0
-    line, read_to = 1, 0
+    lines = _lines_of_ids(raw)
     for place, context, entry in _entries(path, content):
         identity = str(entry.get("id", place))
-        at = raw.find(json.dumps(identity, ensure_ascii=False), read_to)  # ids stand in the order of the questions
-        if at >= 0:
-            line, read_to = line + raw.count("\n", read_to, at), at
+        line = next(lines.get(identity, iter(())), 1)
         try:
             question = _question(line, identity, context, entry, answers_needed)
             if identity in known:
@@ -109,6 +110,16 @@ def read_questions(
     return questions
 
 
+def _lines_of_ids(raw: str) -> dict[str, Iterator[int]]:
+    """The lines in which each id stands, in order."""
+    lines: dict[str, list[int]] = {}
+    line, read_to = 1, 0
+    for match in _ID.finditer(raw):
+        line, read_to = line + raw.count("\n", read_to, match.start()), match.start()
+        lines.setdefault(str(json.loads(match[1])), []).append(line)
+    return {identity: iter(found) for identity, found in lines.items()}
+
+
 class _Unusable(Exception):
     def __init__(self, problem: str, remedy: str):
         self.problem, self.remedy = problem, remedy
@@ -125,7 +136,7 @@ def _read_json(path: str | Path) -> tuple[str, Any]:
         raise UserError(
             f"{path}:{error.lineno}: not JSON ({error.msg}); the layout is that of SQuAD, one object a file"
         ) from None
-    except (EOFError, gzip.BadGzipFile, RecursionError) as error:
+    except (EOFError, zlib.error, gzip.BadGzipFile, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
 
 
@@ -147,13 +158,18 @@ def _entries(path: str | Path, content: Any) -> Iterator[tuple[str, str, dict[st
 
 def _question(line: int, identity: str, context: str, entry: dict[str, Any], answers_needed: bool) -> Question:
     text, given = entry.get("question"), entry.get("answers")
+    impossible = str(entry.get("is_impossible", "")).lower() == "true"
+    given = [] if given is None and impossible else given
     if not isinstance(text, str) or not text.strip():
         raise _Unusable("no question", "write a text under key question")
+    if _SURROGATE.search(text) or _SURROGATE.search(context):
+        raise _Unusable("an escape such as \\ud83d is half a character", "write both halves, or the character itself")
     if not answers_needed and given is None:
         return Question(line, identity, text, context, [])
     if not isinstance(given, list) or not all(isinstance(one, dict) and isinstance(one.get("text"), str) for one in given):
         raise _Unusable("no answers", 'write "answers": [{"text": ..., "answer_start": ...}], an empty list for no answer')
-    impossible = str(entry.get("is_impossible", "")).lower() == "true"
+    if any(type(one.get("answer_start", -1)) is not int for one in given):
+        raise _Unusable("an answer_start that is no whole number", "count characters from 0, or write -1")
     if answers_needed and not context.strip():
         raise _Unusable("an empty passage", "fill it in, or remove its questions")
     answers = [""] if impossible or not given else [one["text"] for one in given]
@@ -167,10 +183,10 @@ def _find(answer: str, context: str, start: int) -> tuple[tuple[int, int] | None
     """Where an answer stands in its passage, None for nowhere; and ``""``, ``mended`` or ``guessed``."""
     if start >= 0 and context.startswith(answer, start):
         return (start, start + len(answer)), ""
-    places = [match.span() for match in re.finditer(re.escape(answer), context)]
+    places = [match.span(1) for match in re.finditer(f"(?=({re.escape(answer)}))", context)]  # they may overlap
     if not places:  # with other blanks
         pattern = r"\s*".join(re.escape(sign) for sign in "".join(answer.split()))
-        places = [match.span() for match in re.finditer(pattern, context)]
+        places = [match.span(1) for match in re.finditer(f"(?=({pattern}))", context)]
     if not places:
         return None, ""
     if start < 0:

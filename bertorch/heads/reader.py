@@ -48,13 +48,19 @@ class Reader(nn.Module):
         return self.loss(self.logits(batch.tokens).float(), batch)
 
     def loss(self, logits: Tensor, batch: ReadingBatch) -> Loss:
-        """The mean of two cross-entropies over all places of a window, that of the first and that of the last token."""
+        """The mean of two cross-entropies over all places of a window, that of the first and that of the last token.
+
+        Windows whose answer is not known, or of a kind that the model does not know, add nothing.
+        """
         places, _ = to_padded(logits[:, :2], batch.tokens, fill=-torch.inf)  # [batch_size, max_seqlen, 2]
         if self.yes_no is not None:
             others = first_tokens(logits[:, 2:], batch.tokens)  # [batch_size, 2]
             places = torch.cat([places, others.unsqueeze(2).expand(-1, -1, 2)], dim=1)
-        total = F.cross_entropy(places[:, :, 0], batch.starts, reduction="sum")
-        total = total + F.cross_entropy(places[:, :, 1], batch.ends, reduction="sum")
+        targets = (at.masked_fill(at >= places.shape[1], -1) for at in (batch.starts, batch.ends))
+        total = sum(
+            F.cross_entropy(places[:, :, end], target, ignore_index=-1, reduction="sum")
+            for end, target in enumerate(targets)
+        )
         return Loss(total / 2, batch.tokens.batch_size)
 
     def saved_files(self, max_seq_length: int) -> dict[str, dict]:

@@ -168,4 +168,6 @@ def best_null_threshold(
         return float(sorted_differences[0] - 1.0), float(totals[0] / len(order))
     if best == len(order):
         return float(sorted_differences[-1] + 1.0), float(totals[-1] / len(order))
-    return float((sorted_differences[best - 1] + sorted_differences[best]) / 2), float(totals[best] / len(order))
+    lower, upper = sorted_differences[best - 1 : best + 1]
+    middle = (lower + upper) / 2
+    return float(middle if middle < upper else lower), float(totals[best] / len(order))

@@ -16,6 +16,7 @@ from bertorch.training.process_group import Processes
 def predict_answers(args: argparse.Namespace, directory: Path, description: dict[str, Any], processes: Processes) -> None:
     """An answer to each question of a file, or to ``--question``; with --evaluate scores against those of the file."""
     description = description or _description_of_transformers()
+    description["n_best_size"] = max(description["n_best_size"], args.n_best)
     model = load_trained_reader(directory, description, args.init_from_ckpt).to(processes.device)
     stride = description["doc_stride"] if args.doc_stride is None else args.doc_stride
     encoder = ReadingEncoder(text_encoder(args, directory, description), description["max_query_length"], stride)

@@ -36,9 +36,10 @@ def for_each_seed(args: argparse.Namespace, train: Callable[[argparse.Namespace]
         raise UserError("--seeds compares on the development set; give --dev_data_file")
     if len(set(args.seeds)) < len(args.seeds):
         raise UserError(f"--seeds {' '.join(map(str, args.seeds))}: give each seed once")
-    if holds_run(root) and not (args.resume or args.overwrite):
-        raise UserError(f"--saved_dir {root} already holds a run; go on with --resume or replace it with --overwrite")
     folders = {seed: root / f"seed-{seed}" for seed in args.seeds}
+    held = next((folder for folder in (root, *folders.values()) if holds_run(folder)), None)
+    if held is not None and not (args.resume or args.overwrite):
+        raise UserError(f"--saved_dir {held} already holds a run; go on with --resume or replace it with --overwrite")
     for seed, folder in folders.items():
         train(argparse.Namespace(**{**vars(args), "seed": seed, "seeds": None, "saved_dir": str(folder)}))
         gc.collect()  # the model of one seed is gone before the next is built

@@ -133,7 +133,6 @@ def test_a_wrong_place_is_mended_to_the_nearest(one, messages, start, expected):
     assert "a.json: 1 answers do not stand at their answer_start" in message
 
 
-@pytest.mark.xfail(strict=True, reason="places that overlap another one are not looked at")
 def test_the_nearest_may_overlap_another(one):
     assert place(one("zzababa", entry(("aba", 5)))) == ("span", 4, 7)
 
@@ -188,7 +187,6 @@ def test_evaluation_says_nothing_of_places(one, messages):
 
 
 @pytest.mark.parametrize("start", ["2", None, 2.0, "x", [2]])
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="an answer_start that is no whole number is a TypeError")
 def test_a_place_that_is_no_whole_number(one, start):
     """Mended like any other wrong place, or refused in one line."""
     try:
@@ -225,7 +223,6 @@ def test_lines_of_ids(write, indent):
 
 
 @pytest.mark.parametrize("ids", [(1, 2, 3), ("一", "二", "三")])
-@pytest.mark.xfail(strict=True, reason="ids that are numbers, or escaped, are not found in the file")
 def test_lines_of_ids_that_are_numbers_or_escaped(write, ids):
     content = json.dumps(squad((PASSAGE, [entry(identity=one) for one in ids])), indent=1)
     expected = [1 + content.split(f'"id": {json.dumps(one)}')[0].count("\n") for one in ids]
@@ -347,7 +344,6 @@ def test_a_gzip_file_cut_short(write):
         read_questions(write(data[:-9], "a.json.gz"))
 
 
-@pytest.mark.xfail(strict=True, reason="zlib.error and the ValueError of very long numbers are not caught")
 @pytest.mark.parametrize("case", ["damaged in the middle", "a number of 5,000 digits"])
 def test_files_damaged_in_other_ways(write, case):
     noise = np.random.default_rng(0).integers(97, 122, 5000, dtype=np.uint8).tobytes()
@@ -358,7 +354,6 @@ def test_files_damaged_in_other_ways(write, case):
         read_questions(path)
 
 
-@pytest.mark.xfail(strict=True, reason="half a character is read, and stops the tokenizer with a TypeError")
 def test_half_a_character(write):
     """``\\ud83d`` without its other half can be neither tokenized nor written."""
     path = write(json.dumps(squad(("ab \ud83d", [entry(("ab", 0), question="q\ud83d", identity="1")]))))
@@ -464,7 +459,7 @@ def questions(draw, words):
     return asked
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_windows_are_those_of_transformers(tokenizer_of, data):
     ours, theirs = tokenizer_of(), tokenizer_of()
