@@ -126,10 +126,8 @@ def read_texts(path: Path) -> list[Text]:
     """json lines of characters and tags, or columns of words and tags."""
     content = path.read_text(encoding="utf-8").split("\n")
     if path.suffix == ".json":
-        return [
-            Text(number, row["text"], row["label"])
-            for number, row in ((number, json.loads(line)) for number, line in enumerate(content, 1) if line)
-        ]
+        rows = [(number, json.loads(line)) for number, line in enumerate(content, 1) if line]
+        return [Text(number, row["text"], row["label"]) for number, row in rows]
     texts, goes_on = [], False
     for number, line in enumerate(content, 1):
         if line.strip():
@@ -346,14 +344,14 @@ def main() -> None:
             files["labels"] = directory / "labels.txt"
             files["labels"].write_text("".join(f"{kind}\n" for kind in WNUT17_TYPES), encoding="utf-8")
             labels = ["O", *(f"{letter}-{kind}" for letter in "BI" for kind in WNUT17_TYPES)]
+        sides = {
+            name: TrainerSide(args, sets, labels) if name == "trainer" else BertorchSide(args, name, files, sets)
+            for name in results
+        }
         for seed in args.seeds:
-            for side in results:
-                if side == "trainer":
-                    result = TrainerSide(args, sets, labels).train(seed, directory)
-                else:
-                    result = BertorchSide(args, side, files, sets).train(seed, directory)
-                results[side][seed] = result
-                print(f"seed {seed}, {SIDES[side]}: {result}", file=sys.stderr, flush=True)
+            for name, side in sides.items():
+                results[name][seed] = side.train(seed, directory)
+                print(f"seed {seed}, {SIDES[name]}: {results[name][seed]}", file=sys.stderr, flush=True)
     print(
         f"{args.task}: {len(sets['train'])} training texts, {args.epochs} epochs, batch size "
         f"{args.batch_size}, learning rate {args.learning_rate:g}, of the CRF {args.crf_learning_rate:g}, max_seq_length "
