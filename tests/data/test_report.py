@@ -80,6 +80,7 @@ def tagged(
         entities=np.array([[kind, 0, 1] for kind in entities], dtype=np.int32).reshape(-1, 3),
         spans=np.array([[kind, 0, 1] for kind in entities], dtype=np.int32).reshape(-1, 3),
         entity_starts=np.array([0] * len(counts) + [len(entities)]),
+        spaces=np.zeros(total, dtype=bool),
         **{"unknown": 0, "blank": 0, "labelled": 1, **numbers},
     )
 

@@ -33,7 +33,7 @@ def descend(model_dir, data, out, batch_size, accumulation):
     set_seed(7)
     model = load_classifier(model_dir, 2)
     original = run_module.adamw
-    run_module.adamw = lambda model, rate, decay: torch.optim.SGD(
+    run_module.adamw = lambda model, rate, decay, rates: torch.optim.SGD(
         [{"params": list(model.parameters()), "highest": rate}], lr=rate
     )
     try:
