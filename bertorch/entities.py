@@ -88,9 +88,8 @@ def read_entities(
             reading.spans[row], reading.lenient[row], reading.confidences[row] = found
     if samples.tags[0] >= 0:
         losses = {int(rows[0]): loss for rows, _, _, _, loss in parts}
-        reading.loss = sum(losses[int(rows[0])] for rows in blocks) / len(
-            samples.tags
-        )  # in the same order on any number of ranks
+        in_order = [losses[int(rows[0])] for rows in blocks]  # the same on any number of ranks
+        reading.loss = sum(in_order) / len(samples.tags)
     return reading
 
 
