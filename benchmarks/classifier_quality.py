@@ -25,10 +25,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from torch.utils.data import Dataset
 from transformers import (
     AutoModelForSequenceClassification,
+    DataCollator,
     DataCollatorWithPadding,
     EvalPrediction,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
@@ -140,18 +143,26 @@ def figures(prediction: EvalPrediction) -> dict[str, float]:
     return result
 
 
-def train_trainer(args: argparse.Namespace, seed: int, train_file: Path, labels: list[str], directory: Path) -> Result:
-    """The same training by transformers' Trainer with its default optimizer."""
-    tokenizer = load_tokenizer(args.pretrained_model_name_or_path)
-    sets = [
-        trainer_samples(read_rows(path, args.is_text_pair, labels), labels, tokenizer, args.max_seq_length)
-        for path in (train_file, args.dev_data_file)
-    ]
-    transformers.set_seed(seed)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        args.pretrained_model_name_or_path, num_labels=len(labels), dtype=torch.float32
-    )
-    total_steps = args.epochs * math.ceil(len(sets[0]) / args.batch_size)
+def trained_trainer(
+    args: argparse.Namespace,
+    model: PreTrainedModel,
+    train_set: Dataset,
+    collator: DataCollator,
+    seed: int,
+    directory: Path,
+    **evaluation: object,
+) -> tuple[Trainer, float]:
+    """transformers' Trainer with its default optimizer, trained, and the seconds that took.
+
+    Args:
+        args: the benchmark's flags: epochs, batch_size, learning_rate, warmup_proportion.
+        model: to be trained.
+        train_set, collator: its data.
+        seed: of the shuffle and the dropout.
+        directory: for what the Trainer writes.
+        evaluation: more arguments of the Trainer.
+    """
+    total_steps = args.epochs * math.ceil(len(train_set) / args.batch_size)
     settings = TrainingArguments(
         output_dir=str(directory / f"trainer-{seed}"),
         per_device_train_batch_size=args.batch_size,
@@ -165,25 +176,36 @@ def train_trainer(args: argparse.Namespace, seed: int, train_file: Path, labels:
         seed=seed,
         save_strategy="no",
         eval_strategy="no",
-        logging_strategy="no",
+        logging_strategy="steps",
+        logging_steps=20,
         report_to=[],
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-    trainer = Trainer(
-        model=model,
-        args=settings,
-        train_dataset=sets[0],
-        eval_dataset=sets[1],
-        data_collator=DataCollatorWithPadding(tokenizer),
-        compute_metrics=figures,
-    )
+    trainer = Trainer(model=model, args=settings, train_dataset=train_set, data_collator=collator, **evaluation)
     trainer.remove_callback(PrinterCallback)
     started = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - started
     if trainer.state.global_step != total_steps:
         raise SystemExit(f"the Trainer made {trainer.state.global_step} updates, expected {total_steps}")
+    return trainer, seconds
+
+
+def train_trainer(args: argparse.Namespace, seed: int, train_file: Path, labels: list[str], directory: Path) -> Result:
+    """The same training by transformers' Trainer with its default optimizer."""
+    tokenizer = load_tokenizer(args.pretrained_model_name_or_path)
+    sets = [
+        trainer_samples(read_rows(path, args.is_text_pair, labels), labels, tokenizer, args.max_seq_length)
+        for path in (train_file, args.dev_data_file)
+    ]
+    transformers.set_seed(seed)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        args.pretrained_model_name_or_path, num_labels=len(labels), dtype=torch.float32
+    )
+    collator = DataCollatorWithPadding(tokenizer)
+    evaluation = {"eval_dataset": sets[1], "compute_metrics": figures}
+    trainer, seconds = trained_trainer(args, model, sets[0], collator, seed, directory, **evaluation)
     metrics = trainer.evaluate()
     return Result(metrics["eval_accuracy"], metrics.get("eval_f1"), seconds)
 

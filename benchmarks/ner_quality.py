@@ -17,13 +17,11 @@ means over seeds compare. Needs accelerate and seqeval.
 import argparse
 import importlib.util
 import json
-import math
 import random
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -31,15 +29,13 @@ from pathlib import Path
 
 import torch
 import transformers
-from classifier_quality import ROOT, SAMPLE_SEED, percent, read_journal
+from classifier_quality import ROOT, SAMPLE_SEED, percent, read_journal, trained_trainer
 from seqeval.scheme import IOB2, Entities
 from transformers import (
     AutoModelForTokenClassification,
     DataCollatorForTokenClassification,
     PreTrainedTokenizerBase,
-    PrinterCallback,
     Trainer,
-    TrainingArguments,
 )
 
 import bertorch
@@ -222,37 +218,8 @@ class TrainerSide:
         model = AutoModelForTokenClassification.from_pretrained(
             args.pretrained_model_name_or_path, num_labels=len(self.labels), dtype=torch.float32
         )
-        total_steps = args.epochs * math.ceil(len(train_set) / args.batch_size)
-        settings = TrainingArguments(
-            output_dir=str(directory / f"trainer-{seed}"),
-            per_device_train_batch_size=args.batch_size,
-            per_device_eval_batch_size=args.batch_size,
-            learning_rate=args.learning_rate,
-            lr_scheduler_type="linear",
-            warmup_steps=math.ceil(args.warmup_proportion * total_steps),
-            weight_decay=0.0,
-            max_grad_norm=1.0,
-            num_train_epochs=args.epochs,
-            seed=seed,
-            save_strategy="no",
-            eval_strategy="no",
-            logging_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            dataloader_pin_memory=torch.cuda.is_available(),
-        )
-        trainer = Trainer(
-            model=model,
-            args=settings,
-            train_dataset=train_set,
-            data_collator=DataCollatorForTokenClassification(self.tokenizer),
-        )
-        trainer.remove_callback(PrinterCallback)
-        started = time.perf_counter()
-        trainer.train()
-        seconds = time.perf_counter() - started
-        if trainer.state.global_step != total_steps:
-            raise SystemExit(f"the Trainer made {trainer.state.global_step} updates, expected {total_steps}")
+        collator = DataCollatorForTokenClassification(self.tokenizer)
+        trainer, seconds = trained_trainer(args, model, train_set, collator, seed, directory)
         return Result(self._f1(trainer, "dev"), None if args.dev_only else self._f1(trainer, "test"), seconds)
 
     def _f1(self, trainer: Trainer, name: str) -> float:

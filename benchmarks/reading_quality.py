@@ -26,7 +26,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,13 +34,11 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from classifier_quality import ROOT, SAMPLE_SEED, percent, read_journal
+from classifier_quality import ROOT, SAMPLE_SEED, percent, read_journal, trained_trainer
 from transformers import (
     AutoModelForQuestionAnswering,
     DataCollatorWithPadding,
-    PrinterCallback,
     Trainer,
-    TrainingArguments,
 )
 
 import bertorch
@@ -240,35 +237,8 @@ class TrainerSide:
         args, (train_set, _) = self.args, self.samples["train"]
         transformers.set_seed(seed)
         model = AutoModelForQuestionAnswering.from_pretrained(args.pretrained_model_name_or_path, dtype=torch.float32)
-        total_steps = args.epochs * math.ceil(len(train_set) / args.batch_size)
-        settings = TrainingArguments(
-            output_dir=str(directory / f"trainer-{seed}"),
-            per_device_train_batch_size=args.batch_size,
-            per_device_eval_batch_size=args.batch_size,
-            learning_rate=args.learning_rate,
-            lr_scheduler_type="linear",
-            warmup_steps=math.ceil(args.warmup_proportion * total_steps),
-            weight_decay=0.0,
-            max_grad_norm=1.0,
-            num_train_epochs=args.epochs,
-            seed=seed,
-            save_strategy="no",
-            eval_strategy="no",
-            logging_strategy="steps",
-            logging_steps=20,
-            report_to=[],
-            disable_tqdm=True,
-            dataloader_pin_memory=torch.cuda.is_available(),
-        )
-        trainer = Trainer(
-            model=model, args=settings, train_dataset=train_set, data_collator=DataCollatorWithPadding(self.tokenizer)
-        )
-        trainer.remove_callback(PrinterCallback)
-        started = time.perf_counter()
-        trainer.train()
-        seconds = time.perf_counter() - started
-        if trainer.state.global_step != total_steps:
-            raise SystemExit(f"the Trainer made {trainer.state.global_step} updates, expected {total_steps}")
+        collator = DataCollatorWithPadding(self.tokenizer)
+        trainer, seconds = trained_trainer(args, model, train_set, collator, seed, directory)
         (directory / f"trainer-{seed}.log").write_text(json.dumps(trainer.state.log_history, indent=1), encoding="utf-8")
         predictions = self._answers(trainer)
         return Result(score(args, self.sets["dev"], predictions), predictions, seconds)

@@ -1,6 +1,7 @@
 """Entities that a trained head finds: what run_ner.py scores and predict.py writes."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -129,14 +130,15 @@ def _read_spans(
     parts = answers(model, spans_above_zero, samples, batch_size, processes, precision)
     parts.sort(key=lambda part: part[0][0])
     found: list[dict[Span, float]] = [{} for _ in range(len(samples))]
+    bounds_of = cache(lambda row: _bounds(samples, row))  # once a text, however many spans it has
     for sequences, (above, scores, _, _) in parts:
         rows = np.searchsorted(samples.row_starts, sequences, side="right") - 1
         for (window, kind, first, last), score in zip(above.tolist(), scores.tolist(), strict=True):
-            sequence, row = sequences[window], rows[window]
-            bounds = _bounds(samples, row)
-            begin = bounds[sequence - samples.row_starts[row]][0]
+            row = int(rows[window])
+            own, bounds = sequences[window] - samples.row_starts[row], bounds_of(row)
+            begin = bounds[own][0]
             span = (model.types[kind], begin + first, begin + last + 1)
-            if _deciding_window(bounds, span) == sequence - samples.row_starts[row]:
+            if _deciding_window(bounds, span) == own:
                 found[row][span] = float(expit(score))
     spans = [sorted(of_row, key=lambda span: (span[1], -span[2], span[0])) for of_row in found]
     confidences = [[of_row[span] for span in listed] for of_row, listed in zip(found, spans, strict=True)]

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from loguru import logger
 
-from bertorch.data.files import BadRows, file_format, read_cells, read_lines
+from bertorch.data.files import BadRows, UnusableRow, file_format, read_cells, read_lines
 from bertorch.data.tags import Span, count_repairs, lenient_spans, parse_tag
 from bertorch.errors import UserError
 
@@ -80,12 +80,12 @@ def read_documents(
     for line, content in read(path, stream, bad, label_needed):
         try:
             if content is None:
-                raise _Unusable("", "")  # already noted
+                raise UnusableRow("", "")  # already noted
             document = _document(line, content, types, label_needed, repaired)
             if not document.text.strip() and not keep_all:
-                raise _Unusable("an empty text", "fill it in or remove it")
+                raise UnusableRow("an empty text", "fill it in or remove it")
             documents.append(document)
-        except _Unusable as error:
+        except UnusableRow as error:
             if error.problem:
                 bad.add(line, error.problem, error.remedy)
             if keep_all:
@@ -101,11 +101,6 @@ def read_documents(
             " beginning"
         )
     return documents
-
-
-class _Unusable(Exception):
-    def __init__(self, problem: str, remedy: str):
-        self.problem, self.remedy = problem, remedy
 
 
 @dataclass
@@ -177,14 +172,14 @@ def _document(
         text = next((content[key] for key in _TOKEN_KEYS if key in content), None)
         given = next((content[key] for key in ("entities", *_TAG_KEYS) if key in content), None)
         if given is None and label_needed:
-            raise _Unusable("no labels (key entities or label)", "add them: a list, empty where the text has no entity")
+            raise UnusableRow("no labels (key entities or label)", "add them: a list, empty where the text has no entity")
         if isinstance(text, str) and isinstance(given, list) and given and all(isinstance(tag, str) for tag in given):
             text = list(text)  # a tag a character
         if isinstance(text, str):
             entities = None if given is None else _character_spans(text, given, types)
             return Document(line, text, entities=entities)
         if not isinstance(text, list):
-            raise _Unusable("no text (key text)", "write a string, or a list of characters or words, there")
+            raise UnusableRow("no text (key text)", "write a string, or a list of characters or words, there")
         content = _Tokens(text, given)
     return _tagged(line, content, types, repaired)
 
@@ -194,7 +189,7 @@ def _tagged(line: int, content: _Tokens, types: list[str] | None, repaired: list
     tokens, tags = content.tokens, content.tags
     odd = next((token for token in tokens if not isinstance(token, str) or not token), None)
     if odd is not None:
-        raise _Unusable(f"{odd!r} in the list of tokens", "write strings of one character or more")
+        raise UnusableRow(f"{odd!r} in the list of tokens", "write strings of one character or more")
     separator = " " if any(len(token) > 1 for token in tokens) else ""
     units, place = [], 0
     for token in tokens:
@@ -205,12 +200,12 @@ def _tagged(line: int, content: _Tokens, types: list[str] | None, repaired: list
         return Document(line, text, units)
     if not isinstance(tags, list) or len(tags) != len(tokens):
         found = len(tags) if isinstance(tags, list) else "no list of"
-        raise _Unusable(f"{len(tokens)} tokens and {found} tags", "write one tag for each token")
+        raise UnusableRow(f"{len(tokens)} tokens and {found} tags", "write one tag for each token")
     parsed = []
     for tag in tags:
         one = parse_tag(tag) if isinstance(tag, str) else None
         if one is None:
-            raise _Unusable(f"{str(tag)[:30]!r} is no tag", "write O, or a letter and a type, such as B-PER")
+            raise UnusableRow(f"{str(tag)[:30]!r} is no tag", "write O, or a letter and a type, such as B-PER")
         _check_type(one[1] if tag != "O" else None, types, tag)
         parsed.append(one)
     if repairs := count_repairs(parsed):
@@ -222,7 +217,7 @@ def _tagged(line: int, content: _Tokens, types: list[str] | None, repaired: list
 
 def _check_type(kind: str | None, types: list[str] | None, shown: str) -> None:
     if kind is not None and types is not None and kind not in types:
-        raise _Unusable(f"entity type of {shown[:30]!r} is not in the label file", f"known are {', '.join(types)[:80]}")
+        raise UnusableRow(f"entity type of {shown[:30]!r} is not in the label file", f"known are {', '.join(types)[:80]}")
 
 
 def _character_spans(text: str, given: object, types: list[str] | None) -> list[Span]:
@@ -233,13 +228,13 @@ def _character_spans(text: str, given: object, types: list[str] | None) -> list[
     elif isinstance(given, list):
         spans = [(*_listed_span(one), None) for one in given]
     else:
-        raise _Unusable(f"the entities are {type(given).__name__}", "write a list: [[start, end, type], ...]")
+        raise UnusableRow(f"the entities are {type(given).__name__}", "write a list: [[start, end, type], ...]")
     for kind, start, end, surface in spans:
         if not 0 <= start < end <= len(text):
             shown = f"{kind} at {start} to {end}" + (" (end inclusive in this layout)" if surface is not None else "")
-            raise _Unusable(f"{shown} lies outside the text of {len(text)} characters", "count in characters from 0")
+            raise UnusableRow(f"{shown} lies outside the text of {len(text)} characters", "count in characters from 0")
         if surface is not None and text[start:end] != surface:
-            raise _Unusable(
+            raise UnusableRow(
                 f"{surface[:20]!r} is said to be at {start}, where {text[start:end][:20]!r} is", "mend the place"
             )
         _check_type(kind, types, kind)
@@ -250,7 +245,7 @@ def _cluener_places(named: object) -> Iterator[tuple[str, list[int]]]:
     for surface, places in named.items() if isinstance(named, dict) else [("", None)]:
         for place in places if isinstance(places, list) else [places]:
             if not isinstance(place, list) or len(place) != 2 or not all(type(one) is int for one in place):
-                raise _Unusable(
+                raise UnusableRow(
                     f"{str(place)[:30]} is no place of {surface[:20]!r}", 'write {"type": {"text": [[first, last]]}}'
                 )
             yield surface, place
@@ -260,7 +255,7 @@ def _listed_span(one: object) -> Span:
     if isinstance(one, dict):
         one = [one.get("start"), one.get("end"), one.get("type", one.get("label"))]
     if not isinstance(one, list) or len(one) < 3 or [type(part) for part in one[:3]] != [int, int, str] or not one[2]:
-        raise _Unusable(f"{str(one)[:40]} is no entity", 'write [start, end, "type"], or keys start, end and type')
+        raise UnusableRow(f"{str(one)[:40]} is no entity", 'write [start, end, "type"], or keys start, end and type')
     return one[2], one[0], one[1]
 
 

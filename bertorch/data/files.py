@@ -49,6 +49,13 @@ class BadRows:
         logger.warning(f"{self.path}: {rows} left out (--bad_rows skip):\n{listed}")
 
 
+class UnusableRow(Exception):
+    """Raised by who reads a row, for who holds its ``BadRows``: what is wrong, and what to do."""
+
+    def __init__(self, problem: str, remedy: str):
+        self.problem, self.remedy = problem, remedy
+
+
 def read_lines(path: str | Path, stream: BinaryIO | None = None) -> Iterator[tuple[int, str]]:
     r"""``(line number from 1, text without its line end)`` of a UTF-8 file, plain or ``.gz``, or of a binary stream.
 

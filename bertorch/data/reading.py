@@ -16,7 +16,7 @@ from loguru import logger
 from torch import Tensor
 
 from bertorch.data.batching import MovableBatch, pack
-from bertorch.data.files import BadRows, open_binary
+from bertorch.data.files import BadRows, UnusableRow, open_binary
 from bertorch.data.tokenizing import Samples, TextEncoder, text_hash
 from bertorch.encoder import TokenBatch
 from bertorch.errors import UserError
@@ -85,15 +85,15 @@ def read_questions(
         try:
             question = _question(line, identity, context, entry, answers_needed)
             if identity in known:
-                raise _Unusable("the id stands twice", "give each question an id of its own")
+                raise UnusableRow("the id stands twice", "give each question an id of its own")
             if question.kind == "span" and question.answers:
                 found, repair = _find(question.answers[0], context, entry["answers"][0].get("answer_start", -1))
                 if found is None and places_needed:
-                    raise _Unusable(f"the answer {question.answers[0][:20]!r} does not stand in its passage", "mend it")
+                    raise UnusableRow(f"the answer {question.answers[0][:20]!r} does not stand in its passage", "mend it")
                 question.start, question.end = found or (-1, -1)
                 mended += repair == "mended"
                 guessed += repair == "guessed"
-        except _Unusable as error:
+        except UnusableRow as error:
             bad.add(line, f"question {identity}: {error.problem}", error.remedy)
             continue
         known.add(identity)
@@ -118,11 +118,6 @@ def _lines_of_ids(raw: str) -> dict[str, Iterator[int]]:
         line, read_to = line + raw.count("\n", read_to, match.start()), match.start()
         lines.setdefault(str(json.loads(match[1])), []).append(line)
     return {identity: iter(found) for identity, found in lines.items()}
-
-
-class _Unusable(Exception):
-    def __init__(self, problem: str, remedy: str):
-        self.problem, self.remedy = problem, remedy
 
 
 def _read_json(path: str | Path) -> tuple[str, Any]:
@@ -161,17 +156,17 @@ def _question(line: int, identity: str, context: str, entry: dict[str, Any], ans
     impossible = str(entry.get("is_impossible", "")).lower() == "true"
     given = [] if given is None and impossible else given
     if not isinstance(text, str) or not text.strip():
-        raise _Unusable("no question", "write a text under key question")
+        raise UnusableRow("no question", "write a text under key question")
     if _SURROGATE.search(text) or _SURROGATE.search(context):
-        raise _Unusable("an escape such as \\ud83d is half a character", "write both halves, or the character itself")
+        raise UnusableRow("an escape such as \\ud83d is half a character", "write both halves, or the character itself")
     if not answers_needed and given is None:
         return Question(line, identity, text, context, [])
     if not isinstance(given, list) or not all(isinstance(one, dict) and isinstance(one.get("text"), str) for one in given):
-        raise _Unusable("no answers", 'write "answers": [{"text": ..., "answer_start": ...}], an empty list for no answer')
+        raise UnusableRow("no answers", 'write "answers": [{"text": ..., "answer_start": ...}], an empty list for no answer')
     if any(type(one.get("answer_start", -1)) is not int for one in given):
-        raise _Unusable("an answer_start that is no whole number", "count characters from 0, or write -1")
+        raise UnusableRow("an answer_start that is no whole number", "count characters from 0, or write -1")
     if answers_needed and not context.strip():
-        raise _Unusable("an empty passage", "fill it in, or remove its questions")
+        raise UnusableRow("an empty passage", "fill it in, or remove its questions")
     answers = [""] if impossible or not given else [one["text"] for one in given]
     kind = "none" if not answers[0].strip() else "span"
     if given and not impossible and given[0].get("answer_start", -1) == -1 and answers[0] in ("YES", "NO"):

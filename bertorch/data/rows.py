@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from bertorch.data.files import BadRows, file_format, read_cells
+from bertorch.data.files import BadRows, UnusableRow, file_format, read_cells
 from bertorch.errors import UserError
 
 # Cells that give a header row away; compared in lower case.
@@ -83,11 +83,11 @@ def read_rows(
             if row is None:
                 continue
             if not keep_all and not all(row.texts):
-                raise _Unusable("an empty text", "fill it in or remove the row")
+                raise UnusableRow("an empty text", "fill it in or remove the row")
             if labels is not None and row.label is not None and row.label not in labels:
-                raise _Unusable(f"label {row.label[:30]!r} is not in the label file", f"known are {_short(labels)}")
+                raise UnusableRow(f"label {row.label[:30]!r} is not in the label file", f"known are {_short(labels)}")
             rows.append(row)
-        except _Unusable as error:
+        except UnusableRow as error:
             bad.add(line, error.problem, error.remedy)
             if keep_all:
                 rows.append(Row(line, (), None))
@@ -95,11 +95,6 @@ def read_rows(
     if not any(row.texts for row in rows):
         raise UserError(f"{path}: no rows in it" + (" that can be used" if bad.count else "; the file is empty"))
     return rows
-
-
-class _Unusable(Exception):
-    def __init__(self, problem: str, remedy: str):
-        self.problem, self.remedy = problem, remedy
 
 
 class Columns:
@@ -134,7 +129,7 @@ class Columns:
         """The row in its roles; None for the header row.
 
         Raises:
-            _Unusable: it has other columns than the file should have.
+            UnusableRow: it has other columns than the file should have.
             UserError: the file as a whole is not what the flags say.
         """
         if isinstance(cells, dict):
@@ -142,7 +137,7 @@ class Columns:
         if self.places is None and self._place(line, cells):
             return None
         if len(cells) != self.width:
-            raise _Unusable(*self._other_width(len(cells)))
+            raise UnusableRow(*self._other_width(len(cells)))
         texts = tuple(cells[self.places[role]].strip() for role in self.text_roles)
         label = cells[self.places["label"]].strip() if "label" in self.places else None
         return Row(line, texts, label)
@@ -224,7 +219,7 @@ class Columns:
             keys = next((keys for keys in JSON_TEXT_KEYS[len(self.text_roles)] if all(key in cells for key in keys)), None)
             if keys is None:
                 wanted = " or ".join("+".join(keys) for keys in JSON_TEXT_KEYS[len(self.text_roles)])
-                raise _Unusable(
+                raise UnusableRow(
                     f"no key for the text ({wanted})", f"found {_short(list(cells))}; name the keys with --columns"
                 )
             self.places = {**dict(zip(self.text_roles, keys, strict=True)), "label": "label"}
@@ -232,13 +227,13 @@ class Columns:
         for role in self.text_roles:
             value = cells.get(self.places[role])
             if not isinstance(value, str):
-                raise _Unusable(f"no text under key {self.places[role]!r}", "write a string there")
+                raise UnusableRow(f"no text under key {self.places[role]!r}", "write a string there")
             texts.append(value.strip())
         label = cells.get(self.places["label"]) if "label" in self.places else None
         if label is None and self.label_needed:
-            raise _Unusable(f"no label under key {self.places['label']!r}", "add it, or name the key with --columns")
+            raise UnusableRow(f"no label under key {self.places['label']!r}", "add it, or name the key with --columns")
         if isinstance(label, bool) or (label is not None and not isinstance(label, str | int | float)):
-            raise _Unusable(f"the label is {type(label).__name__}", "write a string or a number")
+            raise UnusableRow(f"the label is {type(label).__name__}", "write a string or a number")
         return Row(line, tuple(texts), None if label is None else str(label).strip())
 
 
