@@ -54,13 +54,24 @@ def pack(samples: Samples, sequences: np.ndarray) -> tuple[TokenBatch, np.ndarra
     Returns:
         The batch, and which place of ``sequences`` each sequence of it has, int64 ``[sequences]``.
     """
-    lengths = samples.offsets[sequences + 1] - samples.offsets[sequences]
+    ids = [samples.input_ids[samples.offsets[one] : samples.offsets[one + 1]] for one in sequences]
+    return pack_ids(ids, samples.second[sequences])
+
+
+def pack_ids(ids: list[np.ndarray], second: np.ndarray) -> tuple[TokenBatch, np.ndarray]:
+    """``pack`` for token ids at hand.
+
+    Args:
+        ids: those of each sequence.
+        second: where the second segment of each starts, ``[sequences]``.
+    """
+    lengths = np.array([len(one) for one in ids])
     order = np.argsort(-lengths, kind="stable")
-    sequences, lengths = sequences[order], lengths[order]
-    input_ids = np.concatenate([samples.input_ids[samples.offsets[one] : samples.offsets[one + 1]] for one in sequences])
+    lengths = lengths[order]
+    input_ids = np.concatenate([ids[one] for one in order])
     ends = np.cumsum(lengths)
     positions = np.arange(len(input_ids)) - np.repeat(ends - lengths, lengths)
-    token_type_ids = positions >= np.repeat(samples.second[sequences], lengths)
+    token_type_ids = positions >= np.repeat(second[order], lengths)
     tokens = TokenBatch.from_lengths(
         torch.from_numpy(input_ids.astype(np.int64)), torch.from_numpy(token_type_ids.astype(np.int64)), lengths.tolist()
     )

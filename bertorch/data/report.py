@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from loguru import logger
 
+from bertorch.data.documents import Documents
 from bertorch.data.reading import Question, ReadingSamples
 from bertorch.data.tagging import TaggedSamples
 from bertorch.data.tokenizing import Samples
@@ -78,3 +79,15 @@ def report_questions(sets: dict[str, ReadingSamples], questions: dict[str, list[
         if kinds:
             logger.info(f"{name}: answers " + ", ".join(f"{kind} {number}" for kind, number in kinds.most_common()))
     report_shared_texts(sets)
+
+
+def report_documents(sets: dict[str, Documents]) -> None:
+    """Log what each set holds: documents, sentences, texts and their lengths, unknown tokens, sentences cut."""
+    for name, documents in sets.items():
+        lengths = documents.lengths
+        shown = " ".join(f"p{share}={int(np.percentile(lengths, share))}" for share in (10, 50, 90))
+        logger.info(
+            f"{name}: {documents.text_documents[-1] + 1} documents, {len(documents.sentence_starts) - 1} sentences, "
+            f"{len(documents)} texts, {len(documents.input_ids)} tokens ({shown} a text), "
+            f"{documents.unknown / len(documents.input_ids):.2%} unknown, {documents.divided} sentences cut at the length"
+        )

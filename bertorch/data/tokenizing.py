@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import islice
@@ -272,34 +272,41 @@ def tokenize_cached(
     )
 
 
+def cache_root(cache_dir: str | Path | None) -> Path:
+    """Where tokenized data is kept: ``cache_dir``, ``BERTORCH_CACHE`` or ``~/.cache/bertorch``."""
+    return Path(cache_dir or os.environ.get("BERTORCH_CACHE") or Path.home() / ".cache" / "bertorch").expanduser()
+
+
 def from_cache(
-    path: str | Path,
+    paths: str | Path | Sequence[str | Path],
     key: tuple,
     build: Callable[[], AnySamples],
     kind: type[AnySamples],
     cache_dir: str | Path | None = None,
 ) -> AnySamples:
-    """What ``build`` makes of the file ``path``, built once for each content of it and mapped into memory.
+    """What ``build`` makes of a file or of several, built once for each content of them and mapped into memory.
 
     Args:
-        path: the file that is read.
+        paths: what is read.
         key: whatever else decides the result; its ``repr`` must say it all.
         build: called where there is no entry yet; its warnings are kept, and repeated whenever the entry is used.
-        kind: the dataclass that it returns: arrays, which are stored as files, and whole numbers.
+        kind: the dataclass that it returns: arrays, which are stored as files, numbers and strings. Arrays that ``build``
+            has put into ``.npy`` files of their own, in ``cache_dir``, are moved and not copied.
         cache_dir: None takes ``BERTORCH_CACHE`` or ``~/.cache/bertorch``.
     """
+    paths = [paths] if isinstance(paths, str | Path) else paths
     digest = hashlib.blake2b(f"{kind.__name__}|{key!r}".encode(), digest_size=16)
-    with open_binary(path, unpack=False) as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    root = Path(cache_dir or os.environ.get("BERTORCH_CACHE") or Path.home() / ".cache" / "bertorch").expanduser()
-    entry = root / digest.hexdigest()
+    for path in paths:
+        with open_binary(path, unpack=False) as handle:
+            own = hashlib.file_digest(handle, lambda: hashlib.blake2b(digest_size=16))
+        digest.update(own.digest())
+    entry = cache_root(cache_dir) / digest.hexdigest()
     found = _read_cache(entry, kind)
     if found is not None:
         samples, warnings = found
         for warning in warnings:
             logger.warning(warning)
-        logger.info(f"{path}: {len(samples)} tokenized rows from the cache {entry}")
+        logger.info(f"{', '.join(map(str, paths))}: {len(samples)} tokenized rows from the cache {entry}")
         return samples
     warnings: list[str] = []
     noting = logger.add(lambda message: warnings.append(message.record["message"]), level="WARNING")
@@ -322,7 +329,7 @@ def _read_cache(entry: Path, kind: type[AnySamples]) -> tuple[AnySamples, list[s
         arrays = {name: np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in rest["arrays"]}
         if {name: list(array.shape) for name, array in arrays.items()} != rest["arrays"]:
             raise ValueError("sizes do not agree")
-        return kind(**arrays, **rest["numbers"]), rest["warnings"]
+        return kind(**arrays, **rest["others"]), rest["warnings"]
     except (FileNotFoundError, NotADirectoryError):
         return None
     except Exception as error:  # damaged in whatever way, it can be made anew
@@ -338,10 +345,13 @@ def _write_cache(entry: Path, samples: Samples, warnings: list[str]) -> None:
         values = {field.name: getattr(samples, field.name) for field in fields(samples)}
         arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
         for name, array in arrays.items():
-            np.save(unfinished / f"{name}.npy", array, allow_pickle=False)
+            if isinstance(array, np.memmap):
+                os.replace(array.filename, unfinished / f"{name}.npy")
+            else:
+                np.save(unfinished / f"{name}.npy", array, allow_pickle=False)
         rest = {
             "arrays": {name: array.shape for name, array in arrays.items()},
-            "numbers": {name: value for name, value in values.items() if name not in arrays},
+            "others": {name: value for name, value in values.items() if name not in arrays},
             "warnings": warnings,
         }
         (unfinished / "rest.json").write_text(json.dumps(rest), encoding="utf-8")

@@ -36,6 +36,14 @@ class Encoder(nn.Module):
         if isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)
 
+    def set_dropout(self, dropout: float) -> None:
+        """Use ``dropout`` in all places while training; the configuration, and so a saved one, keeps its own."""
+        for module in self.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = dropout
+        for block in self.blocks:
+            block.attention_dropout = dropout
+
     def forward(self, batch: TokenBatch, average_layers: Sequence[int] | None = None) -> Tensor:
         """States of the real tokens, ``[total_tokens, hidden_size]``.
 

@@ -1,7 +1,7 @@
 """Sentence encoders in and out: a plain encoder, or a sentence-transformers directory (which a run leaves too)."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,6 @@ def new_sentence_encoder(
         UserError: weights are missing or do not fit.
     """
     config = load_config(directory)
-    if dropout is not None:
-        config = replace(config, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
     with_pooler = pooling_mode == "linear"
     dense = [Dense(config.hidden_size, output_emb_size)] if output_emb_size else []
     if init_from_ckpt is None:
@@ -68,6 +66,8 @@ def new_sentence_encoder(
         taken = fill_encoder(encoder, tensors, init_from_ckpt)
         rest = {name: tensor for name, tensor in tensors.items() if name not in taken}
         logger.info(f"{init_from_ckpt}: warm start of the encoder")
+    if dropout is not None:
+        encoder.set_dropout(dropout)
     model = SentenceEncoder(encoder, pooling_mode, dense, normalize)
     source = Path(init_from_ckpt or directory)
     if (source / MODULES).is_file():

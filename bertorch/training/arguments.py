@@ -11,6 +11,7 @@ from bertorch.data.tokenizing import TRUNCATIONS
 from bertorch.errors import UserError
 from bertorch.heads.pooling import POOLING_HELP, POOLING_MODES
 from bertorch.metrics.similarity import METRICS as SIMILARITY_METRICS
+from bertorch.training.optimizer import OPTIMIZERS
 from bertorch.training.schedules import SCHEDULES
 
 
@@ -75,12 +76,13 @@ def seed(text: str) -> int:
     return value
 
 
-def training_parser(description: str, rows_of_texts: bool = True) -> ArgumentParser:
+def training_parser(description: str, rows_of_texts: bool = True, documents: bool = False) -> ArgumentParser:
     """A parser with every shared flag of a training script; the script adds its own.
 
     Args:
         description: of the script.
         rows_of_texts: files have columns, and long texts are cut; False for tasks that read files of their own in windows.
+        documents: a set is several files of plain text, in which no row can be bad.
     """
     parser = ArgumentParser(description)
 
@@ -96,10 +98,18 @@ def training_parser(description: str, rows_of_texts: bool = True) -> ArgumentPar
     model.add_argument("--compile", action="store_true", help="compile the encoder with torch.compile")
 
     data = parser.add_argument_group("data")
-    data.add_argument("--train_data_file", required=True, help="training set: .tsv/.txt, .csv or .jsonl, also .gz")
-    data.add_argument("--dev_data_file", default=None, help="development set to evaluate on while training")
-    data.add_argument("--test_data_file", default=None, help="test set for --do_test; the label column may be missing")
-    data.add_argument("--do_test", action="store_true", help="predict --test_data_file with the saved model after training")
+    if documents:
+        what = "a sentence a line, a blank line between documents; plain or .gz"
+        data.add_argument("--train_data_file", required=True, nargs="+", help=f"training set, {what}")
+        data.add_argument("--dev_data_file", default=None, nargs="+", help="development set to evaluate on while training")
+        parser.set_defaults(test_data_file=None, do_test=False)
+    else:
+        data.add_argument("--train_data_file", required=True, help="training set: .tsv/.txt, .csv or .jsonl, also .gz")
+        data.add_argument("--dev_data_file", default=None, help="development set to evaluate on while training")
+        data.add_argument("--test_data_file", default=None, help="test set for --do_test; the label column may be missing")
+        data.add_argument(
+            "--do_test", action="store_true", help="predict --test_data_file with the saved model after training"
+        )
     data.add_argument("--max_seq_length", type=whole_number, default=128, help="most tokens of a sequence")
     if rows_of_texts:
         data.add_argument(
@@ -108,7 +118,8 @@ def training_parser(description: str, rows_of_texts: bool = True) -> ArgumentPar
         add_columns_argument(data)
     else:
         parser.set_defaults(truncation="head")
-    add_bad_rows_argument(data)
+    if not documents:
+        add_bad_rows_argument(data)
     data.add_argument("--cache_dir", default=None, help="token cache; default: $BERTORCH_CACHE or ~/.cache/bertorch")
     data.add_argument("--num_workers", type=whole_number, default=None, help="threads that tokenize; default: all cores")
 
@@ -117,7 +128,10 @@ def training_parser(description: str, rows_of_texts: bool = True) -> ArgumentPar
     optimisation.add_argument(
         "--gradient_accumulation_steps", type=whole_number, default=1, help="batches a weight update is computed from"
     )
-    optimisation.add_argument("--learning_rate", type=not_negative, default=5e-5, help="highest learning rate (AdamW)")
+    optimisation.add_argument(
+        "--optimizer", choices=OPTIMIZERS, default="adamw", help="adamw, or lamb for batches of thousands"
+    )
+    optimisation.add_argument("--learning_rate", type=not_negative, default=5e-5, help="highest learning rate")
     optimisation.add_argument("--scheduler", choices=SCHEDULES, default="linear", help="course of the learning rate")
     optimisation.add_argument(
         "--warmup_proportion", type=proportion, default=0.0, help="share of all steps over which the rate rises from 0"

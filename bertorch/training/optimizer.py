@@ -1,15 +1,18 @@
-"""AdamW (Loshchilov & Hutter 2017) with BERT's rule for weight decay."""
+"""AdamW (Loshchilov & Hutter 2017) and LAMB (You et al. 2019), with BERT's rule for weight decay."""
 
 import torch
 from torch import Tensor, nn
 
+OPTIMIZERS = ("adamw", "lamb")
 
-def adamw(
-    model: nn.Module, learning_rate: float, weight_decay: float, rates: dict[str, float] | None = None
-) -> torch.optim.AdamW:
-    """The fused optimizer; weights decay, biases and layer norms do not (Devlin et al. 2018, A.2).
+
+def make_optimizer(
+    name: str, model: nn.Module, learning_rate: float, weight_decay: float, rates: dict[str, float] | None = None
+) -> torch.optim.Optimizer:
+    """The optimizer; weights decay, biases and layer norms do not (Devlin et al. 2018, A.2).
 
     Args:
+        name: ``adamw``, which is torch's fused one, or ``lamb``.
         model: its parameters with ``requires_grad``.
         learning_rate: the highest of the schedule.
         weight_decay: of the parameters that decay.
@@ -19,18 +22,66 @@ def adamw(
         id(parameter) for module in model.modules() if isinstance(module, nn.LayerNorm) for parameter in module.parameters()
     }
     rates = rates or {}
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {(learning_rate, weight_decay): [], (learning_rate, 0.0): []}
-    for name, parameter in model.named_parameters():
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {(learning_rate, True): [], (learning_rate, False): []}
+    for parameter_name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            decay = 0.0 if name.split(".")[-1] == "bias" or id(parameter) in norms else weight_decay
-            rate = rates.get(name.split(".")[0], learning_rate)
-            groups.setdefault((rate, decay), []).append(parameter)
+            decays = parameter_name.split(".")[-1] != "bias" and id(parameter) not in norms
+            rate = rates.get(parameter_name.split(".")[0], learning_rate)
+            groups.setdefault((rate, decays), []).append(parameter)
     listed = [
-        {"params": parameters, "weight_decay": decay, "highest": rate}
-        for (rate, decay), parameters in groups.items()
+        {"params": parameters, "weight_decay": weight_decay if decays else 0.0, "highest": rate, "decays": decays}
+        for (rate, decays), parameters in groups.items()
         if parameters
     ]
-    return torch.optim.AdamW(listed, lr=learning_rate, fused=True)
+    return torch.optim.AdamW(listed, lr=learning_rate, fused=True) if name == "adamw" else Lamb(listed, lr=learning_rate)
+
+
+class Lamb(torch.optim.Optimizer):
+    """Adam whose step is, in each layer, as long as the weights: for batches of thousands (You et al. 2019, Algorithm 2).
+
+    The ratio of norms is taken as it is, and groups that say ``decays: False`` (biases, layer norms) make plain Adam steps,
+    as in the authors' code for BERT.
+
+    Args:
+        params: parameter groups, with ``weight_decay`` and ``decays``.
+        lr: learning rate.
+        betas: decay of the two moments.
+        eps: added to the root of the second moment.
+    """
+
+    def __init__(self, params: list[dict], lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6):
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0, "decays": True})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not parameters:
+                continue
+            for parameter in parameters:
+                state = self.state[parameter]
+                if not state:
+                    state["step"], state["m"], state["v"] = 0, torch.zeros_like(parameter), torch.zeros_like(parameter)
+                state["step"] += 1
+            (beta1, beta2), step = group["betas"], self.state[parameters[0]]["step"]
+            gradients = [parameter.grad for parameter in parameters]
+            m, v = ([self.state[parameter][name] for parameter in parameters] for name in "mv")
+            torch._foreach_lerp_(m, gradients, 1 - beta1)
+            torch._foreach_mul_(v, beta2)
+            torch._foreach_addcmul_(v, gradients, gradients, 1 - beta2)
+            below = torch._foreach_div(v, 1 - beta2**step)
+            torch._foreach_sqrt_(below)
+            torch._foreach_add_(below, group["eps"])
+            updates = torch._foreach_div(torch._foreach_div(m, 1 - beta1**step), below)
+            if group["decays"]:
+                torch._foreach_add_(updates, parameters, alpha=group["weight_decay"])
+                weights, lengths = torch._foreach_norm(parameters), torch._foreach_norm(updates)
+                ratios = [
+                    torch.where((weight > 0) & (length > 0), weight / length, 1.0)
+                    for weight, length in zip(weights, lengths, strict=True)
+                ]
+                torch._foreach_mul_(updates, ratios)
+            torch._foreach_add_(parameters, updates, alpha=-group["lr"])
 
 
 def scale_and_clip(parameters: list[nn.Parameter], scale: float, max_norm: float) -> Tensor | None:

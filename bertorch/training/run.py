@@ -25,7 +25,7 @@ from bertorch.errors import UserError
 from bertorch.heads.loss import Loss
 from bertorch.training.checkpoints import latest_state, load_state, prepare_saved_dir, save_model, save_state
 from bertorch.training.logging import Journal, progress_bar
-from bertorch.training.optimizer import adamw, scale_and_clip
+from bertorch.training.optimizer import make_optimizer, scale_and_clip
 from bertorch.training.process_group import Interrupted, Processes
 from bertorch.training.schedules import learning_rate
 
@@ -100,7 +100,7 @@ class Run:
         self.directory = Path(args.saved_dir)
 
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = adamw(model, args.learning_rate, args.weight_decay, rates)
+        self.optimizer = make_optimizer(args.optimizer, model, args.learning_rate, args.weight_decay, rates)
         self.scaler = torch.amp.GradScaler(enabled=args.precision == "fp16")
         self.accumulation = args.gradient_accumulation_steps
         steps_an_epoch = math.ceil(len(self._plan(0)) / self.accumulation)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bertorch.training.optimizer import adamw, scale_and_clip
+from bertorch.training.optimizer import make_optimizer, scale_and_clip
 
 
 class Model(nn.Module):
@@ -25,7 +25,7 @@ class Model(nn.Module):
 
 def test_biases_and_layer_norms_do_not_decay():
     model = Model()
-    optimizer = adamw(model, 1e-3, 0.1)
+    optimizer = make_optimizer("adamw", model, 1e-3, 0.1)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = {
         group["weight_decay"]: {names[id(parameter)] for parameter in group["params"]} for group in optimizer.param_groups
@@ -44,7 +44,7 @@ def test_updates_are_those_of_adamw_with_that_decay():
     """One update from rest moves a weight by the rate, and decay takes rate * decay of it besides (Loshchilov & Hutter)."""
     model = Model()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    optimizer = adamw(model, 0.01, 0.5)
+    optimizer = make_optimizer("adamw", model, 0.01, 0.5)
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, 2.0)
     optimizer.step()
@@ -90,7 +90,9 @@ def test_parts_with_rates_of_their_own():
     """By the first part of a parameter's name; what decays does so there as well."""
     model = Model()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    optimizer = adamw(model, 0.01, 0.5, {"transitions": 0.2, "gate": 0.03, "blocks": 0.04, "frozen": 1.0, "absent": 1.0})
+    optimizer = make_optimizer(
+        "adamw", model, 0.01, 0.5, {"transitions": 0.2, "gate": 0.03, "blocks": 0.04, "frozen": 1.0, "absent": 1.0}
+    )
     expected = {name: (0.01, 0.0 if name.endswith("bias") else 0.5) for name in before}
     expected.update(
         {
@@ -122,4 +124,4 @@ def test_parts_with_rates_of_their_own():
 
 def test_the_rate_that_is_logged_is_that_of_the_rest():
     """The first group's, though the first parameter has a rate of its own."""
-    assert adamw(Model(), 0.01, 0.1, {"embedding": 0.2}).param_groups[0]["highest"] == 0.01
+    assert make_optimizer("adamw", Model(), 0.01, 0.1, {"embedding": 0.2}).param_groups[0]["highest"] == 0.01

@@ -1,0 +1,114 @@
+"""Pretrain an encoder on plain text, from scratch or from a checkpoint: masked tokens, and the order of sentences.
+
+    python run_pretraining.py --train_data_file corpus/part-*.txt.gz --dev_data_file corpus/dev.txt \
+        --pretrained_model_name_or_path models/bertorch-tiny-zh --objectives mlm,sop
+    torchrun --nproc_per_node=2 run_pretraining.py ...
+
+Files hold a sentence a line and a blank line between documents, plain or .gz.
+"""
+
+import argparse
+import math
+
+import torch
+
+from bertorch.data.documents import tokenize_documents
+from bertorch.data.masking import OBJECTIVES, Masking
+from bertorch.data.report import report_documents
+from bertorch.heads.language_model import load_language_model
+from bertorch.training.arguments import dropout, proportion, training_parser, whole_number
+from bertorch.training.process_group import run_script, set_seed
+from bertorch.training.run import Run, autocast
+from bertorch.training.seeds import for_each_seed
+from bertorch.training.start import load_sets, open_model, start_training
+
+METRICS = ("masked_lm_accuracy", "sentence_order_accuracy")
+
+
+def objectives(text):
+    names = text.split(",")
+    if names[0] != "mlm" or len(names) > 2 or not set(names) <= set(OBJECTIVES) or len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"mlm, or mlm,sop, or mlm,nsp are possible, found {text}")
+    return names
+
+
+def parse_args():
+    parser = training_parser("Pretrain an encoder on plain text.", rows_of_texts=False, documents=True)
+    task = parser.add_argument_group("pretraining")
+    task.add_argument(
+        "--objectives", type=objectives, default="mlm",
+        help="mlm: masked tokens; mlm,sop: also the order of two segments (ALBERT); mlm,nsp: also whether the second "
+        "segment is from another document (BERT)",
+    )  # fmt: skip
+    task.add_argument("--masked_share", type=proportion, default=0.15, help="of the tokens, to be predicted")
+    task.add_argument("--whole_words", action="store_true", help="mask whole words; those of Chinese need jieba")
+    task.add_argument("--longest_ngram", type=whole_number, default=1, help="mask runs of up to so many words")
+    task.add_argument("--dropout", type=dropout, default=None, help="of the encoder; default: what its config.json says")
+    task.add_argument("--metric", choices=METRICS, default="masked_lm_accuracy", help="what makes a model the best")
+    return parser.parse_args()
+
+
+def load_samples(paths, args, encoder, masking):
+    """Token ids of a set of files; the place to edit for data of another shape."""
+    documents = tokenize_documents(paths, encoder, masking.room, args.whole_words, args.cache_dir)
+    masking.check(documents, paths[0])
+    return documents
+
+
+@torch.no_grad()
+def evaluate(model, documents, masking, args, processes):
+    """Loss, accuracy and perplexity of masked tokens, and of the order, the same on any number of processes."""
+    model.eval()
+    sums = torch.zeros(6, dtype=torch.float64)
+    by_length = documents.lengths.argsort(kind="stable")
+    size = args.eval_batch_size
+    for start in range(processes.rank * size, len(documents), processes.world_size * size):
+        batch = masking.collate(documents, by_length[start : start + size]).to(processes.device)
+        with autocast(processes.device, args.precision):
+            loss = model(batch)
+        parts = (loss.masked_loss, loss.correct, loss.count, loss.order_loss, loss.correct_orders, loss.orders)
+        sums += torch.tensor([float(part) for part in parts], dtype=torch.float64)
+    masked_loss, correct, masked, order_loss, correct_orders, orders = processes.sum(sums.tolist())
+    metrics = {"masked_lm_loss": masked_loss / masked, "masked_lm_accuracy": correct / masked}
+    metrics["perplexity"] = math.exp(metrics["masked_lm_loss"])
+    if orders:
+        metrics |= {"sentence_order_loss": order_loss / orders, "sentence_order_accuracy": correct_orders / orders}
+    return metrics
+
+
+def main(args):
+    processes = start_training(args)
+
+    # data
+    directory, encoder = open_model(args, processes)
+    masking = Masking(encoder, args.objectives, args.masked_share, args.whole_words, args.longest_ngram, args.seed)
+    sets = load_sets(args, processes, lambda paths, name: load_samples(paths, args, encoder, masking))
+    report_documents(sets)
+
+    # model
+    order_weight = masking.expected(sets["train"])  # both objectives count alike
+    model = load_language_model(directory, len(args.objectives) == 2, order_weight, args.init_from_ckpt)
+    if args.dropout is not None:
+        model.encoder.set_dropout(args.dropout)
+    model = model.to(processes.device)
+    set_seed(args.seed, processes.rank)  # same weights everywhere, dropout of its own on each rank
+    description = {"task": "language_model", "objectives": args.objectives, "max_seq_length": args.max_seq_length}
+
+    # training
+    run = Run(
+        args, model, sets["train"], processes, encoder.tokenizer, description,
+        lambda documents, texts: masking.collate(documents, texts, run.epoch),
+    )  # fmt: skip
+    for batch in run.batches():
+        with run.autocast():
+            loss = run.model(batch)
+        run.backward(loss)
+        run.step()
+        if run.evaluation_due:
+            run.record(evaluate(model, sets["dev"], masking, args, processes))
+        if run.saving_due:
+            run.save()
+
+
+if __name__ == "__main__":
+    run_script(lambda: for_each_seed(parse_args(), main))
