@@ -7,8 +7,8 @@
 The directory of a run is all it needs. A classifier's answers are labels. A sentence encoder gives cosines (or classes) of
 pairs, vectors of texts (.npy or json lines), and with --corpus the most similar lines of a file. An entity model gives
 type, text, start, end and confidence of each entity, in texts of any length. A reader answers --question from --context, or
-the questions of a file in SQuAD's layout. Directories of transformers (sequence and token classifiers, question answering)
-and of sentence-transformers do as well.
+the questions of a file in SQuAD's layout. A language model fills [MASK]. Directories of transformers (sequence and token
+classifiers, question answering, masked language models) and of sentence-transformers do as well.
 """
 
 from bertorch.data.entities import UNITS
@@ -19,6 +19,7 @@ from bertorch.heads.pooling import POOLING_HELP, POOLING_MODES
 from bertorch.metrics.reading import SCORERS
 from bertorch.prediction.classification import predict_labels
 from bertorch.prediction.entities import predict_entities
+from bertorch.prediction.masked import fill_masks
 from bertorch.prediction.reading import predict_answers
 from bertorch.prediction.rows import task_of
 from bertorch.prediction.sentences import predict_sentences
@@ -68,7 +69,7 @@ def parse_args():
         help="rows hold two texts; a classifier's directory knows by itself, for sentence vectors the first row tells",
     )  # fmt: skip
     data.add_argument("--corpus", default=None, help="for each row, the most similar texts of this file, a text a line")
-    data.add_argument("--top_k", type=whole_number, default=10, help="how many lines of --corpus to give")
+    data.add_argument("--top_k", type=whole_number, default=10, help="how many lines of --corpus, or tokens for [MASK]")
     data.add_argument(
         "--doc_stride", type=count, default=None,
         help="entities, reading: tokens that neighbouring windows of a long text share; default: that of the training",
@@ -134,6 +135,8 @@ def main():
             predict_entities(args, directory, description, processes)
         case "reading":
             predict_answers(args, directory, description, processes)
+        case "language_model":
+            fill_masks(args, directory, description, processes)
         case task:
             raise UserError(f"{directory}: a model for {task}, which predict.py does not know")
 

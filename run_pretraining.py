@@ -15,6 +15,7 @@ import torch
 from bertorch.data.documents import tokenize_documents
 from bertorch.data.masking import OBJECTIVES, Masking
 from bertorch.data.report import report_documents
+from bertorch.errors import UserError
 from bertorch.heads.language_model import load_language_model
 from bertorch.training.arguments import dropout, proportion, training_parser, whole_number
 from bertorch.training.process_group import run_script, set_seed
@@ -69,15 +70,18 @@ def evaluate(model, documents, masking, args, processes):
         parts = (loss.masked_loss, loss.correct, loss.count, loss.order_loss, loss.correct_orders, loss.orders)
         sums += torch.tensor([float(part) for part in parts], dtype=torch.float64)
     masked_loss, correct, masked, order_loss, correct_orders, orders = processes.sum(sums.tolist())
-    metrics = {"masked_lm_loss": masked_loss / masked, "masked_lm_accuracy": correct / masked}
-    metrics["perplexity"] = math.exp(metrics["masked_lm_loss"])
+    metrics = {"loss": masked_loss / masked, "masked_lm_loss": masked_loss / masked, "masked_lm_accuracy": correct / masked}
+    metrics["perplexity"] = math.exp(min(metrics["masked_lm_loss"], 700.0))
     if orders:
+        metrics["loss"] += order_loss / orders
         metrics |= {"sentence_order_loss": order_loss / orders, "sentence_order_accuracy": correct_orders / orders}
     return metrics
 
 
 def main(args):
     processes = start_training(args)
+    if args.metric == "sentence_order_accuracy" and len(args.objectives) == 1:
+        raise UserError("--metric sentence_order_accuracy needs --objectives mlm,sop or mlm,nsp")
 
     # data
     directory, encoder = open_model(args, processes)

@@ -130,7 +130,8 @@ def _write_documents(paths: Sequence[str | Path], encoder: TextEncoder, room: in
     while chunk := list(islice(lines, _CHUNK)):
         new = {name: [] for name in kinds}
         texts = [text for text in chunk if text]
-        encodings = iter(encoder.backend.encode_batch(texts, add_special_tokens=False))
+        encode = encoder.backend.encode_batch if words else encoder.backend.encode_batch_fast  # the fast one has no offsets
+        encodings = iter(encode(texts, add_special_tokens=False))
         for text in chunk:
             digest.update(text.encode() + b"\n")
             if not text:  # the document ends

@@ -297,9 +297,10 @@ def from_cache(
     paths = [paths] if isinstance(paths, str | Path) else paths
     digest = hashlib.blake2b(f"{kind.__name__}|{key!r}".encode(), digest_size=16)
     for path in paths:
+        digest.update(b"|file|")
         with open_binary(path, unpack=False) as handle:
-            own = hashlib.file_digest(handle, lambda: hashlib.blake2b(digest_size=16))
-        digest.update(own.digest())
+            while block := handle.read(1 << 20):
+                digest.update(block)
     entry = cache_root(cache_dir) / digest.hexdigest()
     found = _read_cache(entry, kind)
     if found is not None:

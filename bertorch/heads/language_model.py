@@ -13,7 +13,7 @@ from bertorch.encoder import Encoder
 from bertorch.encoder.layers import activation
 from bertorch.encoder.weights import encoder_tensors, find_weights, wrapper_prefix
 from bertorch.errors import UserError
-from bertorch.heads.loading import FAMILY_PREFIXES, fill_layers, load_head
+from bertorch.heads.loading import FAMILY_PREFIXES, fill_layers, load_head, load_trained_head
 from bertorch.heads.loss import Loss
 
 _BERT = {
@@ -87,13 +87,17 @@ class LanguageModel(nn.Module):
         if self.decoder is not None:
             nn.init.normal_(self.decoder, std=config.initializer_range)
 
+    def token_logits(self, states: Tensor) -> Tensor:
+        """Scores of all tokens, ``[places, hidden_size]`` -> ``[places, vocab_size]``."""
+        hidden = self.norm(activation(self.hidden_act, self.transform(states)))
+        decoder = self.encoder.embeddings.word.weight if self.decoder is None else self.decoder
+        return F.linear(hidden, decoder, self.bias)
+
     def logits(self, batch: MaskedBatch) -> tuple[Tensor, Tensor | None]:
         """Scores of all tokens for each masked one, ``[masked, vocab_size]``; of the two orders, ``[batch_size, 2]``."""
         states = self.encoder(batch.tokens)
-        hidden = self.norm(activation(self.hidden_act, self.transform(states.index_select(0, batch.places))))
-        decoder = self.encoder.embeddings.word.weight if self.decoder is None else self.decoder
         order = None if self.order is None else self.order(self.encoder.pooler(states, batch.tokens))
-        return F.linear(hidden, decoder, self.bias), order
+        return self.token_logits(states.index_select(0, batch.places)), order
 
     def forward(self, batch: MaskedBatch) -> LanguageModelLoss:
         logits, order_logits = self.logits(batch)
@@ -168,3 +172,12 @@ def load_language_model(
     return load_head(
         directory, lambda encoder: LanguageModel(encoder, with_order, order_weight), source, with_pooler=with_order
     )
+
+
+def load_trained_language_model(directory: str | Path, weights: str | Path | None = None) -> LanguageModel:
+    """A language model to predict masked tokens with; all weights must be there, in ``directory`` or the file ``weights``.
+
+    Raises:
+        UserError: weights are missing or do not fit.
+    """
+    return load_trained_head(directory, LanguageModel, weights)

@@ -38,12 +38,16 @@ def text_encoder(
 
 def task_of(args: argparse.Namespace, directory: Path, description: dict[str, Any]) -> str:
     """The task that the directory of a run names, or that another tool's directory is for."""
-    if "task" in description:
-        return description["task"]
+    task = description.get("task")
+    if task is not None and (task != "language_model" or args.pooling_mode is None):
+        return task
     if args.pooling_mode is not None or (directory / MODULES).is_file():
         return "sentence_vectors"
     architectures = _config(directory).get("architectures") or [""]
-    tasks = {"ForTokenClassification": "entities", "ForQuestionAnswering": "reading"}
+    tasks = {
+        "ForTokenClassification": "entities", "ForQuestionAnswering": "reading", "ForMaskedLM": "language_model",
+        "ForPreTraining": "language_model",
+    }  # fmt: skip
     return next((task for name, task in tasks.items() if architectures[0].endswith(name)), "classification")
 
 
