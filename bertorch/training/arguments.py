@@ -92,6 +92,10 @@ def training_parser(description: str, rows_of_texts: bool = True, documents: boo
         help="a local Hugging Face model directory, or a name on the hub; a directory without weights trains from scratch",
     )  # fmt: skip
     model.add_argument(
+        "--from_tf", action="store_true",
+        help="--pretrained_model_name_or_path is a TensorFlow checkpoint of Google's BERT or ALBERT, or of SimBERT",
+    )  # fmt: skip
+    model.add_argument(
         "--init_from_ckpt", default=None, help="start from these weights: a saved directory, .safetensors or .bin file"
     )
     model.add_argument("--gradient_checkpointing", action="store_true", help="save memory, compute activations twice")

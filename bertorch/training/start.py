@@ -7,6 +7,7 @@ from pathlib import Path
 from bertorch.data.tokenizing import Samples, TextEncoder, load_tokenizer
 from bertorch.encoder.config import load_config
 from bertorch.encoder.hub import local_directory
+from bertorch.encoder.tensorflow import converted_directory
 from bertorch.training.arguments import check_training_arguments
 from bertorch.training.checkpoints import check_saved_dir
 from bertorch.training.process_group import Processes, set_seed, start_processes
@@ -26,12 +27,17 @@ def start_training(args: argparse.Namespace) -> Processes:
 
 
 def open_model(args: argparse.Namespace, processes: Processes) -> tuple[Path, TextEncoder]:
-    """The directory of ``--pretrained_model_name_or_path``, downloaded where it is a name, and how it reads texts.
+    """The directory of ``--pretrained_model_name_or_path``, and how it reads texts.
+
+    A model that is named is downloaded, one of ``--from_tf`` is converted into the cache.
 
     Raises:
         UserError: there is no such model, or it has no positions for ``--max_seq_length``.
     """
-    directory = processes.first_on_each_machine(lambda: local_directory(args.pretrained_model_name_or_path))
+    name = args.pretrained_model_name_or_path
+    directory = processes.first_on_each_machine(
+        lambda: converted_directory(name, args.cache_dir) if args.from_tf else local_directory(name)
+    )
     load_config(directory).check_length(args.max_seq_length, directory)
     return directory, TextEncoder(load_tokenizer(directory), args.max_seq_length, args.truncation)
 

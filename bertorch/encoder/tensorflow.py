@@ -1,0 +1,206 @@
+"""TensorFlow checkpoints of Google's BERT and ALBERT, and of what follows their names, to a Hugging Face directory."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from loguru import logger
+from safetensors.torch import save
+
+from bertorch.encoder.tensorflow_names import OPTIMIZER, hugging_face_config, hugging_face_tensors
+from bertorch.errors import UserError
+
+_VERSION = 1  # of what is written; with another number the cache converts anew
+
+
+class _Files(NamedTuple):
+    """A checkpoint on disk; ``prefix`` and an ending (.index, .data-00000-of-00001) are the names of its files."""
+
+    prefix: Path
+    config: Path
+    vocabulary: Path
+
+
+def convert_checkpoint(
+    checkpoint: str | Path,
+    output_dir: str | Path,
+    config_file: str | Path | None = None,
+    vocab_file: str | Path | None = None,
+    cased: bool | None = None,
+) -> Path:
+    """Write a TensorFlow checkpoint as a Hugging Face directory: complete or absent.
+
+    Args:
+        checkpoint: its prefix (``dir/bert_model.ckpt``), its ``.index`` file, or a directory that holds one checkpoint.
+        output_dir: must not exist, or be empty.
+        config_file: default: the one ``*config*.json`` beside the checkpoint.
+        vocab_file: a ``vocab.txt``, or the ``.model`` of SentencePiece; default: the one beside the checkpoint.
+        cased: whether the tokenizer keeps capitals and accents; None: where the configuration says so
+            (``do_lower_case``), else where the folder is called cased.
+
+    Raises:
+        UserError: a file is missing or damaged, files do not fit each other, or ``output_dir`` is in use.
+    """
+    directory = Path(output_dir).expanduser().resolve()
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UserError(f"{output_dir}: is in use; name a directory that does not exist, or is empty")
+    files = _find_files(checkpoint, config_file, vocab_file)
+    raw = _read_config(files.config)
+    lower = _lower_case(files, raw, cased)
+    variables = read_variables(files.prefix)
+    config = hugging_face_config(raw, variables, files.config)
+    tensors = hugging_face_tensors(variables, config, files.prefix)
+    vocabulary = files.vocabulary.read_bytes()
+    kind = "ForMaskedLM" if "cls/predictions/output_bias" in variables else "Model"
+    if "cls/seq_relationship/output_bias" in variables:
+        kind = "ForPreTraining"
+    architecture = f"{config.model_type.capitalize()}{kind}"
+    tokenizer = {"do_lower_case": lower, "model_max_length": config.max_position_embeddings}
+    if files.vocabulary.suffix == ".model":
+        name, tokenizer["tokenizer_class"] = "spiece.model", "AlbertTokenizer"
+    else:
+        name, tokenizer["tokenizer_class"] = "vocab.txt", "BertTokenizer"
+        words = vocabulary.rstrip(b"\r\n").count(b"\n") + 1  # not splitlines(): U+2028 is a word of Chinese vocabularies
+        if words > config.vocab_size:
+            raise UserError(f"{files.vocabulary}: {words} words, {files.prefix} has embeddings for {config.vocab_size}")
+        if words < config.vocab_size:
+            logger.warning(f"{files.vocabulary}: {words} words for {config.vocab_size} embeddings; is it this model's?")
+    contents = {
+        name: vocabulary,
+        "tokenizer_config.json": _json(tokenizer),
+        "config.json": _json({**config.to_dict(), "architectures": [architecture]}),
+        "model.safetensors": save(tensors, metadata={"format": "pt"}),
+    }
+    _write(directory, contents)
+    weights = sum(tensor.numel() for tensor in tensors.values())
+    logger.info(
+        f"{directory}: {architecture} of {config.num_hidden_layers} layers and {weights:,} weights, "
+        f"{'lower case' if lower else 'cased'}, from {files.prefix}"
+    )
+    return directory
+
+
+def converted_directory(path: str | Path, cache_dir: str | Path | None = None) -> Path:
+    """``convert_checkpoint`` into the cache, once for each content: the Hugging Face directory there.
+
+    Several processes may do it at once; the first to end is the one whose directory all use.
+
+    Args:
+        path: of a checkpoint, with configuration and vocabulary beside it.
+        cache_dir: None takes ``BERTORCH_CACHE`` or ``~/.cache/bertorch``.
+
+    Raises:
+        UserError: as ``convert_checkpoint``.
+    """
+    files = _find_files(path, None, None)
+    prefix, config, vocabulary = files
+    key = hashlib.blake2b(f"{_VERSION}|{_lower_case(files, _read_config(config), None)}".encode(), digest_size=16)
+    for file in (Path(f"{prefix}.index"), config, vocabulary):
+        key.update(hashlib.blake2b(file.read_bytes()).digest())
+    for file in sorted(prefix.parent.iterdir()):
+        if file.name.startswith(f"{prefix.name}.data-"):
+            key.update(f"|{file.name[len(prefix.name) :]}|{file.stat().st_size}".encode())
+    root = Path(cache_dir or os.environ.get("BERTORCH_CACHE") or Path.home() / ".cache" / "bertorch").expanduser()
+    directory = root / "tensorflow" / key.hexdigest()
+    if not directory.is_dir():
+        try:
+            convert_checkpoint(prefix, directory, config, vocabulary)
+        except UserError:
+            if not directory.is_dir():  # else another process was faster
+                raise
+    return directory
+
+
+def read_variables(prefix: Path) -> dict[str, np.ndarray]:
+    """The variables of a TensorFlow checkpoint without the optimizer's, by name; all that TensorFlow is needed for.
+
+    Raises:
+        UserError: TensorFlow is not installed, or cannot read the files.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # which would be announced, and nothing is computed here
+    try:
+        import tensorflow
+    except ImportError as error:
+        raise UserError(
+            f"{prefix}: a TensorFlow checkpoint needs TensorFlow ({error}): pip install tensorflow-cpu"
+        ) from None
+    try:
+        reader = tensorflow.train.load_checkpoint(str(prefix))
+        names = [name for name in reader.get_variable_to_shape_map() if not OPTIMIZER.search(name)]
+        return {name.removeprefix("module/"): np.asarray(reader.get_tensor(name)) for name in names}  # module/: TF Hub's
+    except Exception as error:  # of many classes, TensorFlow's own among them
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(f"{prefix}: damaged, or no TensorFlow checkpoint ({reason})") from None
+
+
+def _find_files(checkpoint: str | Path, config_file: str | Path | None, vocab_file: str | Path | None) -> _Files:
+    path = Path(checkpoint).expanduser()
+    if path.is_dir():
+        prefix = _only(path.glob("*.index"), path, "*.index of a checkpoint", "give the path of one").with_suffix("")
+    else:
+        prefix = path.with_name(re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", path.name))
+        if not Path(f"{prefix}.index").is_file():
+            raise UserError(f"{checkpoint}: no TensorFlow checkpoint; there is no {prefix}.index")
+    folder, remedy = prefix.parent, "name it with --{}_file of scripts/convert_tf_checkpoint.py"
+    configs = [path for path in folder.glob("*config*.json") if path.name != "tokenizer_config.json"]
+    vocabularies = [*folder.glob("*vocab*.txt"), *folder.glob("*.model")]
+    config = Path(config_file or _only(configs, folder, "*config*.json", remedy.format("config"))).expanduser()
+    vocabulary = Path(
+        vocab_file or _only(vocabularies, folder, "*vocab*.txt or *.model", remedy.format("vocab"))
+    ).expanduser()
+    for file in (config, vocabulary):
+        if not file.is_file():
+            raise UserError(f"{file}: no such file")
+    return _Files(prefix, config, vocabulary)
+
+
+def _only(paths: Iterable[Path], folder: Path, what: str, remedy: str) -> Path:
+    paths = sorted(paths)
+    if len(paths) != 1:
+        found = ", ".join(path.name for path in paths) or "none"
+        raise UserError(f"{folder}: one {what} is expected here, found {found}; {remedy}")
+    return paths[0]
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: a JSON object is expected")
+    return raw
+
+
+def _lower_case(files: _Files, raw: dict[str, Any], cased: bool | None) -> bool:
+    named_cased = re.search(r"(?<!un)cased", files.prefix.resolve().parent.name.lower()) is not None
+    return not cased if cased is not None else bool(raw.get("do_lower_case", not named_cased))
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, ensure_ascii=False, indent=2) + "\n").encode()
+
+
+def _write(directory: Path, contents: dict[str, bytes]) -> None:
+    """All files, or none: into a folder beside ``directory``, flushed, then renamed."""
+    unfinished = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        unfinished.mkdir(parents=True)
+        for name, content in contents.items():
+            with open(unfinished / name, "wb") as handle:
+                handle.write(content)
+                handle.flush()
+                os.fsync(handle.fileno())
+        unfinished.rename(directory)  # onto an empty directory too, not onto one with files
+    except OSError as error:
+        raise UserError(f"{directory}: cannot be written ({error.strerror or error})") from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,0 +1,173 @@
+"""The names TensorFlow gives the weights of Google's BERT and ALBERT, and of what follows them: variables in, tensors out.
+
+Two followers embed in another way, which ALBERT's form holds without a change of what is computed: SimBERT's BERT layers
+over narrow embeddings are an ALBERT that shares no layer; in the ``albert_zh`` repository a second matrix stands between
+word embedding and layer norm, and is multiplied into the first.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from loguru import logger
+from torch import Tensor
+
+from bertorch.encoder.config import EncoderConfig
+from bertorch.encoder.model import Encoder
+from bertorch.encoder.names import BASE_PREFIX, hugging_face_names
+from bertorch.errors import UserError
+
+OPTIMIZER = re.compile(r"(^|/)(adam|lamb|momentum|global_step|beta[12]_power|good_steps|loss_scale)[^/]*$", re.IGNORECASE)
+_WORDS, _MAPPING = "bert/embeddings/word_embeddings", "bert/encoder/embedding_hidden_mapping_in"
+_OPTIONAL = ("bert/pooler/", "cls/predictions/", "cls/seq_relationship/")  # may be missing as a whole
+
+# Our modules -> TensorFlow's scopes.
+_OUTSIDE = {
+    "embeddings.word": _WORDS,
+    "embeddings.position": "bert/embeddings/position_embeddings",
+    "embeddings.token_type": "bert/embeddings/token_type_embeddings",
+    "embeddings.norm": "bert/embeddings/LayerNorm",
+    "embeddings.projection": _MAPPING,
+    "pooler.dense": "bert/pooler/dense",
+}
+_BERT_BLOCK = {
+    "query": "attention/self/query", "key": "attention/self/key", "value": "attention/self/value",
+    "attention_output": "attention/output/dense", "attention_norm": "attention/output/LayerNorm",
+    "intermediate": "intermediate/dense", "output": "output/dense", "output_norm": "output/LayerNorm",
+}  # fmt: skip
+_ALBERT_BLOCK = {
+    "query": "attention_1/self/query", "key": "attention_1/self/key", "value": "attention_1/self/value",
+    "attention_output": "attention_1/output/dense", "attention_norm": "LayerNorm",
+    "intermediate": "ffn_1/intermediate/dense", "output": "ffn_1/intermediate/output/dense", "output_norm": "LayerNorm_1",
+}  # fmt: skip
+# Where each layout has its blocks, and what stands in one.
+_BLOCKS = {
+    "bert": ("bert/encoder/layer_{block}/", _BERT_BLOCK),
+    "albert": ("bert/encoder/transformer/group_{group}/inner_group_{inner}/", _ALBERT_BLOCK),
+    "albert_zh": ("bert/encoder/layer_shared/", _BERT_BLOCK),
+}
+
+
+def _layout(variables: dict[str, np.ndarray]) -> str:
+    scopes = {"/".join(name.split("/")[:3]) for name in variables}
+    return (
+        "albert"
+        if "bert/encoder/transformer" in scopes
+        else "albert_zh"
+        if "bert/encoder/layer_shared" in scopes
+        else "bert"
+    )
+
+
+def hugging_face_config(raw: dict[str, Any], variables: dict[str, np.ndarray], source: str | Path) -> EncoderConfig:
+    """What ``config.json`` has to say, from the checkpoint's own configuration and the names of its variables.
+
+    "gelu" is the error function in BERT (in the code of its first release, and in bert4keras, which trained SimBERT) and
+    the tanh formula in ALBERT and albert_zh (their ``modeling.py``): "gelu" and "gelu_new" of Hugging Face.
+
+    Raises:
+        UserError: a net that computes something else, or values that make no model.
+    """
+    layout = _layout(variables)
+    for key, supported in (("net_structure_type", 0), ("ln_type", "postln")):
+        if raw.get(key, supported) != supported:
+            raise UserError(f"{source}: {key} {raw[key]!r} is not supported, only {supported!r}")
+    albert = layout != "bert" or f"{_MAPPING}/kernel" in variables
+    raw = {"layer_norm_eps": 1e-12, **raw, "model_type": "albert" if albert else "bert"}
+    raw["hidden_act"] = str(raw.get("hidden_act", "gelu")).lower()
+    if layout != "bert" and raw["hidden_act"] == "gelu":
+        raw["hidden_act"] = "gelu_new"
+    if layout == "bert":
+        raw.update(num_hidden_groups=raw.get("num_hidden_layers"), inner_group_num=1)
+    elif layout == "albert_zh":
+        raw.update(num_hidden_groups=1, inner_group_num=1, embedding_size=raw.get("hidden_size"))
+    try:
+        return EncoderConfig.from_dict(raw, source)
+    except TypeError as error:
+        raise UserError(f"{source}: a value has the wrong type ({error})") from None
+
+
+def hugging_face_tensors(variables: dict[str, np.ndarray], config: EncoderConfig, source: str | Path) -> dict[str, Tensor]:
+    """The variables of a checkpoint under Hugging Face's names, in fp32; a kernel ``[in, out]`` becomes ``[out, in]``.
+
+    Pooler and heads may each be missing as a whole, which is logged, as are variables that have no place.
+
+    Raises:
+        UserError: variables are missing, or of other sizes than the configuration says; they are named.
+    """
+    if _WORDS not in variables:
+        shown = ", ".join(sorted(variables)[:3])
+        raise UserError(f"{source}: no {_WORDS}, so neither BERT nor ALBERT as Google names them; it holds {shown} ...")
+    variables, layout = dict(variables), _layout(variables)
+    if layout == "albert_zh" and f"{_WORDS}_2" in variables:  # [vocab_size, E] @ [E, hidden_size]
+        variables[_WORDS] = variables[_WORDS] @ variables.pop(f"{_WORDS}_2")
+    if config.model_type == "albert" and config.embedding_size == config.hidden_size:  # Google has no mapping then
+        variables.setdefault(f"{_MAPPING}/kernel", np.eye(config.hidden_size))
+        variables.setdefault(f"{_MAPPING}/bias", np.zeros(config.hidden_size))
+    absent = tuple(scope for scope in _OPTIONAL if not any(name.startswith(scope) for name in variables))
+    wanted = {name: x for name, x in _expected(config, layout).items() if not name.startswith(absent)}
+    missing = [name for name in wanted if name not in variables]
+    if missing:
+        raise UserError(f"{source}: {len(missing)} variables are missing: {_listed(missing)}")
+    wrong = [
+        f"{name} is {list(variables[name].shape)}, the configuration says {list(shape)}"
+        for name, (_, shape) in wanted.items()
+        if variables[name].shape != shape
+    ]
+    if wrong:
+        raise UserError(f"{source}: {_listed(wrong)}")
+    unknown = sorted(name for name in variables if name not in wanted and not OPTIMIZER.search(name))
+    for names, what in ((absent, "missing as a whole"), (unknown, "left out, there is no place for them")):
+        if names:
+            logger.info(f"{source}: {what}: {_listed(names)}")
+    return {
+        theirs: torch.from_numpy(
+            np.array(variables[name].T if name.endswith("/kernel") else variables[name], dtype=np.float32, order="C")
+        )
+        for name, (theirs, _) in wanted.items()
+    }
+
+
+def _listed(items: list[str] | tuple[str, ...], most: int = 8) -> str:
+    return "; ".join(items[:most]) + (f"; and {len(items) - most} more" if len(items) > most else "")
+
+
+def _expected(config: EncoderConfig, layout: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """TensorFlow's names -> Hugging Face's, and the shape in TensorFlow."""
+    with torch.device("meta"):
+        parameters = dict(Encoder(config, with_pooler=True).named_parameters())
+    scope, inside = _BLOCKS[layout]
+    expected = {}
+    for ours, theirs in hugging_face_names(config, list(parameters)).items():
+        module, kind = ours.rsplit(".", 1)
+        if module in _OUTSIDE:
+            name = _OUTSIDE[module]
+        else:
+            _, block, part = module.split(".")
+            group, inner = divmod(int(block), config.inner_group_num)
+            name = scope.format(block=block, group=group, inner=inner) + inside[part]
+        if module.endswith("norm"):
+            name += {"weight": "/gamma", "bias": "/beta"}[kind]
+        elif not name.endswith("_embeddings"):
+            name += {"weight": "/kernel", "bias": "/bias"}[kind]
+        shape = tuple(parameters[ours].shape)
+        expected[name] = (BASE_PREFIX[config.model_type] + theirs, shape[::-1] if name.endswith("/kernel") else shape)
+    return expected | _expected_heads(config)
+
+
+def _expected_heads(config: EncoderConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
+    predictions, transform, order = "cls.predictions.", "cls.predictions.transform.", "cls.seq_relationship."
+    if config.model_type == "albert":
+        predictions, transform, order = "predictions.", "predictions.", "sop_classifier.classifier."
+    width, hidden = config.embedding_size, config.hidden_size
+    return {
+        "cls/predictions/transform/dense/kernel": (f"{transform}dense.weight", (hidden, width)),
+        "cls/predictions/transform/dense/bias": (f"{transform}dense.bias", (width,)),
+        "cls/predictions/transform/LayerNorm/gamma": (f"{transform}LayerNorm.weight", (width,)),
+        "cls/predictions/transform/LayerNorm/beta": (f"{transform}LayerNorm.bias", (width,)),
+        "cls/predictions/output_bias": (f"{predictions}bias", (config.vocab_size,)),
+        "cls/seq_relationship/output_weights": (f"{order}weight", (2, hidden)),
+        "cls/seq_relationship/output_bias": (f"{order}bias", (2,)),
+    }
