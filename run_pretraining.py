@@ -61,7 +61,7 @@ def evaluate(model, documents, masking, args, processes):
     """Loss, accuracy and perplexity of masked tokens, and of the order, the same on any number of processes."""
     model.eval()
     sums = torch.zeros(6, dtype=torch.float64)
-    by_length = documents.lengths.argsort(kind="stable")
+    by_length = documents.row_lengths.argsort(kind="stable")
     size = args.eval_batch_size
     for start in range(processes.rank * size, len(documents), processes.world_size * size):
         batch = masking.collate(documents, by_length[start : start + size]).to(processes.device)

@@ -10,6 +10,8 @@ from torch import Tensor
 from bertorch.data.tokenizing import Samples
 from bertorch.encoder import TokenBatch
 
+_POOL = 50  # batches whose rows are sorted by length where batches are to hold rows of like length
+
 
 class MovableBatch:
     """A dataclass of tensors and a ``TokenBatch``, moved as one."""
@@ -97,7 +99,9 @@ def collate(samples: Samples, rows: np.ndarray) -> Batch:
     )
 
 
-def epoch_plan(rows: int, batch_size: int, world_size: int, rank: int, seed: int, epoch: int) -> list[np.ndarray]:
+def epoch_plan(
+    rows: int, batch_size: int, world_size: int, rank: int, seed: int, epoch: int, lengths: np.ndarray | None = None
+) -> list[np.ndarray]:
     """The rows of each of this rank's batches in one epoch.
 
     All ranks draw the same shuffled order and cut it into global batches of ``batch_size * world_size``; each takes its
@@ -109,14 +113,22 @@ def epoch_plan(rows: int, batch_size: int, world_size: int, rank: int, seed: int
         batch_size: rows a rank and batch.
         world_size, rank: the processes, and which of them this is.
         seed, epoch: decide the order.
+        lengths: tokens of each row, ``[rows]``, to put rows of like length into a batch: of every 50 shuffled batches, the
+            rows are sorted, and all batches of the epoch come in a shuffled order again.
     """
-    order = np.random.default_rng([seed, epoch]).permutation(rows)
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(rows)
     size = batch_size * world_size
     bounds = [*range(0, rows, size), rows]
     if len(bounds) > 2 and bounds[-1] - bounds[-2] < world_size:
         del bounds[-2]
+    batches = list(zip(bounds, bounds[1:], strict=False))
+    if lengths is not None:
+        pools = [order[start : start + _POOL * size] for start in range(0, rows, _POOL * size)]
+        order = np.concatenate([pool[np.argsort(-lengths[pool], kind="stable")] for pool in pools])
+        batches = [batches[number] for number in rng.permutation(len(batches))]
     plan = []
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in batches:
         share = np.linspace(start, end, world_size + 1).round().astype(int)  # sizes differ by one at most
         plan.append(order[share[rank] : share[rank + 1]])
     return plan

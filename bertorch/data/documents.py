@@ -51,7 +51,7 @@ class Documents:
         return len(self.text_documents)
 
     @property
-    def lengths(self) -> np.ndarray:
+    def row_lengths(self) -> np.ndarray:
         """Tokens of each text, int64 ``[texts]``."""
         return np.diff(self.sentence_starts[self.text_starts])
 

@@ -86,7 +86,7 @@ class Masking:
 
     def expected(self, documents: Documents) -> float:
         """Masked tokens a text, on average over ``documents``."""
-        return float(np.maximum(1, np.rint(self.share * documents.lengths)).mean())
+        return float(np.maximum(1, np.rint(self.share * documents.row_lengths)).mean())
 
     def collate(self, documents: Documents, texts: np.ndarray, epoch: int | None = None) -> MaskedBatch:
         """The given texts of ``documents`` as a batch; other epochs draw other masks, and none the same for every seed."""

@@ -84,7 +84,7 @@ def report_questions(sets: dict[str, ReadingSamples], questions: dict[str, list[
 def report_documents(sets: dict[str, Documents]) -> None:
     """Log what each set holds: documents, sentences, texts and their lengths, unknown tokens, sentences cut."""
     for name, documents in sets.items():
-        lengths = documents.lengths
+        lengths = documents.row_lengths
         shown = " ".join(f"p{share}={int(np.percentile(lengths, share))}" for share in (10, 50, 90))
         logger.info(
             f"{name}: {documents.text_documents[-1] + 1} documents, {len(documents.sentence_starts) - 1} sentences, "

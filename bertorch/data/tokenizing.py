@@ -183,6 +183,11 @@ class Samples:
         """Tokens of each sequence, ``[sequences]``."""
         return np.diff(self.offsets)
 
+    @property
+    def row_lengths(self) -> np.ndarray:
+        """Tokens of each row, all its sequences together, ``[rows]``."""
+        return np.diff(self.offsets[self.row_starts])
+
     @cached_property
     def fingerprint(self) -> str:
         """What decides the course of a training: the rows, their order and their labels."""

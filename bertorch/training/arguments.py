@@ -130,6 +130,10 @@ def training_parser(description: str, rows_of_texts: bool = True, documents: boo
     optimisation = parser.add_argument_group("optimisation")
     optimisation.add_argument("--batch_size", type=whole_number, default=32, help="rows a process and forward pass")
     optimisation.add_argument(
+        "--group_by_length", action="store_true",
+        help="rows of like length form a batch; faster where padding costs, and batches are less random",
+    )  # fmt: skip
+    optimisation.add_argument(
         "--gradient_accumulation_steps", type=whole_number, default=1, help="batches a weight update is computed from"
     )
     optimisation.add_argument(

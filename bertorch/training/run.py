@@ -31,7 +31,7 @@ from bertorch.training.schedules import learning_rate
 
 _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # A resumed run must agree with the interrupted one in these, or its batches would be other batches.
-_SAME_ON_RESUME = ("batch_size", "gradient_accumulation_steps", "seed", "world_size", "data")
+_SAME_ON_RESUME = ("batch_size", "gradient_accumulation_steps", "seed", "group_by_length", "world_size", "data")
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
@@ -134,9 +134,10 @@ class Run:
             self.model = DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False)
 
     def _plan(self, epoch: int) -> list[np.ndarray]:
-        processes = self.processes
+        args, processes = self.args, self.processes
+        lengths = self.samples.row_lengths if args.group_by_length else None
         return epoch_plan(
-            len(self.samples), self.args.batch_size, processes.world_size, processes.rank, self.args.seed, epoch
+            len(self.samples), args.batch_size, processes.world_size, processes.rank, args.seed, epoch, lengths
         )
 
     def batches(self) -> Iterator[MovableBatch]:
@@ -328,7 +329,8 @@ class Run:
     @property
     def _identity(self) -> dict[str, Any]:
         args = self.args
-        values = (args.batch_size, self.accumulation, args.seed, self.processes.world_size, self.samples.fingerprint)
+        world_size, data = self.processes.world_size, self.samples.fingerprint
+        values = (args.batch_size, self.accumulation, args.seed, args.group_by_length, world_size, data)
         return dict(zip(_SAME_ON_RESUME, values, strict=True))
 
     def _resume_or_start(self) -> bool:
@@ -344,7 +346,7 @@ class Run:
             return False
         tensors, state = load_state(path, self.bare_model)
         for name, value in self._identity.items():
-            before = state["same_on_resume"][name]
+            before = state["same_on_resume"].get(name, value)
             if before != value:
                 what = "the training data has changed" if name == "data" else f"{name} was {before} and is {value}"
                 raise UserError(f"{path}: cannot be resumed, {what}; use the old value, or start anew with --overwrite")

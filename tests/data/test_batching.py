@@ -76,6 +76,35 @@ def test_a_rest_with_fewer_rows_than_ranks_joins_the_batch_before_it():
     assert [sum(batch) for batch in zip(*sizes, strict=True)] == [8, 8, 4]
 
 
+@given(**numbers, draw=st.randoms(use_true_random=False))
+@settings(deadline=None)
+def test_batches_of_like_length_hold_every_row_once(
+    rows, batch_size, world_size, seed, epoch, draw
+):
+    """Within one pool of 50 batches, the batches are the slices of the rows sorted by length."""
+    size = batch_size * world_size
+    assume(world_size <= rows <= 50 * size)
+    lengths = np.array([draw.randint(1, 512) for _ in range(rows)])
+    plans = [epoch_plan(rows, batch_size, world_size, rank, seed, epoch, lengths) for rank in range(world_size)]
+    batches = [[row for share in shares for row in share] for shares in zip(*plans, strict=True)]
+    assert sorted(row for batch in batches for row in batch) == list(range(rows))
+    ranges = sorted((lengths[batch].min(), lengths[batch].max()) for batch in batches)
+    assert all(longest <= shortest for (_, longest), (shortest, _) in zip(ranges, ranges[1:], strict=False))
+    without = [epoch_plan(rows, batch_size, world_size, rank, seed, epoch) for rank in range(world_size)]
+    assert sorted(map(len, (b for plan in plans for b in plan))) == sorted(map(len, (b for plan in without for b in plan)))
+
+
+def test_batches_of_like_length_come_in_a_shuffled_order_and_change_with_the_epoch():
+    lengths = np.arange(400)
+    plans = [epoch_plan(400, 8, 1, 0, 0, epoch, lengths) for epoch in range(3)]
+    first = [tuple(batch[0] for batch in plan) for plan in plans]
+    assert len(set(first)) == 3
+    assert all(list(order) not in (sorted(order), sorted(order, reverse=True)) for order in first)
+    many = [epoch_plan(4000, 8, 1, 0, 0, epoch, np.arange(4000)) for epoch in range(2)]  # ten pools
+    assert {frozenset(batch) for batch in many[0]} != {frozenset(batch) for batch in many[1]}
+    assert max(batch.max() - batch.min() for batch in many[0]) > 8  # a pool is drawn from all rows
+
+
 lengths_of_rows = st.lists(st.integers(1, 12), min_size=1, max_size=30)
 
 
