@@ -12,6 +12,7 @@ import itertools
 import json
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -19,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tokenizers import BertWordPieceTokenizer
 
 from bertorch.data.files import read_lines
-from bertorch.encoder.config import EncoderConfig
+from bertorch.encoder.config import read_config
 from bertorch.errors import UserError
 from bertorch.training.arguments import ArgumentParser, count, proportion, whole_number
 from bertorch.training.process_group import run_script
@@ -42,21 +43,34 @@ def parse_args():
 
 
 def train_vocabulary(args):
-    """The tokens in their order, special ones where Google's vocabularies have them."""
+    """The tokens in their order: special ones as in Google's vocabularies, characters, pieces of words.
+
+    Raises:
+        UserError: there is no text, or its characters alone are more than ``--vocab_size``.
+    """
     tokenizer = BertWordPieceTokenizer(lowercase=not args.cased)
-    characters = Counter()
+    words = Counter()  # between blanks; Chinese characters stand alone
     for path in args.train_data_file:
         for _, line in read_lines(path):
-            characters.update(character for character in tokenizer.normalize(line) if not character.isspace())
+            words.update(tokenizer.normalize(line).split())
+    characters = Counter()
+    for word, number in words.items():
+        characters.update({character: times * number for character, times in Counter(word).items()})
     if not characters:
         raise UserError(f"{', '.join(args.train_data_file)}: no text in it")
-    sums = itertools.accumulate(number for _, number in characters.most_common())
+    by_number = sorted(characters, key=lambda character: (-characters[character], character))
+    sums = itertools.accumulate(characters[character] for character in by_number)
     needed = next(rank for rank, known in enumerate(sums, 1) if known >= args.character_coverage * characters.total())
+    alphabet = set(by_number[:needed])
+    split = tokenizer._tokenizer.pre_tokenizer.pre_tokenize_str
+    inside = {character for word in words if len(word) > 1 for piece, _ in split(word) for character in piece[1:]}
+    # Given beforehand, so that their numbers, and with them the order of equally frequent pieces, do not depend on luck.
+    singles = sorted(alphabet) + [f"##{character}" for character in sorted(inside & alphabet)]
     special = ["[PAD]", *(f"[unused{number}]" for number in range(1, args.unused + 1)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     left = args.vocab_size - len(special)
-    if needed > left:
+    if len(singles) > left:
         raise UserError(
-            f"--vocab_size {args.vocab_size}: {needed} characters are needed for --character_coverage "
+            f"--vocab_size {args.vocab_size}: {len(singles)} tokens of one character are needed for --character_coverage "
             f"{args.character_coverage} and {left} places are left; raise the one or lower the other"
         )
     tokenizer.train_from_iterator(
@@ -64,7 +78,8 @@ def train_vocabulary(args):
         vocab_size=left,
         min_frequency=args.min_frequency,
         limit_alphabet=needed,
-        special_tokens=[],
+        initial_alphabet=sorted(alphabet),
+        special_tokens=singles,
         show_progress=False,
     )
     pieces = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
@@ -73,23 +88,18 @@ def train_vocabulary(args):
 
 def main(args):
     output = Path(args.output_dir)
-    if (output / "vocab.txt").exists():
-        raise UserError(f"{output} already holds a vocabulary; give another --output_dir")
-    config = None
-    if args.config_file:
-        config = json.loads("".join(line for _, line in read_lines(args.config_file)))
-        EncoderConfig.from_dict(config, args.config_file)
+    if (output / "vocab.txt").exists() or output.is_file():
+        raise UserError(f"--output_dir {output} is a file or already holds a vocabulary; name another directory")
+    config = read_config(args.config_file) if args.config_file else None
     tokens = train_vocabulary(args)
     output.mkdir(parents=True, exist_ok=True)
-    (output / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8", newline="\n")
-    settings = {
-        "tokenizer_class": "BertTokenizer", "do_lower_case": not args.cased, "tokenize_chinese_chars": True,
-        "model_max_length": 512 if config is None else config["max_position_embeddings"],
-    }  # fmt: skip
-    (output / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": not args.cased, "tokenize_chinese_chars": True}
     if config is not None:
-        config |= {"vocab_size": len(tokens), "pad_token_id": 0}
-        (output / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        settings["model_max_length"] = config.max_seq_length
+        written = replace(config, vocab_size=len(tokens), pad_token_id=0).to_dict()
+        (output / "config.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+    (output / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    (output / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8", newline="\n")
     print(f"{output}: {len(tokens)} tokens, of them {sum(len(token) == 1 for token in tokens)} single characters")
 
 

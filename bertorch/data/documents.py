@@ -124,8 +124,9 @@ def _write_documents(paths: Sequence[str | Path], encoder: TextEncoder, room: in
     arrays = {name: _GrowingArray(folder / f"{name}.npy", kind) for name, kind in kinds.items()}
     digest = hashlib.blake2b(f"{encoder.fingerprint}|{room}|{words}".encode(), digest_size=16)
     unknown_id = encoder.tokenizer.unk_token_id
-    unknown = divided = tokens = sentences = document = 0
-    space = 0  # that the text begun last has left; 0 also where a document begins
+    unknown = divided = tokens = sentences = 0
+    document, ended = -1, True
+    space = 0  # that the text begun last has left
     lines = _sentences(paths)
     while chunk := list(islice(lines, _CHUNK)):
         new = {name: [] for name in kinds}
@@ -134,8 +135,8 @@ def _write_documents(paths: Sequence[str | Path], encoder: TextEncoder, room: in
         encodings = iter(encode(texts, add_special_tokens=False))
         for text in chunk:
             digest.update(text.encode() + b"\n")
-            if not text:  # the document ends
-                document, space = document + 1, 0
+            if not text:
+                ended = True
                 continue
             encoding = next(encodings)
             ids = encoding.ids
@@ -146,6 +147,8 @@ def _write_documents(paths: Sequence[str | Path], encoder: TextEncoder, room: in
                 new["continues"] += _continues(text, encoding)
             for start in range(0, len(ids), room):
                 length = min(room, len(ids) - start)
+                if ended:
+                    document, ended, space = document + 1, False, 0
                 if length > space:
                     new["text_starts"].append(sentences)
                     new["text_documents"].append(document)
@@ -179,10 +182,7 @@ def _continues(text: str, encoding: Encoding) -> list[bool]:
         for word in _chinese_words()(text):
             starts.add(place)
             place += len(word)
-        inside = [
-            same or (start not in starts and _CHINESE.match(text, start) is not None)
-            for same, (start, _) in zip(inside, encoding.offsets, strict=True)
-        ]
+        inside = [same or start not in starts for same, (start, _) in zip(inside, encoding.offsets, strict=True)]
     return inside
 
 

@@ -143,14 +143,31 @@ def load_config(directory: str | Path) -> EncoderConfig:
     path = Path(directory) / "config.json"
     if not path.is_file():
         raise UserError(f"{directory}: no config.json here; a model directory holds config.json, a vocabulary and weights")
+    word_pieces = (path.parent / "vocab.txt").is_file() and not (path.parent / "merges.txt").is_file()
+    return read_config(path, bert_for_roberta=word_pieces)
+
+
+def read_config(path: str | Path, bert_for_roberta: bool = False) -> EncoderConfig:
+    """Read a file like ``config.json``, of any name.
+
+    Args:
+        path: the file.
+        bert_for_roberta: a model that says ``roberta`` is a BERT.
+
+    Raises:
+        UserError: no such file, not JSON, or a model this encoder cannot be.
+    """
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a JSON object is expected")
-    word_pieces = (path.parent / "vocab.txt").is_file() and not (path.parent / "merges.txt").is_file()
-    if raw.get("model_type") == "roberta" and word_pieces:
+    if raw.get("model_type") == "roberta" and bert_for_roberta:
         raw = {**raw, "model_type": "bert"}
     try:
         return EncoderConfig.from_dict(raw, path)

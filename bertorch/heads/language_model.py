@@ -121,12 +121,14 @@ class LanguageModel(nn.Module):
     @property
     def _layers(self) -> dict[str, dict[str, str]]:
         """Each own layer: its parameters -> their names in transformers."""
+        names = _NAMES[self.encoder.config.model_type]
+        if self.decoder is not None:  # the other bias is left over then
+            names = {**names, "bias": _decoder_bias(names)}
         layers = {}
         for name, _ in self.named_parameters():
             layer, _, kind = name.partition(".")
             if layer != "encoder":
-                theirs = _NAMES[self.encoder.config.model_type][layer]
-                layers.setdefault(layer, {})[name] = f"{theirs}.{kind}" if kind else theirs
+                layers.setdefault(layer, {})[name] = f"{names[layer]}.{kind}" if kind else names[layer]
         return layers
 
     def saved_files(self, max_seq_length: int) -> dict[str, dict]:
@@ -136,6 +138,7 @@ class LanguageModel(nn.Module):
         written = {**config.to_dict(), "architectures": [f"{FAMILY_PREFIXES[config.model_type]}For{kind}"]}
         parameters = dict(self.named_parameters())
         own = {theirs: parameters[ours].detach() for names in self._layers.values() for ours, theirs in names.items()}
+        own[_NAMES[config.model_type]["bias"]] = self.bias.detach().clone()  # untied, transformers wants both
         return {"config.json": written, "model.safetensors": {**encoder_tensors(self.encoder), **own}}
 
     def fill_head(self, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
@@ -145,10 +148,9 @@ class LanguageModel(nn.Module):
             UserError: they are there and do not fit, or are ``required`` and missing.
         """
         names, prefix = _NAMES[self.encoder.config.model_type], wrapper_prefix(tensors)
-        decoder = prefix + names["decoder"]
-        bias, tied_bias = prefix + names["bias"], decoder.removesuffix("weight") + "bias"
-        if bias not in tensors and tied_bias in tensors:  # two names of one tensor; files hold either
-            tensors = {**tensors, bias: tensors[tied_bias]}
+        biases = {prefix + names["bias"], prefix + _decoder_bias(names)}  # two names of one tensor; files hold either
+        for bias in biases & set(tensors):
+            tensors = {**dict.fromkeys(biases, tensors[bias]), **tensors}
         taken, new = set(), []
         for layer, own in self._layers.items():
             found = fill_layers(self, own, tensors, source, required)
@@ -156,8 +158,12 @@ class LanguageModel(nn.Module):
             new += [] if found else [layer]
         if taken and new:
             logger.info(f"{source}: new in the head: {', '.join(new)}")
-        tied = {tied_bias} if self.decoder is not None else {decoder, tied_bias}
+        tied = biases | {prefix + names["decoder"]}
         return taken | (tied & set(tensors) if taken else set())
+
+
+def _decoder_bias(names: dict[str, str]) -> str:
+    return names["decoder"].removesuffix("weight") + "bias"
 
 
 def load_language_model(

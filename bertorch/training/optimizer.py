@@ -63,16 +63,17 @@ class Lamb(torch.optim.Optimizer):
                 if not state:
                     state["step"], state["m"], state["v"] = 0, torch.zeros_like(parameter), torch.zeros_like(parameter)
                 state["step"] += 1
-            (beta1, beta2), step = group["betas"], self.state[parameters[0]]["step"]
+            beta1, beta2 = group["betas"]
+            steps = [self.state[parameter]["step"] for parameter in parameters]
             gradients = [parameter.grad for parameter in parameters]
             m, v = ([self.state[parameter][name] for parameter in parameters] for name in "mv")
             torch._foreach_lerp_(m, gradients, 1 - beta1)
             torch._foreach_mul_(v, beta2)
             torch._foreach_addcmul_(v, gradients, gradients, 1 - beta2)
-            below = torch._foreach_div(v, 1 - beta2**step)
+            below = torch._foreach_div(v, [1 - beta2**step for step in steps])
             torch._foreach_sqrt_(below)
             torch._foreach_add_(below, group["eps"])
-            updates = torch._foreach_div(torch._foreach_div(m, 1 - beta1**step), below)
+            updates = torch._foreach_div(torch._foreach_div(m, [1 - beta1**step for step in steps]), below)
             if group["decays"]:
                 torch._foreach_add_(updates, parameters, alpha=group["weight_decay"])
                 weights, lengths = torch._foreach_norm(parameters), torch._foreach_norm(updates)

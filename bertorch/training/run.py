@@ -94,7 +94,8 @@ class Run:
         rates: dict[str, float] | None = None,
     ):
         if len(samples) < processes.world_size:
-            raise UserError(f"{args.train_data_file}: {len(samples)} rows for {processes.world_size} processes; start fewer")
+            files = [args.train_data_file] if isinstance(args.train_data_file, str) else args.train_data_file
+            raise UserError(f"{', '.join(files)}: {len(samples)} rows for {processes.world_size} processes; start fewer")
         self.args, self.bare_model, self.samples, self.processes = args, model, samples, processes
         self.tokenizer, self.description, self.collate = tokenizer, description, collate
         self.directory = Path(args.saved_dir)

@@ -78,9 +78,7 @@ def test_a_rest_with_fewer_rows_than_ranks_joins_the_batch_before_it():
 
 @given(**numbers, draw=st.randoms(use_true_random=False))
 @settings(deadline=None)
-def test_batches_of_like_length_hold_every_row_once(
-    rows, batch_size, world_size, seed, epoch, draw
-):
+def test_batches_of_like_length_hold_every_row_once(rows, batch_size, world_size, seed, epoch, draw):
     """Within one pool of 50 batches, the batches are the slices of the rows sorted by length."""
     size = batch_size * world_size
     assume(world_size <= rows <= 50 * size)

@@ -435,13 +435,13 @@ def test_arrays_that_do_not_belong_together_are_noticed(source, wordpiece, name)
     assert source.reads == 2
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"arrays": {}, "numbers": {}, "warnings": []}', "5"])
+@pytest.mark.parametrize("content", ["[]", "{}", '{"arrays": {}, "others": {}, "warnings": []}', "5"])
 def test_a_table_of_another_shape_is_noticed(source, wordpiece, content):
     encoder = TextEncoder(load_tokenizer(wordpiece), 6)
     source.samples(encoder)
     (source.entry / "rest.json").write_text(content, encoding="utf-8")
     assert_same(source.samples(encoder), tokenize(ROWS, encoder, 1))
-    numbers = json.loads((source.entry / "rest.json").read_text(encoding="utf-8"))["numbers"]
+    numbers = json.loads((source.entry / "rest.json").read_text(encoding="utf-8"))["others"]
     assert (numbers["truncated"], numbers["unknown"]) == (1, 1)
 
 

@@ -24,7 +24,8 @@ def descend(model_dir, data, out, batch_size, accumulation):
         learning_rate=1.0, weight_decay=0.0, scheduler="constant", warmup_proportion=0.0, max_grad_norm=0.0, epochs=1,
         max_steps=None, batch_size=batch_size, gradient_accumulation_steps=accumulation, logging_steps=1, save_steps=1000,
         eval_steps=1000, resume=False, overwrite=True, tensorboard=False, save_best_model=False, metric="accuracy",
-        early_stopping_patience=None, gradient_checkpointing=False, compile=False,
+        early_stopping_patience=None, gradient_checkpointing=False, compile=False, optimizer="adamw",
+        group_by_length=False,
     )  # fmt: skip
     processes = start_processes(args)
     encoder = TextEncoder(load_tokenizer(model_dir), 64)
@@ -32,8 +33,8 @@ def descend(model_dir, data, out, batch_size, accumulation):
     samples = tokenize(((row.line, row.texts, label_ids[row.label]) for row in read_rows(data)), encoder)
     set_seed(7)
     model = load_classifier(model_dir, 2)
-    original = run_module.adamw
-    run_module.adamw = lambda model, rate, decay, rates: torch.optim.SGD(
+    original = run_module.make_optimizer
+    run_module.make_optimizer = lambda name, model, rate, decay, rates: torch.optim.SGD(
         [{"params": list(model.parameters()), "highest": rate}], lr=rate
     )
     try:
@@ -42,7 +43,7 @@ def descend(model_dir, data, out, batch_size, accumulation):
             run.backward(run.model(batch))
             run.step()
     finally:
-        run_module.adamw = original
+        run_module.make_optimizer = original
     if processes.is_main:
         save_file({name: parameter.detach() for name, parameter in model.named_parameters()}, out)
 

@@ -1,12 +1,13 @@
-"""Parameter groups of AdamW, and clipping against PyTorch's."""
+"""Parameter groups, LAMB against its algorithm, and clipping against PyTorch's."""
 
 import copy
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from bertorch.training.optimizer import make_optimizer, scale_and_clip
+from bertorch.training.optimizer import Lamb, make_optimizer, scale_and_clip
 
 
 class Model(nn.Module):
@@ -125,3 +126,157 @@ def test_parts_with_rates_of_their_own():
 def test_the_rate_that_is_logged_is_that_of_the_rest():
     """The first group's, though the first parameter has a rate of its own."""
     assert make_optimizer("adamw", Model(), 0.01, 0.1, {"embedding": 0.2}).param_groups[0]["highest"] == 0.01
+
+
+# LAMB
+
+
+def lamb_by_hand(weights, gradients, rate, decay, adapts, betas=(0.9, 0.999), eps=1e-6):
+    """Algorithm 2 of You et al. 2019, with phi the identity; plain Adam where a layer does not adapt."""
+    m, v = np.zeros_like(weights), np.zeros_like(weights)
+    for step, gradient in enumerate(gradients, 1):
+        m = betas[0] * m + (1 - betas[0]) * gradient
+        v = betas[1] * v + (1 - betas[1]) * gradient**2
+        update = (m / (1 - betas[0] ** step)) / (np.sqrt(v / (1 - betas[1] ** step)) + eps) + decay * weights
+        of_weights, of_update = np.linalg.norm(weights), np.linalg.norm(update)
+        ratio = of_weights / of_update if adapts and of_weights > 0 and of_update > 0 else 1.0
+        weights = weights - rate * ratio * update
+    return weights
+
+
+def layers(seed: int = 0) -> dict[str, nn.Parameter]:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"matrix": (4, 3), "vector": (5,), "cube": (2, 3, 2), "scalar": (), "nothing yet": (3, 3)}
+    return {
+        name: nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64) * (name != "nothing yet"))
+        for name, shape in shapes.items()
+    }
+
+
+def gradients_of(parameters: dict[str, nn.Parameter], steps: int, seed: int = 1) -> list[dict[str, Tensor]]:
+    """Of very unequal sizes from one step to the next."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        {
+            name: torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 10.0 ** (step % 5 - 2)
+            for name, parameter in parameters.items()
+        }
+        for step in range(steps)
+    ]
+
+
+def take_steps(optimizer, parameters, gradients):
+    for step in gradients:
+        for name, parameter in parameters.items():
+            parameter.grad = step[name].to(parameter.dtype)
+        optimizer.step()
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01, 0.5])
+@pytest.mark.parametrize("adapts", [True, False])
+def test_lamb_is_the_algorithm_of_its_authors(decay, adapts):
+    """Each layer with a ratio of its own; weights that are all 0 take the step as it is."""
+    decay = decay if adapts else 0.0
+    parameters = layers()
+    before = {name: parameter.detach().numpy().copy() for name, parameter in parameters.items()}
+    gradients = gradients_of(parameters, 12)
+    optimizer = Lamb([{"params": list(parameters.values()), "weight_decay": decay, "decays": adapts}], lr=0.03)
+    take_steps(optimizer, parameters, gradients)
+    for name, parameter in parameters.items():
+        expected = lamb_by_hand(before[name], [step[name].numpy() for step in gradients], 0.03, decay, adapts)
+        np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=1e-9, atol=1e-12, err_msg=name)
+        assert np.abs(expected - before[name]).max() > 0.03
+
+
+def test_lamb_in_single_precision():
+    parameters = {name: nn.Parameter(parameter.detach().float()) for name, parameter in layers().items()}
+    before = {name: parameter.detach().double().numpy() for name, parameter in parameters.items()}
+    gradients = gradients_of(parameters, 6)
+    take_steps(Lamb([{"params": list(parameters.values()), "weight_decay": 0.1}], lr=0.01), parameters, gradients)
+    for name, parameter in parameters.items():
+        expected = lamb_by_hand(before[name], [step[name].numpy() for step in gradients], 0.01, 0.1, True)
+        np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_a_step_of_lamb_is_as_long_as_the_weights_say(decay):
+    """Whatever the gradient's size; without decay as well."""
+    for scale in (1e-2, 1.0, 1e3):
+        weight = nn.Parameter(torch.full((3, 3), 2.0, dtype=torch.float64))
+        before = weight.detach().clone()
+        weight.grad = scale * torch.randn(3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        Lamb([{"params": [weight], "weight_decay": decay}], lr=0.25).step()
+        torch.testing.assert_close((weight.detach() - before).norm(), 0.25 * before.norm())
+
+
+def test_lamb_without_a_step_to_take():
+    """A gradient of 0 and no decay: nothing moves, and nothing is divided by 0."""
+    for value in (0.0, 1.0):
+        weight = nn.Parameter(torch.full((2, 2), value))
+        weight.grad = torch.zeros(2, 2)
+        Lamb([{"params": [weight]}], lr=0.1).step()
+        assert (weight == value).all()
+
+
+def test_lamb_counts_the_steps_of_each_parameter():
+    """One that gets its first gradient later than the others is corrected for as many steps as it has made."""
+    parameters = layers()
+    late = "vector"
+    before = {name: parameter.detach().numpy().copy() for name, parameter in parameters.items()}
+    gradients = gradients_of(parameters, 5)
+    for order in (1, -1):
+        parameters = layers()
+        optimizer = Lamb([{"params": list(parameters.values())[::order], "weight_decay": 0.1}], lr=0.03)
+        for number, step in enumerate(gradients):
+            for name, parameter in parameters.items():
+                parameter.grad = None if name == late and number < 2 else step[name]
+            optimizer.step()
+        for name, parameter in parameters.items():
+            taken = [step[name].numpy() for step in gradients[2 if name == late else 0 :]]
+            expected = lamb_by_hand(before[name], taken, 0.03, 0.1, True)
+            np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=1e-9, err_msg=name)
+
+
+def test_lamb_goes_on_from_a_saved_state(tmp_path):
+    parameters = layers()
+    gradients = gradients_of(parameters, 8)
+    optimizer = Lamb([{"params": list(parameters.values()), "weight_decay": 0.1, "highest": 0.03}], lr=0.03)
+    take_steps(optimizer, parameters, gradients[:5])
+    torch.save(optimizer.state_dict(), tmp_path / "state.pt")
+    resumed = {name: nn.Parameter(parameter.detach().clone()) for name, parameter in parameters.items()}
+    other = Lamb([{"params": list(resumed.values()), "weight_decay": 0.9, "highest": 0.03}], lr=1.0)
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    for run, own in ((optimizer, parameters), (other, resumed)):
+        take_steps(run, own, gradients[5:])
+    assert all(torch.equal(resumed[name], parameter) for name, parameter in parameters.items())
+
+
+def test_lamb_of_a_model():
+    """``make_optimizer``: weights decay and adapt, biases and layer norms do neither; parts have their own rates."""
+    model = Model().double()
+    before = {name: parameter.detach().numpy().copy() for name, parameter in model.named_parameters()}
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    gradients = gradients_of(trained, 4)
+    optimizer = make_optimizer("lamb", model, 0.01, 0.5, {"transitions": 0.2})
+    assert isinstance(optimizer, Lamb)
+    for group in optimizer.param_groups:  # as a run does before each update
+        group["lr"] = group["highest"]
+    take_steps(optimizer, trained, gradients)
+    plain = {"gate.weight", "blocks.0.1.weight", *(name for name in before if name.endswith("bias"))}
+    for name, parameter in trained.items():
+        rate, taken = 0.2 if name == "transitions" else 0.01, [step[name].numpy() for step in gradients]
+        expected = lamb_by_hand(before[name], taken, rate, 0.0 if name in plain else 0.5, name not in plain)
+        np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=1e-9, atol=1e-12, err_msg=name)
+    assert (model.frozen.weight.detach().numpy() == before["frozen.weight"]).all()
+
+
+def test_a_lamb_without_decay_adapts_the_same_layers():
+    """Which layers adapt is what they are, and not whether the decay happens to be 0."""
+    model = Model().double()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 2.0)
+    make_optimizer("lamb", model, 0.01, 0.0).step()
+    moved = {name: (parameter.detach() - before[name]).norm() for name, parameter in model.named_parameters()}
+    torch.testing.assert_close(moved["dense.weight"], 0.01 * before["dense.weight"].norm())
+    torch.testing.assert_close(moved["gate.weight"], torch.tensor(0.01 * 3**0.5, dtype=torch.float64))
