@@ -10,7 +10,9 @@ All: softmax(q k^T / sqrt(head_dim)) v with dropout on the probabilities (Vaswan
 dropout is BERT's ``attention_probs_dropout_prob``).
 """
 
+import functools
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +20,15 @@ from torch import Tensor
 
 from bertorch.encoder.tokens import TokenBatch, padded_places, to_padded
 
-try:
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # older torch
-    varlen_attn = None
+
+@functools.cache
+def varlen_kernel() -> Callable | None:
+    """``varlen_attn`` where torch has it. Imported when it is asked for: it loads torch's compiler, a second of start-up."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:  # older torch
+        return None
+    return varlen_attn
 
 
 def choose_backend(query: Tensor, dropout_p: float) -> str:
@@ -29,7 +36,7 @@ def choose_backend(query: Tensor, dropout_p: float) -> str:
     if query.device.type == "cpu":
         return "grouped"
     fits = query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] % 8 == 0 and query.shape[-1] <= 256
-    if varlen_attn is not None and dropout_p == 0.0 and fits:
+    if dropout_p == 0.0 and fits and varlen_kernel() is not None:
         return "varlen"
     return "padded"
 
@@ -54,7 +61,7 @@ def attention(
     if backend == "varlen":
         if dropout_p:
             raise ValueError("the varlen kernel has no dropout; use the padded backend")
-        return varlen_attn(query, key, value, batch.cu_seqlens, batch.cu_seqlens, batch.max_seqlen, batch.max_seqlen)
+        return varlen_kernel()(query, key, value, batch.cu_seqlens, batch.cu_seqlens, batch.max_seqlen, batch.max_seqlen)
     return _padded(query, key, value, batch, dropout_p)
 
 
@@ -66,9 +73,14 @@ def _padded(query: Tensor, key: Tensor, value: Tensor, batch: TokenBatch, dropou
     return out.transpose(1, 2).flatten(0, 1).index_select(0, padded_places(batch))
 
 
-@torch.compiler.disable  # Python loops over lengths that change with each batch
 def _grouped(query: Tensor, key: Tensor, value: Tensor, batch: TokenBatch, dropout_p: float) -> Tensor:
     return _GroupedAttention.apply(query, key, value, _equal_length_runs(batch.lengths), dropout_p)
+
+
+def leave_uncompiled() -> None:
+    """Keep ``torch.compile`` off the grouped backend: it loops over lengths that change with each batch."""
+    global _grouped
+    _grouped = torch.compiler.disable(_grouped)  # not as a decorator: it loads torch's compiler
 
 
 def _equal_length_runs(lengths: list[int]) -> list[tuple[int, int, int]]:

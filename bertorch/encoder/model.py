@@ -1,10 +1,12 @@
 """Encoder: one class for BERT, RoBERTa, ALBERT and ELECTRA."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from bertorch.encoder.attention import leave_uncompiled
 from bertorch.encoder.config import EncoderConfig
 from bertorch.encoder.layers import Block, Embeddings, Pooler
 from bertorch.encoder.tokens import TokenBatch
@@ -35,6 +37,11 @@ class Encoder(nn.Module):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
         if isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)
+
+    def compile(self, **options: Any) -> None:
+        """As ``torch.nn.Module.compile``."""
+        leave_uncompiled()
+        super().compile(**options)
 
     def set_dropout(self, dropout: float) -> None:
         """Use ``dropout`` in all places while training; the configuration, and so a saved one, keeps its own."""

@@ -132,7 +132,7 @@ class Run:
             model.encoder.compile(dynamic=True)
         self.model = model
         if processes.world_size > 1:  # buffers are constants, the same everywhere
-            self.model = DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False)
+            self.model = DistributedDataParallel(model, gradient_as_bucket_view=True, forward_sync_buffers=False)
 
     def _plan(self, epoch: int) -> list[np.ndarray]:
         args, processes = self.args, self.processes
