@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bertorch.encoder.dropout import keep_mask
 from bertorch.encoder.tokens import TokenBatch, padded_places, to_padded
 
 
@@ -111,9 +112,7 @@ class _GroupedAttention(torch.autograd.Function):
         keep = 1.0 / (1.0 - dropout_p)  # inverted dropout: what is kept grows by this
         sizes = [count * heads * length * length for _, count, length in runs]
         probs = query.new_empty(sum(sizes))
-        mask = (
-            torch.empty(len(probs), dtype=torch.bool, device=probs.device).bernoulli_(1.0 - dropout_p) if dropout_p else None
-        )
+        mask = keep_mask(len(probs), dropout_p, probs.device) if dropout_p else None
         out = torch.empty_like(query, memory_format=torch.contiguous_format)
         for (start, count, length), p, m in zip(runs, *_squares(probs, mask, runs, sizes), strict=True):
             q, k, v = (_heads_first(x, start, count, length) for x in (query, key, value))  # [count * heads, length, d]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bertorch.encoder.attention import attention
 from bertorch.encoder.config import EncoderConfig
+from bertorch.encoder.dropout import Dropout
 from bertorch.encoder.tokens import TokenBatch
 
 
@@ -38,7 +39,7 @@ class Embeddings(nn.Module):
         self.position = nn.Embedding(config.max_position_embeddings, width)
         self.token_type = nn.Embedding(config.type_vocab_size, width)
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
         self.projection = nn.Linear(width, config.hidden_size) if config.projects_embeddings else None
         self.position_offset = config.position_offset
 
@@ -64,7 +65,7 @@ class Block(nn.Module):
         self.intermediate = nn.Linear(width, config.intermediate_size)
         self.output = nn.Linear(config.intermediate_size, width)
         self.output_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
         self.attention_dropout = config.attention_probs_dropout_prob
         self.hidden_act = config.hidden_act
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from bertorch.data.batching import Batch
 from bertorch.encoder import Encoder, EncoderConfig, TokenBatch, load_config
+from bertorch.encoder.dropout import Dropout
 from bertorch.encoder.layers import activation, first_tokens
 from bertorch.encoder.weights import encoder_tensors
 from bertorch.heads.loading import FAMILY_PREFIXES, fill_layers, load_head, load_trained_head
@@ -42,7 +43,7 @@ class Classifier(nn.Module):
         self.dense_act = HUGGING_FACE_HEADS[config.model_type][0] if pooling_mode == "linear" else None
         self.dense = nn.Linear(config.hidden_size, config.hidden_size) if self.dense_act else None
         self.classifier = nn.Linear(config.hidden_size, num_labels)
-        self.dropout = nn.Dropout(classifier_dropout(config))
+        self.dropout = Dropout(classifier_dropout(config))
         for layer in (self.dense, self.classifier):
             if layer is not None:
                 nn.init.normal_(layer.weight, std=config.initializer_range)

@@ -1,0 +1,155 @@
+"""Benchmarks whose sides take turns: each is a process of its own, and one of them works at a time.
+
+No command: the programs beside this file use it. The one who measures starts a worker for each side, which is the same file
+with a hidden flag, asks one after the other through their standard input, and reads a JSON line as the answer.
+"""
+
+import argparse
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from chunked_batch import ROOT
+
+# Libraries are imported where they are used: a worker loads those of its own side, because its memory is compared.
+
+SHAPES = {"base": (12, 768, 12), "tiny": (6, 128, 2)}  # layers, hidden size, heads
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of all benchmarks whose sides take turns."""
+    parser.add_argument(
+        "--shape", choices=SHAPES, default="tiny", help="base: 12 layers, 768 wide; tiny: 6 layers, 128 wide"
+    )
+    parser.add_argument("--pairs", type=int, default=5, help="chunks of each side")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--data_dir", type=Path, default=ROOT.parent / "shared" / "data", help="if there is none, the sample sets are taken"
+    )
+    parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
+
+
+class Turns:
+    """A worker's end: it waits for a word from the one who measures, works, and answers with a JSON line."""
+
+    def __init__(self):
+        self.answers = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)  # what libraries print goes to the log
+        self.start()
+
+    def wait(self) -> str:
+        """The next word; ends the process when there is none to come."""
+        word = sys.stdin.readline()
+        if not word:
+            sys.exit()
+        self.start()
+        return word.strip()
+
+    def start(self) -> None:
+        self.started = time.perf_counter(), time.process_time()
+
+    def stop(self) -> None:
+        ended = time.perf_counter(), time.process_time()
+        self.wall, self.cpu = (end - start for start, end in zip(self.started, ended, strict=True))
+
+    def answer(self, **figures: Any) -> None:
+        """What was measured between ``start`` and ``stop``, and the peak memory in MB."""
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        memory = int(status.partition("VmHWM:")[2].split()[0]) / 1024
+        print(json.dumps({**figures, "wall": self.wall, "cpu": self.cpu, "memory": memory}), file=self.answers, flush=True)
+
+
+class Worker:
+    """A worker, seen from the one who measures."""
+
+    def __init__(self, name: str, job: dict[str, Any], threads: int, directory: Path):
+        self.name, self.log = name, directory / f"{name.replace(' ', '-')}.log"
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "BERTORCH_CACHE": str(directory / "cache")}
+        environment |= {variable: str(threads) for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")}
+        command = [sys.executable, *sys.argv, "--worker", json.dumps(job)]
+        with open(self.log, "w", encoding="utf-8") as log:
+            self.process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+            )
+
+    def ask(self, word: object = "go") -> dict[str, Any]:
+        print(word, file=self.process.stdin, flush=True)
+        return self.answer()
+
+    def answer(self, optional: bool = False) -> dict[str, Any] | None:
+        """The worker's next one; None where it is ``optional`` and the worker has ended with a line that says why."""
+        line = self.process.stdout.readline().strip()
+        log = self.log.read_text(encoding="utf-8").strip()
+        if not line and (not optional or "Traceback" in log or not log):
+            raise SystemExit(f"{self.name}:\n{log[-3000:]}")
+        print(f"{self.name}: {line or log.splitlines()[-1]}", file=sys.stderr, flush=True)
+        return json.loads(line) if line else None
+
+    def close(self) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        try:
+            self.process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def in_turn(names: list[str], pairs: int) -> list[list[str]]:
+    """The order of the sides in each pair: another one begins."""
+    return [names[pair % len(names) :] + names[: pair % len(names)] for pair in range(pairs)]
+
+
+def seconds(figures: dict[str, Any], threads: int) -> float:
+    """CPU time with one thread, which other programs disturb less; wall time with more."""
+    return figures["cpu" if threads == 1 else "wall"]
+
+
+def spread(values: list[float], digits: int) -> str:
+    return f"{statistics.median(values):,.{digits}f} ({min(values):,.{digits}f}..{max(values):,.{digits}f})"
+
+
+def machine(args: argparse.Namespace, *packages: str) -> str:
+    """Processor, threads, clock and versions."""
+    try:
+        from crf_speed import cpu_name
+    except SystemExit:  # it compares with pytorch-crf
+        processor = platform.machine()
+    else:
+        processor = cpu_name()
+    versions = []
+    for package in ("torch", "transformers", *packages):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions.append(f"{package} {importlib.metadata.version(package)}")
+    clock = "CPU time of the process" if args.threads == 1 else "wall time"
+    return f"{processor}; threads: {args.threads}; seconds: {clock}; {', '.join(versions)}"
+
+
+def random_encoder(args: argparse.Namespace, directory: Path) -> Path:
+    """A BERT of random weights in Hugging Face's layout, with a real vocabulary."""
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    layers, hidden, heads = SHAPES[args.shape]
+    vocabulary = args.data_dir / "vocab" / "google_zh_vocab.txt"
+    source, saved = directory / "vocabulary", directory / "encoder"
+    source.mkdir()
+    found = vocabulary if vocabulary.is_file() else ROOT / "models" / "bertorch-tiny-zh" / "vocab.txt"
+    (source / "vocab.txt").write_bytes(found.read_bytes())
+    tokenizer = BertTokenizer.from_pretrained(source)
+    tokenizer.save_pretrained(saved)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer), num_hidden_layers=layers, hidden_size=hidden, num_attention_heads=heads,
+        intermediate_size=4 * hidden,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(saved)
+    return saved
