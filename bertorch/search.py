@@ -1,7 +1,5 @@
 """Exact search for the most similar vectors, in blocks, with vectors and texts of the corpus on disk."""
 
-import contextlib
-import ctypes
 import os
 import tempfile
 from array import array
@@ -60,12 +58,6 @@ class VectorFile:
             block = np.frombuffer(data, dtype=np.float32).reshape(-1, self.width)
             yield start, block
             start += len(block)
-
-
-def give_back_memory() -> None:
-    """Return freed memory to the system: glibc keeps what batches of ever different sizes leave in pieces."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library, another system
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

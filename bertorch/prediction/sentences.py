@@ -24,6 +24,7 @@ from bertorch.heads.sentence_directory import (
 )
 from bertorch.heads.sentence_pair import trained_pair
 from bertorch.inference import compute, pair_cosines, pair_logits
+from bertorch.memory import give_back_memory
 from bertorch.metrics.classification import per_class_table
 from bertorch.metrics.similarity import check_scores, label_scores, pair_class_metrics, retrieval_metrics, similarity_metrics
 from bertorch.prediction.rows import (
@@ -37,7 +38,7 @@ from bertorch.prediction.rows import (
     write_lines,
     writes_json,
 )
-from bertorch.search import VectorFile, give_back_memory, ranks_of_positives, top_k
+from bertorch.search import VectorFile, ranks_of_positives, top_k
 from bertorch.training.checkpoints import write_whole
 from bertorch.training.process_group import Processes
 

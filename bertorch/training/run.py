@@ -23,12 +23,14 @@ from bertorch.data.batching import MovableBatch, collate, epoch_plan
 from bertorch.data.tokenizing import Samples
 from bertorch.errors import UserError
 from bertorch.heads.loss import Loss
+from bertorch.memory import give_back_memory
 from bertorch.training.checkpoints import latest_state, load_state, prepare_saved_dir, save_model, save_state
 from bertorch.training.logging import Journal, progress_bar
 from bertorch.training.optimizer import make_optimizer, scale_and_clip
 from bertorch.training.process_group import Interrupted, Processes
 from bertorch.training.schedules import learning_rate
 
+_TRIM_STEPS = 50  # updates on a CPU after which freed memory goes back to the system; kept, it would grow for hours
 _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # A resumed run must agree with the interrupted one in these, or its batches would be other batches.
 _SAME_ON_RESUME = ("batch_size", "gradient_accumulation_steps", "seed", "group_by_length", "world_size", "data")
@@ -229,6 +231,8 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
         self._gradient_count = 0
         self.global_step += 1
+        if self.processes.device.type == "cpu" and self.global_step % _TRIM_STEPS == 0:
+            give_back_memory()
         self._window.steps += 1
         self._finished = self.global_step >= self.total_steps
         if self.global_step % self.args.logging_steps == 0 or self._finished:
