@@ -457,8 +457,10 @@ def test_search(model, predict, tmp_path, monkeypatch, packed):
         places = np.argsort(-row)[:10]
         assert [rank for rank, *_ in answers] == list(range(1, 11))
         close([score for _, score, *_ in answers], row[places])
-        assert [number for _, _, number, _ in answers] == [numbers[place] for place in places]
-        assert [text for *_, text in answers] == [SENTENCES[place] for place in places]
+        given = [numbers.index(number) for _, _, number, _ in answers]
+        assert len(set(given)) == 10
+        close(row[given], row[places])  # of two that are equal but for rounding, either may come first
+        assert [text for *_, text in answers] == [SENTENCES[place] for place in given]
 
 
 def test_equal_lines_and_a_small_corpus(model, predict, tmp_path):

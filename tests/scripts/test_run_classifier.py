@@ -254,6 +254,7 @@ MISTAKES = {
     "no room for text": ({"max_seq_length": 2}, "leaves no room for text"),
     "a warm start from nowhere": ({"init_from_ckpt": "nowhere.bin"}, "nowhere.bin: no such file"),
     "no such model": ({"pretrained_model_name_or_path": "./nowhere"}, "./nowhere: no such directory"),
+    "no TensorFlow checkpoint": ({"from_tf": True}, "expected here, found none"),
     "best model without evaluation": ({"dev_data_file": None, "save_best_model": True}, "needs --dev_data_file"),
     "a test without a file": ({"do_test": True}, "--do_test needs --test_data_file"),
     "a flag out of range": ({"batch_size": 0}, "--batch_size: must be at least 1"),
