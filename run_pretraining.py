@@ -12,6 +12,7 @@ import math
 
 import torch
 
+from bertorch.data.batching import evaluation_plan
 from bertorch.data.documents import tokenize_documents
 from bertorch.data.masking import OBJECTIVES, Masking
 from bertorch.data.report import report_documents
@@ -61,10 +62,8 @@ def evaluate(model, documents, masking, args, processes):
     """Loss, accuracy and perplexity of masked tokens, and of the order, the same on any number of processes."""
     model.eval()
     sums = torch.zeros(6, dtype=torch.float64)
-    by_length = documents.row_lengths.argsort(kind="stable")
-    size = args.eval_batch_size
-    for start in range(processes.rank * size, len(documents), processes.world_size * size):
-        batch = masking.collate(documents, by_length[start : start + size]).to(processes.device)
+    for texts in evaluation_plan(documents.row_lengths, args.eval_batch_size)[processes.rank :: processes.world_size]:
+        batch = masking.collate(documents, texts).to(processes.device)
         with autocast(processes.device, args.precision):
             loss = model(batch)
         parts = (loss.masked_loss, loss.correct, loss.count, loss.order_loss, loss.correct_orders, loss.orders)

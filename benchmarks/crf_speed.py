@@ -8,7 +8,6 @@ agree is checked first; then both run in turn, --rounds times each, and the medi
 """
 
 import argparse
-import platform
 import statistics
 import sys
 import time
@@ -20,6 +19,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from turns import cpu_name
 
 from bertorch.heads.crf import CRF
 
@@ -41,15 +42,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
-
-
-def cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 class Sides:

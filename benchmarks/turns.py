@@ -117,20 +117,23 @@ def spread(values: list[float], digits: int) -> str:
     return f"{statistics.median(values):,.{digits}f} ({min(values):,.{digits}f}..{max(values):,.{digits}f})"
 
 
+def cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
 def machine(args: argparse.Namespace, *packages: str) -> str:
     """Processor, threads, clock and versions."""
-    try:
-        from crf_speed import cpu_name
-    except SystemExit:  # it compares with pytorch-crf
-        processor = platform.machine()
-    else:
-        processor = cpu_name()
     versions = []
     for package in ("torch", "transformers", *packages):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions.append(f"{package} {importlib.metadata.version(package)}")
     clock = "CPU time of the process" if args.threads == 1 else "wall time"
-    return f"{processor}; threads: {args.threads}; seconds: {clock}; {', '.join(versions)}"
+    return f"{cpu_name()}; threads: {args.threads}; seconds: {clock}; {', '.join(versions)}"
 
 
 def random_encoder(args: argparse.Namespace, directory: Path) -> Path:

@@ -134,13 +134,13 @@ def epoch_plan(
     return plan
 
 
-def evaluation_plan(samples: Samples, batch_size: int) -> list[np.ndarray]:
-    """The sequences of each batch of an evaluation, those of like length together.
+def evaluation_plan(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """The sequences of each batch of an evaluation, those of like length together, the longest first.
 
     They do not depend on the number of ranks: each rank takes whole batches, and so computes the same numbers as one
     process would.
     """
-    order = np.argsort(-samples.lengths, kind="stable")
+    order = np.argsort(-lengths, kind="stable")
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
@@ -148,6 +148,6 @@ def evaluation_batches(
     samples: Samples, batch_size: int, device: torch.device, world_size: int = 1, rank: int = 0
 ) -> Iterator[tuple[TokenBatch, np.ndarray]]:
     """This rank's share of the batches of an evaluation, on the device, and which sequences of ``samples`` they hold."""
-    for sequences in evaluation_plan(samples, batch_size)[rank::world_size]:
+    for sequences in evaluation_plan(samples.lengths, batch_size)[rank::world_size]:
         tokens, order = pack(samples, sequences)
         yield tokens.to(device), sequences[order]

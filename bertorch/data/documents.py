@@ -1,5 +1,6 @@
 """Plain text for pretraining: documents to token ids on the disk, and the texts that are cut from them."""
 
+import functools
 import hashlib
 import logging
 import re
@@ -12,8 +13,9 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Encoding
 
+from bertorch.cache import cache_root
 from bertorch.data.files import read_lines
-from bertorch.data.tokenizing import TextEncoder, cache_root, from_cache
+from bertorch.data.tokenizing import TextEncoder, from_cache
 from bertorch.errors import UserError
 
 _CHUNK = 10_000  # sentences tokenized at a time
@@ -127,11 +129,12 @@ def _write_documents(paths: Sequence[str | Path], encoder: TextEncoder, room: in
     unknown = divided = tokens = sentences = 0
     document, ended = -1, True
     space = 0  # that the text begun last has left
+    encode = encoder.backend.encode_batch if words else encoder.backend.encode_batch_fast  # the fast one has no offsets
+    chinese_words = functools.cache(_chinese_words)  # asked for where there is Chinese text
     lines = _sentences(paths)
     while chunk := list(islice(lines, _CHUNK)):
         new = {name: [] for name in kinds}
         texts = [text for text in chunk if text]
-        encode = encoder.backend.encode_batch if words else encoder.backend.encode_batch_fast  # the fast one has no offsets
         encodings = iter(encode(texts, add_special_tokens=False))
         for text in chunk:
             digest.update(text.encode() + b"\n")
@@ -144,7 +147,7 @@ def _write_documents(paths: Sequence[str | Path], encoder: TextEncoder, room: in
             divided += len(ids) > room
             new["input_ids"] += ids
             if words:
-                new["continues"] += _continues(text, encoding)
+                new["continues"] += _continues(text, encoding, chinese_words)
             for start in range(0, len(ids), room):
                 length = min(room, len(ids) - start)
                 if ended:
@@ -173,13 +176,13 @@ def _sentences(paths: Sequence[str | Path]) -> Iterator[str]:
         yield ""
 
 
-def _continues(text: str, encoding: Encoding) -> list[bool]:
+def _continues(text: str, encoding: Encoding, chinese_words: Callable[[], Callable[[str], list[str]]]) -> list[bool]:
     """Which tokens of a text go on with the word of the token before them: pieces, and characters of a Chinese word."""
     words = encoding.word_ids
     inside = [before is not None and before == word for before, word in zip([None, *words], words, strict=False)]
     if _CHINESE.search(text):
         starts, place = set(), 0
-        for word in _chinese_words()(text):
+        for word in chinese_words()(text):
             starts.add(place)
             place += len(word)
         inside = [same or start not in starts for same, (start, _) in zip(inside, encoding.offsets, strict=True)]
@@ -187,7 +190,7 @@ def _continues(text: str, encoding: Encoding) -> list[bool]:
 
 
 def _chinese_words() -> Callable[[str], list[str]]:
-    """Raises UserError where jieba is not installed."""
+    """What divides a text into words. Raises UserError where jieba is not installed."""
     try:
         import jieba
     except ImportError:

@@ -16,6 +16,7 @@ from loguru import logger
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
 
 import bertorch
+from bertorch.cache import cache_root
 from bertorch.data.files import open_binary
 from bertorch.errors import UserError
 
@@ -275,11 +276,6 @@ def tokenize_cached(
         Samples,
         cache_dir,
     )
-
-
-def cache_root(cache_dir: str | Path | None) -> Path:
-    """Where tokenized data is kept: ``cache_dir``, ``BERTORCH_CACHE`` or ``~/.cache/bertorch``."""
-    return Path(cache_dir or os.environ.get("BERTORCH_CACHE") or Path.home() / ".cache" / "bertorch").expanduser()
 
 
 def from_cache(

@@ -157,6 +157,21 @@ def read_config(path: str | Path, bert_for_roberta: bool = False) -> EncoderConf
     Raises:
         UserError: no such file, not JSON, or a model this encoder cannot be.
     """
+    raw = read_json_object(path)
+    if raw.get("model_type") == "roberta" and bert_for_roberta:
+        raw = {**raw, "model_type": "bert"}
+    try:
+        return EncoderConfig.from_dict(raw, path)
+    except TypeError as error:
+        raise UserError(f"{path}: a value has the wrong type ({error})") from None
+
+
+def read_json_object(path: str | Path) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        UserError: no such file, not JSON, or another value.
+    """
     try:
         raw = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -167,9 +182,4 @@ def read_config(path: str | Path, bert_for_roberta: bool = False) -> EncoderConf
         raise UserError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a JSON object is expected")
-    if raw.get("model_type") == "roberta" and bert_for_roberta:
-        raw = {**raw, "model_type": "bert"}
-    try:
-        return EncoderConfig.from_dict(raw, path)
-    except TypeError as error:
-        raise UserError(f"{path}: a value has the wrong type ({error})") from None
+    return raw

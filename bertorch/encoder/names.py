@@ -52,6 +52,28 @@ _TABLES = {
     "electra": {**_BERT, "embeddings.projection": "embeddings_project"},
 }
 
+_BERT_HEADS = {
+    "transform": "cls.predictions.transform.dense", "norm": "cls.predictions.transform.LayerNorm",
+    "bias": "cls.predictions.bias", "decoder": "cls.predictions.decoder.weight", "order": "cls.seq_relationship",
+}  # fmt: skip
+_ALBERT_HEADS = {
+    "transform": "predictions.dense", "norm": "predictions.LayerNorm", "bias": "predictions.bias",
+    "decoder": "predictions.decoder.weight", "order": "sop_classifier.classifier",
+}  # fmt: skip
+_ROBERTA_HEADS = {
+    "transform": "lm_head.dense", "norm": "lm_head.layer_norm", "bias": "lm_head.bias", "decoder": "lm_head.decoder.weight",
+}  # fmt: skip
+_ELECTRA_HEADS = {
+    "transform": "generator_predictions.dense", "norm": "generator_predictions.LayerNorm",
+    "bias": "generator_lm_head.bias", "decoder": "generator_lm_head.weight",
+}  # fmt: skip
+# The heads of pretraining: where each layer is kept, and the one name of what has no weight and bias; "order" where a family
+# has it.
+LANGUAGE_MODEL_NAMES = {
+    "bert": _BERT_HEADS, "albert": _ALBERT_HEADS, "roberta": _ROBERTA_HEADS, "xlm-roberta": _ROBERTA_HEADS,
+    "electra": _ELECTRA_HEADS,
+}  # fmt: skip
+
 
 def hugging_face_names(config: EncoderConfig, parameters: list[str]) -> dict[str, str]:
     """Our parameter names (``blocks.3.query.weight``) -> Hugging Face's, without a base prefix."""

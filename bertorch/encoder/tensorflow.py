@@ -14,6 +14,8 @@ import numpy as np
 from loguru import logger
 from safetensors.torch import save
 
+from bertorch.cache import cache_root
+from bertorch.encoder.config import read_json_object
 from bertorch.encoder.tensorflow_names import OPTIMIZER, hugging_face_config, hugging_face_tensors
 from bertorch.errors import UserError
 
@@ -52,7 +54,7 @@ def convert_checkpoint(
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{output_dir}: is in use; name a directory that does not exist, or is empty")
     files = _find_files(checkpoint, config_file, vocab_file)
-    raw = _read_config(files.config)
+    raw = read_json_object(files.config)
     lower = _lower_case(files, raw, cased)
     variables = read_variables(files.prefix)
     config = hugging_face_config(raw, variables, files.config)
@@ -101,14 +103,13 @@ def converted_directory(path: str | Path, cache_dir: str | Path | None = None) -
     """
     files = _find_files(path, None, None)
     prefix, config, vocabulary = files
-    key = hashlib.blake2b(f"{_VERSION}|{_lower_case(files, _read_config(config), None)}".encode(), digest_size=16)
+    key = hashlib.blake2b(f"{_VERSION}|{_lower_case(files, read_json_object(config), None)}".encode(), digest_size=16)
     for file in (Path(f"{prefix}.index"), config, vocabulary):
         key.update(hashlib.blake2b(file.read_bytes()).digest())
     for file in sorted(prefix.parent.iterdir()):
         if file.name.startswith(f"{prefix.name}.data-"):
             key.update(f"|{file.name[len(prefix.name) :]}|{file.stat().st_size}".encode())
-    root = Path(cache_dir or os.environ.get("BERTORCH_CACHE") or Path.home() / ".cache" / "bertorch").expanduser()
-    directory = root / "tensorflow" / key.hexdigest()
+    directory = cache_root(cache_dir) / "tensorflow" / key.hexdigest()
     if not directory.is_dir():
         try:
             convert_checkpoint(prefix, directory, config, vocabulary)
@@ -168,16 +169,6 @@ def _only(paths: Iterable[Path], folder: Path, what: str, remedy: str) -> Path:
         found = ", ".join(path.name for path in paths) or "none"
         raise UserError(f"{folder}: one {what} is expected here, found {found}; {remedy}")
     return paths[0]
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{path}: a JSON object is expected")
-    return raw
 
 
 def _lower_case(files: _Files, raw: dict[str, Any], cased: bool | None) -> bool:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from bertorch.encoder.config import EncoderConfig
 from bertorch.encoder.model import Encoder
-from bertorch.encoder.names import BASE_PREFIX, hugging_face_names
+from bertorch.encoder.names import BASE_PREFIX, LANGUAGE_MODEL_NAMES, hugging_face_names
+from bertorch.encoder.weights import listed
 from bertorch.errors import UserError
 
 OPTIMIZER = re.compile(r"(^|/)(adam|lamb|momentum|global_step|beta[12]_power|good_steps|loss_scale)[^/]*$", re.IGNORECASE)
@@ -110,28 +111,24 @@ def hugging_face_tensors(variables: dict[str, np.ndarray], config: EncoderConfig
     wanted = {name: x for name, x in _expected(config, layout).items() if not name.startswith(absent)}
     missing = [name for name in wanted if name not in variables]
     if missing:
-        raise UserError(f"{source}: {len(missing)} variables are missing: {_listed(missing)}")
+        raise UserError(f"{source}: {len(missing)} variables are missing: {listed(missing)}")
     wrong = [
         f"{name} is {list(variables[name].shape)}, the configuration says {list(shape)}"
         for name, (_, shape) in wanted.items()
         if variables[name].shape != shape
     ]
     if wrong:
-        raise UserError(f"{source}: {_listed(wrong)}")
+        raise UserError(f"{source}: {listed(wrong)}")
     unknown = sorted(name for name in variables if name not in wanted and not OPTIMIZER.search(name))
     for names, what in ((absent, "missing as a whole"), (unknown, "left out, there is no place for them")):
         if names:
-            logger.info(f"{source}: {what}: {_listed(names)}")
+            logger.info(f"{source}: {what}: {listed(names)}")
     return {
         theirs: torch.from_numpy(
             np.array(variables[name].T if name.endswith("/kernel") else variables[name], dtype=np.float32, order="C")
         )
         for name, (theirs, _) in wanted.items()
     }
-
-
-def _listed(items: list[str] | tuple[str, ...], most: int = 8) -> str:
-    return "; ".join(items[:most]) + (f"; and {len(items) - most} more" if len(items) > most else "")
 
 
 def _expected(config: EncoderConfig, layout: str) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -158,16 +155,13 @@ def _expected(config: EncoderConfig, layout: str) -> dict[str, tuple[str, tuple[
 
 
 def _expected_heads(config: EncoderConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
-    predictions, transform, order = "cls.predictions.", "cls.predictions.transform.", "cls.seq_relationship."
-    if config.model_type == "albert":
-        predictions, transform, order = "predictions.", "predictions.", "sop_classifier.classifier."
-    width, hidden = config.embedding_size, config.hidden_size
+    names, width, hidden = LANGUAGE_MODEL_NAMES[config.model_type], config.embedding_size, config.hidden_size
     return {
-        "cls/predictions/transform/dense/kernel": (f"{transform}dense.weight", (hidden, width)),
-        "cls/predictions/transform/dense/bias": (f"{transform}dense.bias", (width,)),
-        "cls/predictions/transform/LayerNorm/gamma": (f"{transform}LayerNorm.weight", (width,)),
-        "cls/predictions/transform/LayerNorm/beta": (f"{transform}LayerNorm.bias", (width,)),
-        "cls/predictions/output_bias": (f"{predictions}bias", (config.vocab_size,)),
-        "cls/seq_relationship/output_weights": (f"{order}weight", (2, hidden)),
-        "cls/seq_relationship/output_bias": (f"{order}bias", (2,)),
+        "cls/predictions/transform/dense/kernel": (f"{names['transform']}.weight", (hidden, width)),
+        "cls/predictions/transform/dense/bias": (f"{names['transform']}.bias", (width,)),
+        "cls/predictions/transform/LayerNorm/gamma": (f"{names['norm']}.weight", (width,)),
+        "cls/predictions/transform/LayerNorm/beta": (f"{names['norm']}.bias", (width,)),
+        "cls/predictions/output_bias": (names["bias"], (config.vocab_size,)),
+        "cls/seq_relationship/output_weights": (f"{names['order']}.weight", (2, hidden)),
+        "cls/seq_relationship/output_bias": (f"{names['order']}.bias", (2,)),
     }

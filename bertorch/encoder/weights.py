@@ -1,6 +1,7 @@
 """Weights in and out: safetensors (whole or sharded) and ``pytorch_model.bin``, strictly, under Hugging Face's names."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -120,20 +121,21 @@ def copy_weights(module: nn.Module, names: dict[str, str], tensors: dict[str, Te
     parameters = dict(module.named_parameters())
     missing = [theirs for theirs in names.values() if theirs not in tensors]
     if missing:
-        raise UserError(f"{source}: {len(missing)} weights of the model are missing: {_listed(missing)}")
+        raise UserError(f"{source}: {len(missing)} weights of the model are missing: {listed(missing)}")
     wrong = [
         f"{theirs} is {list(tensors[theirs].shape)}, expected {list(parameters[ours].shape)}"
         for ours, theirs in names.items()
         if tensors[theirs].shape != parameters[ours].shape
     ]
     if wrong:
-        raise UserError(f"{source}: the weights do not fit the model: {_listed(wrong)}")
+        raise UserError(f"{source}: the weights do not fit the model: {listed(wrong)}")
     with torch.no_grad():
         for ours, theirs in names.items():
             parameters[ours].copy_(tensors[theirs])
 
 
-def _listed(items: list[str], most: int = 8) -> str:
+def listed(items: Sequence[str], most: int = 8) -> str:
+    """The first of them, and how many more there are."""
     return "; ".join(items[:most]) + (f"; and {len(items) - most} more" if len(items) > most else "")
 
 

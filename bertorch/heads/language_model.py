@@ -11,28 +11,11 @@ from torch import Tensor, nn
 from bertorch.data.masking import MaskedBatch
 from bertorch.encoder import Encoder
 from bertorch.encoder.layers import activation
+from bertorch.encoder.names import LANGUAGE_MODEL_NAMES
 from bertorch.encoder.weights import encoder_tensors, find_weights, wrapper_prefix
 from bertorch.errors import UserError
 from bertorch.heads.loading import FAMILY_PREFIXES, fill_layers, load_head, load_trained_head
 from bertorch.heads.loss import Loss
-
-_BERT = {
-    "transform": "cls.predictions.transform.dense", "norm": "cls.predictions.transform.LayerNorm",
-    "bias": "cls.predictions.bias", "decoder": "cls.predictions.decoder.weight", "order": "cls.seq_relationship",
-}  # fmt: skip
-_ALBERT = {
-    "transform": "predictions.dense", "norm": "predictions.LayerNorm", "bias": "predictions.bias",
-    "decoder": "predictions.decoder.weight", "order": "sop_classifier.classifier",
-}  # fmt: skip
-_ROBERTA = {
-    "transform": "lm_head.dense", "norm": "lm_head.layer_norm", "bias": "lm_head.bias", "decoder": "lm_head.decoder.weight",
-}  # fmt: skip
-_ELECTRA = {
-    "transform": "generator_predictions.dense", "norm": "generator_predictions.LayerNorm",
-    "bias": "generator_lm_head.bias", "decoder": "generator_lm_head.weight",
-}  # fmt: skip
-# Where transformers keeps each layer, and the one name of what has no weight and bias; "order" where a family has it.
-_NAMES = {"bert": _BERT, "albert": _ALBERT, "roberta": _ROBERTA, "xlm-roberta": _ROBERTA, "electra": _ELECTRA}
 
 
 @dataclass
@@ -70,7 +53,7 @@ class LanguageModel(nn.Module):
     def __init__(self, encoder: Encoder, with_order: bool = False, order_weight: float = 1.0):
         super().__init__()
         config = encoder.config
-        if with_order and "order" not in _NAMES[config.model_type]:
+        if with_order and "order" not in LANGUAGE_MODEL_NAMES[config.model_type]:
             raise UserError(f"{config.model_type} models are not pretrained with two segments; give --objectives mlm")
         self.encoder, self.order_weight = encoder, order_weight
         self.transform = nn.Linear(config.hidden_size, config.embedding_size)
@@ -121,7 +104,7 @@ class LanguageModel(nn.Module):
     @property
     def _layers(self) -> dict[str, dict[str, str]]:
         """Each own layer: its parameters -> their names in transformers."""
-        names = _NAMES[self.encoder.config.model_type]
+        names = LANGUAGE_MODEL_NAMES[self.encoder.config.model_type]
         if self.decoder is not None:  # the other bias is left over then
             names = {**names, "bias": _decoder_bias(names)}
         layers = {}
@@ -138,7 +121,7 @@ class LanguageModel(nn.Module):
         written = {**config.to_dict(), "architectures": [f"{FAMILY_PREFIXES[config.model_type]}For{kind}"]}
         parameters = dict(self.named_parameters())
         own = {theirs: parameters[ours].detach() for names in self._layers.values() for ours, theirs in names.items()}
-        own[_NAMES[config.model_type]["bias"]] = self.bias.detach().clone()  # untied, transformers wants both
+        own[LANGUAGE_MODEL_NAMES[config.model_type]["bias"]] = self.bias.detach().clone()  # untied, transformers wants both
         return {"config.json": written, "model.safetensors": {**encoder_tensors(self.encoder), **own}}
 
     def fill_head(self, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
@@ -147,7 +130,7 @@ class LanguageModel(nn.Module):
         Raises:
             UserError: they are there and do not fit, or are ``required`` and missing.
         """
-        names, prefix = _NAMES[self.encoder.config.model_type], wrapper_prefix(tensors)
+        names, prefix = LANGUAGE_MODEL_NAMES[self.encoder.config.model_type], wrapper_prefix(tensors)
         biases = {prefix + names["bias"], prefix + _decoder_bias(names)}  # two names of one tensor; files hold either
         for bias in biases & set(tensors):
             tensors = {**dict.fromkeys(biases, tensors[bias]), **tensors}
