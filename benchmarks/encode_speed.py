@@ -7,7 +7,7 @@ Both encode blocks of the lines, --lines divided by --pairs each, in turn and ea
 changes from block to block. Ours computes as predict.py does for vectors: tokenize, sort by length, pack, encode, mean
 pooling. Both have the same random weights; bf16 is autocast over fp32 weights here and bf16 weights there, as each is used.
 First all sides encode a short block, which warms up, and whose vectors must agree: a cosine above 0.9999 in fp32, 0.99 in
-bf16. Seconds are CPU time of the process with one thread, wall time with more. CPU only.
+bf16. Seconds are CPU time of the process with one thread, wall time with more or with --device cuda.
 """
 
 import argparse
@@ -63,9 +63,9 @@ def encode_bertorch(args: argparse.Namespace) -> Any:
     from bertorch.inference import compute
     from bertorch.training.process_group import Processes
 
-    sentence = plain_sentence_encoder(args.worker["encoder"], "mean")
+    sentence = plain_sentence_encoder(args.worker["encoder"], "mean").to(args.device)
     encoder = TextEncoder(load_tokenizer(args.worker["encoder"]), args.max_seq_length)
-    processes = Processes(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
+    processes = Processes(rank=0, local_rank=0, world_size=1, device=torch.device(args.device))
 
     def encode(texts: list[str]) -> np.ndarray:
         samples = tokenize(((line, (text,), -1) for line, text in enumerate(texts, 1)), encoder)
@@ -79,7 +79,7 @@ def encode_theirs(args: argparse.Namespace) -> Any:
     from sentence_transformers import SentenceTransformer
 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[args.worker["precision"]]
-    model = SentenceTransformer(args.worker["encoder"], device="cpu", model_kwargs={"dtype": dtype})  # mean pooling
+    model = SentenceTransformer(args.worker["encoder"], device=args.device, model_kwargs={"dtype": dtype})  # mean pooling
     model.max_seq_length = args.max_seq_length
 
     def encode(texts: list[str]) -> np.ndarray:
@@ -118,7 +118,7 @@ def check(vectors: dict[str, np.ndarray]) -> None:
 
 
 def table(args: argparse.Namespace, figures: dict[str, list[dict[str, Any]]]) -> str:
-    speeds = {title: [one["texts"] / seconds(one, args.threads) for one in blocks] for title, blocks in figures.items()}
+    speeds = {title: [one["texts"] / seconds(one, args) for one in blocks] for title, blocks in figures.items()}
     lines = ["| side | texts/s | peak memory MB |", "| --- | --- | --- |"]
     lines += [f"| {title} | {spread(own, 0)} | {figures[title][-1]['memory']:,.0f} |" for title, own in speeds.items()]
     lines += ["", "| bertorch divided by sentence-transformers | texts/s |", "| --- | --- |"]

@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--top", type=int, default=15, help="how many of them")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    args.threads, args.data_dir = 1, ROOT.parent / "shared" / "data"
+    args.threads, args.device, args.data_dir = 1, "cpu", ROOT.parent / "shared" / "data"
     return args
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from chunked_batch import ROOT
 from encode_speed import read_texts
-from turns import machine, spread
+from turns import clock, machine, spread
 
 sys.path.insert(0, str(ROOT))
 
@@ -38,14 +38,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--data_dir", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--model_dir", type=Path, default=ROOT / "models" / "bertorch-tiny-zh", help="with the vocabulary")
+    parser.set_defaults(device="cpu")
     return parser.parse_args()
 
 
-def timed(call: Callable[[], Any], clock: Callable[[], float]) -> tuple[float, Any]:
+def timed(call: Callable[[], Any], now: Callable[[], float]) -> tuple[float, Any]:
     gc.collect()
-    started = clock()
+    started = now()
     result = call()
-    return clock() - started, result
+    return now() - started, result
 
 
 def main() -> None:
@@ -57,7 +58,7 @@ def main() -> None:
     from bertorch.data.tokenizing import Samples, TextEncoder, load_tokenizer, tokenize_cached
 
     logger.remove()
-    clock = time.process_time if args.threads == 1 else time.perf_counter
+    now = time.process_time if clock(args) == "cpu" else time.perf_counter
     texts, said = read_texts(args)
     texts = [f"{text} {number}" for number, text in enumerate(texts)]
     tokenizer = load_tokenizer(args.model_dir)
@@ -85,11 +86,11 @@ def main() -> None:
             samples = ids = None
             for side in ("bertorch", "transformers")[:: -1 if pair % 2 else 1]:
                 if side == "transformers":
-                    taken, ids = timed(theirs, clock)
+                    taken, ids = timed(theirs, now)
                     took["transformers"].append(taken)
                 else:
                     for name in ("bertorch", "bertorch, from the cache"):
-                        taken, samples = timed(lambda cache=str(pair): ours(cache), clock)
+                        taken, samples = timed(lambda cache=str(pair): ours(cache), now)
                         took[name].append(taken)
             check(samples, ids)
     print(f"{machine(args, 'tokenizers')}\n\n{said}, unequal by a number; max_seq_length {args.max_seq_length}\n")

@@ -5,10 +5,11 @@
 
 Sides: bertorch, the loop of the task's script; bertorch-grouped, the same with --group_by_length; trainer, with its
 defaults, in fp32; trainer-tuned, batches grouped by length, fused AdamW (its default), and like ours in each --precision:
-where the processor has no bf16 instructions, fp32 is its best. For resume-crf the Trainer has a BertModel, a linear layer
-and pytorch-crf, for cmrc-512 the windows of transformers' recipe; for in-batch-negatives it is SentenceTransformerTrainer,
-which cannot group, and the rows are AFQMC's pairs with label 1. Needs accelerate, for resume-crf pytorch-crf and seqeval,
-for in-batch-negatives sentence-transformers and datasets; a side whose package is missing is left out. CPU only.
+where the processor has no bf16 instructions, fp32 is its best; bertorch-compiled, ours with --compile, left out unless it is
+named. For resume-crf the Trainer has a BertModel, a linear layer and pytorch-crf, for cmrc-512 the windows of transformers'
+recipe; for in-batch-negatives it is SentenceTransformerTrainer, which cannot group, and the rows are AFQMC's pairs with
+label 1. Needs accelerate, for resume-crf pytorch-crf and seqeval, for in-batch-negatives sentence-transformers and datasets;
+a side whose package is missing is left out.
 
 Each side is a process that builds its model, of random weights and the same for all, trains --steps updates to warm up, and
 waits. Then one process at a time trains a chunk of --steps updates, in turn, --pairs times; who begins changes from pair to
@@ -16,14 +17,15 @@ pair. Every side draws the batches of an epoch over the same rows, by its own sa
 --steps * (--pairs + 1) of them, evenly spaced from the fewest tokens to the most, of which each chunk gets its share: a
 chunk is an epoch in small, also where batches are grouped by length.
 
-Seconds are CPU time of the process with one thread, wall time with more. The share of the ceiling is the model's arithmetic
-over real tokens a second, divided by the best GFLOP/s of torch.mm in the same precision, measured between the chunks:
+Seconds are CPU time of the process with one thread, wall time with more or with --device cuda. The share of the ceiling is
+the model's arithmetic over real tokens a second, divided by the best GFLOP/s of torch.mm in the same precision, measured
+between the chunks:
     model    3 * (layers * (24 * T * D^2 + 4 * S * D) + head)        forward, and twice that backward
              T real tokens, S the sum of squared lengths, D hidden size, B rows; head: 2 * B * D * (D + labels) for
              classes, 2 * T * D * tags, 2 * T * D * 2 for answers, 2 * B * B * D for in-batch negatives
     ceiling  the six linear maps of a block over T tokens, 4 of [D, D], [D, 4D] and [4D, D], each y = x w^T, and backward
              g w and g^T x
-Peak memory is VmHWM of the process, with its libraries and its data.
+Peak memory is VmHWM of the process, with its libraries and its data, or with --device cuda what torch reserved there.
 """
 
 import argparse
@@ -42,7 +44,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 from chunked_batch import ROOT
-from turns import SHAPES, Turns, Worker, add_arguments, in_turn, machine, random_encoder, seconds, spread
+from turns import SHAPES, Turns, Worker, add_arguments, clock, in_turn, machine, random_encoder, seconds, spread
 
 sys.path.insert(0, str(ROOT))
 
@@ -50,7 +52,7 @@ from bertorch.data.files import read_labels  # noqa: E402
 
 # Libraries are imported where they are used: a worker loads those of its own side, because its memory is compared.
 
-SIDES = ("bertorch", "bertorch-grouped", "trainer", "trainer-tuned")
+SIDES = ("bertorch", "bertorch-grouped", "trainer", "trainer-tuned", "bertorch-compiled")
 PACKAGES = {"torchcrf": "pytorch-crf", "sentence_transformers": "sentence-transformers"}
 LEARNING_RATE = 5e-5
 
@@ -78,6 +80,7 @@ _VECTORS = ("--pooling_mode", "mean", "--margin", "0", "--no-mask_duplicates")
 TASKS = {
     "chnsenticorp-128": Task("run_classifier", "classes", 128, *_REVIEWS),
     "chnsenticorp-256": Task("run_classifier", "classes", 256, *_REVIEWS),
+    "chnsenticorp-512": Task("run_classifier", "classes", 512, *_REVIEWS),
     "afqmc": Task("run_classifier", "classes", 128, "pair/afqmc/train.txt", "nli/train.tsv", ("--is_text_pair",)),
     "resume-crf": Task("run_ner", "tags", 256, *_ENTITIES, ("--ner_head", "crf")),
     "cmrc-512": Task("run_mrc", "answers", 512, *_QUESTIONS, ("--doc_stride", "128"), rows=1600),
@@ -89,8 +92,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--tasks", choices=TASKS, nargs="+", default=list(TASKS))
-    parser.add_argument("--sides", choices=SIDES, nargs="+", default=list(SIDES))
+    usual = [name for name in TASKS if name != "chnsenticorp-512"]
+    parser.add_argument("--tasks", choices=TASKS, nargs="+", default=usual)
+    parser.add_argument("--sides", choices=SIDES, nargs="+", default=list(SIDES[:4]))
     parser.add_argument(
         "--precision", choices=("fp32", "bf16"), nargs="+", default=["fp32", "bf16"], help="of all sides but trainer"
     )
@@ -228,13 +232,13 @@ def train_bertorch(args: argparse.Namespace, task: Task, chunks: Chunks) -> None
     script.Run = PacedRun
     values = {
         "train_data_file": job["file"], "pretrained_model_name_or_path": job["encoder"], "batch_size": args.batch_size,
-        "max_seq_length": task.max_seq_length, "learning_rate": LEARNING_RATE, "seed": args.seed, "device": "cpu",
+        "max_seq_length": task.max_seq_length, "learning_rate": LEARNING_RATE, "seed": args.seed, "device": args.device,
         "max_steps": (args.pairs + 1) * args.steps, "logging_steps": args.steps, "save_steps": 10**9,
         "precision": job["precision"], "saved_dir": job["saved_dir"],
     }  # fmt: skip
     flags = [part for name, value in values.items() for part in (f"--{name}", str(value))]
     flags += ["--label_file", job["labels"]] if job["labels"] else []
-    flags += ["--group_by_length"] if job["side"] == "bertorch-grouped" else []
+    flags += {"bertorch-grouped": ["--group_by_length"], "bertorch-compiled": ["--compile"]}.get(job["side"], [])
     sys.argv = [f"{task.script}.py", *flags, *task.flags]
     script.main(script.parse_args())
 
@@ -276,7 +280,7 @@ def train_trainer(args: argparse.Namespace, task: Task, chunks: Chunks) -> None:
     settings = TrainingArguments(
         output_dir=job["saved_dir"], per_device_train_batch_size=args.batch_size, learning_rate=LEARNING_RATE,
         seed=args.seed, max_steps=(args.pairs + 1) * args.steps, logging_steps=args.steps, save_strategy="no", report_to=[],
-        disable_tqdm=True, use_cpu=True, bf16=job["precision"] == "bf16", **tuned,
+        disable_tqdm=True, use_cpu=args.device == "cpu", bf16=job["precision"] == "bf16", **tuned,
     )  # fmt: skip
     PacedTrainer(model, settings, train_dataset=train_set, callbacks=[Pace()], **more).train()
 
@@ -295,7 +299,7 @@ def trainer_parts(args: argparse.Namespace, task: Task, chunks: Chunks) -> tuple
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
-        model = SentenceTransformer(encoder, device="cpu")  # of a plain encoder: mean pooling
+        model = SentenceTransformer(encoder, device=args.device)  # of a plain encoder: mean pooling
         model.max_seq_length = most
         texts = list(zip(*(row.texts for row in read_rows(file, True, label_needed=False)), strict=True))
         ids = [tokenizer(list(column), truncation=True, max_length=most)["input_ids"] for column in texts]
@@ -350,23 +354,28 @@ def serve_ceiling(args: argparse.Namespace, turns: Turns) -> NoReturn:
     """GFLOP/s of matrix products, each time it is asked, for a number of tokens."""
     import torch
 
-    clock = time.process_time if args.threads == 1 else time.perf_counter
+    now = {"cpu": time.process_time, "wall": time.perf_counter}[clock(args)]
     hidden = SHAPES[args.shape][1]
     maps = [(hidden, hidden)] * 4 + [(hidden, 4 * hidden), (4 * hidden, hidden)]
     while True:
         tokens, best = int(turns.wait()), {}
         for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-            inputs, outputs = ({n: torch.randn(tokens, n).to(dtype) for n in (hidden, 4 * hidden)} for _ in range(2))
-            weights = [torch.randn(n, k).to(dtype) for k, n in maps]
+            kind = {"device": args.device, "dtype": dtype}
+            inputs, outputs = (
+                {n: torch.randn(tokens, n).to(args.device, dtype) for n in (hidden, 4 * hidden)} for _ in range(2)
+            )
+            weights = [torch.randn(n, k).to(**kind) for k, n in maps]
             gradients = [torch.empty_like(weight) for weight in weights]
             rounds = []
             while len(rounds) < 4 or sum(rounds) < 0.5:
-                started = clock()
+                started = now()
                 for (k, n), weight, gradient in zip(maps, weights, gradients, strict=True):
                     torch.mm(inputs[k], weight.t(), out=outputs[n])
                     torch.mm(inputs[n], weight, out=outputs[k])
                     torch.mm(inputs[n].t(), inputs[k], out=gradient)
-                rounds.append(clock() - started)
+                if args.device == "cuda":
+                    torch.cuda.synchronize()
+                rounds.append(now() - started)
             best[precision] = sum(6 * tokens * k * n for k, n in maps) / min(rounds) / 1e9
         turns.stop()
         turns.answer(**best)
@@ -432,7 +441,7 @@ def table(args: argparse.Namespace, figures: dict[str, list[dict[str, Any]]], be
     """A line a side."""
 
     def a_second(title: str, key: str) -> list[float]:
-        return [chunk[key] / seconds(chunk, args.threads) for chunk in figures[title]]
+        return [chunk[key] / seconds(chunk, args) for chunk in figures[title]]
 
     ours = [title for title in figures if title.startswith("bertorch")]
     head = ["side", "samples/s", "real tokens/s", *(f"{title} is faster by" for title in ours), "padded / real tokens"]

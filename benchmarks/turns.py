@@ -31,10 +31,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--pairs", type=int, default=5, help="chunks of each side")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
         "--data_dir", type=Path, default=ROOT.parent / "shared" / "data", help="if there is none, the sample sets are taken"
     )
     parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
+
+
+def on_gpu() -> bool:
+    """Whether this process has computed on a GPU; without loading torch for it."""
+    return "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized()
 
 
 class Turns:
@@ -57,13 +63,18 @@ class Turns:
         self.started = time.perf_counter(), time.process_time()
 
     def stop(self) -> None:
+        if on_gpu():
+            sys.modules["torch"].cuda.synchronize()
         ended = time.perf_counter(), time.process_time()
         self.wall, self.cpu = (end - start for start, end in zip(self.started, ended, strict=True))
 
     def answer(self, **figures: Any) -> None:
-        """What was measured between ``start`` and ``stop``, and the peak memory in MB."""
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-        memory = int(status.partition("VmHWM:")[2].split()[0]) / 1024
+        """What was measured between ``start`` and ``stop``, and the peak memory in MB: the GPU's where one computes."""
+        if on_gpu():
+            memory = sys.modules["torch"].cuda.max_memory_reserved() / 2**20
+        else:
+            status = Path("/proc/self/status").read_text(encoding="utf-8")
+            memory = int(status.partition("VmHWM:")[2].split()[0]) / 1024
         print(json.dumps({**figures, "wall": self.wall, "cpu": self.cpu, "memory": memory}), file=self.answers, flush=True)
 
 
@@ -108,9 +119,13 @@ def in_turn(names: list[str], pairs: int) -> list[list[str]]:
     return [names[pair % len(names) :] + names[: pair % len(names)] for pair in range(pairs)]
 
 
-def seconds(figures: dict[str, Any], threads: int) -> float:
-    """CPU time with one thread, which other programs disturb less; wall time with more."""
-    return figures["cpu" if threads == 1 else "wall"]
+def clock(args: argparse.Namespace) -> str:
+    """CPU time where one thread computes, which other programs disturb less; wall time elsewhere."""
+    return "cpu" if args.threads == 1 and args.device == "cpu" else "wall"
+
+
+def seconds(figures: dict[str, Any], args: argparse.Namespace) -> float:
+    return figures[clock(args)]
 
 
 def spread(values: list[float], digits: int) -> str:
@@ -132,8 +147,13 @@ def machine(args: argparse.Namespace, *packages: str) -> str:
     for package in ("torch", "transformers", *packages):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions.append(f"{package} {importlib.metadata.version(package)}")
-    clock = "CPU time of the process" if args.threads == 1 else "wall time"
-    return f"{cpu_name()}; threads: {args.threads}; seconds: {clock}; {', '.join(versions)}"
+    processor = cpu_name()
+    if args.device == "cuda":
+        import torch
+
+        processor = f"{torch.cuda.get_device_name()}; {processor}"
+    measured = {"cpu": "CPU time of the process", "wall": "wall time"}[clock(args)]
+    return f"{processor}; threads: {args.threads}; seconds: {measured}; {', '.join(versions)}"
 
 
 def random_encoder(args: argparse.Namespace, directory: Path) -> Path:
