@@ -1,13 +1,15 @@
 """How the cost of training grows: with the batch, the length, the processes, and the rows of the training set.
 
-    python benchmarks/scaling.py --shape tiny                # all four; minutes
+    python benchmarks/scaling.py --shape tiny                # all five; minutes
     python benchmarks/scaling.py --shape base --what ranks
 
 Random weights and random tokens, a classifier with two labels, fp32 on the CPU, dropout on; medians of --rounds steps.
 batch and length run in one process with one thread and count its CPU time; each length trains the same number of tokens.
 ranks starts 1, 2, ... --ranks processes of one thread each that meet through gloo, 32 sequences of 64 tokens a process, and
 counts wall time: first steps whose gradients stay at home, then steps whose gradients meet; the difference is what
-communication adds. More processes than cores share them. rows draws the batches of an epoch.
+communication adds. More processes than cores share them. balance trains nothing: it counts the tokens of each process's
+share of every batch of an epoch of ChnSentiCorp, cut at 128 (--data_dir, or the sample reviews repeated), and prints how many
+more the process with the most has than the mean, in %, for all the others wait for it. rows draws the batches of an epoch.
 """
 
 import argparse
@@ -31,11 +33,12 @@ from turns import SHAPES, cpu_name, random_encoder
 sys.path.insert(0, str(ROOT))
 
 from bertorch.data.batching import Batch, epoch_plan
+from bertorch.data.files import read_lines
 from bertorch.encoder import TokenBatch
 from bertorch.heads.classifier import load_classifier
 from bertorch.training.optimizer import make_optimizer
 
-KINDS = ("batch", "length", "ranks", "rows")
+KINDS = ("batch", "length", "ranks", "balance", "rows")
 TOKENS = 4096  # of a step of "length"
 
 
@@ -48,7 +51,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--ranks", type=int, default=4, help="most processes")
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
-    parser.add_argument("--data_dir", type=Path, default=ROOT.parent / "shared" / "data", help="its vocabulary is taken")
+    parser.add_argument("--data_dir", type=Path, default=ROOT.parent / "shared" / "data", help="reviews, vocabulary")
     parser.add_argument("--encoder", help=argparse.SUPPRESS)  # in the processes of ranks
     return parser.parse_args()
 
@@ -125,14 +128,37 @@ def ranks(args: argparse.Namespace, encoder: Path) -> str:
     return f"{found['megabytes']:.0f} MB of gradients, {os.cpu_count()} cores\n\n" + "\n".join(lines)
 
 
+def balance(args: argparse.Namespace) -> str:
+    """How many more tokens than the mean the process with the most has, in the mean over an epoch, in %."""
+    path = args.data_dir / "classification" / "chnsenticorp" / "train.tsv"
+    path = path if path.is_file() else ROOT / "data" / "reviews" / "train.tsv"
+    lengths = np.array([min(len(line.rpartition("\t")[0]) + 2, 128) for _, line in read_lines(path)])
+    lengths = np.resize(lengths, max(len(lengths), 32 * 64 * 4))
+    lines = ["| processes | shares by chance | as trained | with --group_by_length |", "| --- | --- | --- | --- |"]
+    for count in (2, 8, 64):
+        cells = []
+        for by_length in (None, False, True):
+            if by_length is None:
+                (whole,) = epoch_plan(lengths, len(lengths), 1, 0, 1, 0)
+                size = 32 * count
+                global_batches = [whole[start : start + size] for start in range(0, len(whole) - size + 1, size)]
+                shares = [np.split(batch, count) for batch in global_batches]
+            else:
+                shares = zip(*(epoch_plan(lengths, 32, count, rank, 1, 0, by_length) for rank in range(count)), strict=True)
+            tokens = np.array([[lengths[share].sum() for share in ranks] for ranks in shares])  # [batches, processes]
+            cells.append(f"{100 * (tokens.max(axis=1).sum() / tokens.mean(axis=1).sum() - 1):.1f}")
+        lines.append(f"| {count} | {' | '.join(cells)} |")
+    return f"{len(lengths):,} rows of {path.parent.name}, 32 a process\n\n" + "\n".join(lines)
+
+
 def rows(args: argparse.Namespace) -> str:
     lines = ["| rows | seconds | seconds, by length | peak memory of the process MB |", "| --- | --- | --- | --- |"]
     for count in args.rows:
         lengths = np.random.default_rng(0).integers(5, 128, count)
         seconds = []
-        for known in (None, lengths):
+        for by_length in (False, True):
             started = time.perf_counter()
-            epoch_plan(count, 32, 8, 0, 1, 1, known)
+            epoch_plan(lengths, 32, 8, 0, 1, 1, by_length)
             seconds.append(time.perf_counter() - started)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         lines.append(f"| {count:,} | {seconds[0]:.2f} | {seconds[1]:.2f} | {peak:,.0f} |")
@@ -157,7 +183,7 @@ def main() -> None:
                 cases = [(str(length), [length] * (TOKENS // length)) for length in (16, 32, 64, 128, 256, 512)]
                 found = one_process(args, encoder, cases, "length of the sequences")
             else:
-                found = ranks(args, encoder) if what == "ranks" else rows(args)
+                found = {"balance": balance, "rows": rows}[what](args) if what != "ranks" else ranks(args, encoder)
             print(f"\n## {what}\n\n{found}", flush=True)
 
 

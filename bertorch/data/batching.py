@@ -100,38 +100,45 @@ def collate(samples: Samples, rows: np.ndarray) -> Batch:
 
 
 def epoch_plan(
-    rows: int, batch_size: int, world_size: int, rank: int, seed: int, epoch: int, lengths: np.ndarray | None = None
+    lengths: np.ndarray, batch_size: int, world_size: int, rank: int, seed: int, epoch: int, group_by_length: bool = False
 ) -> list[np.ndarray]:
     """The rows of each of this rank's batches in one epoch.
 
     All ranks draw the same shuffled order and cut it into global batches of ``batch_size * world_size``; each takes its
     share, so that every row is trained once an epoch. A last global batch with fewer rows than ranks joins the one
-    before it: no rank may stand without a batch while the others wait for its gradient.
+    before it: no rank may stand without a batch while the others wait for its gradient. The shares have nearly equal
+    numbers of tokens, because an update takes as long as the rank with the most.
 
     Args:
-        rows: rows of the training set, at least ``world_size``.
+        lengths: tokens of each row of the training set, ``[rows]``, at least ``world_size`` rows.
         batch_size: rows a rank and batch.
         world_size, rank: the processes, and which of them this is.
         seed, epoch: decide the order.
-        lengths: tokens of each row, ``[rows]``, to put rows of like length into a batch: of every 50 shuffled batches, the
-            rows are sorted, and all batches of the epoch come in a shuffled order again.
+        group_by_length: put rows of like length into a batch: of every 50 shuffled batches, the rows are sorted, and all
+            batches of the epoch come in a shuffled order again.
     """
     rng = np.random.default_rng([seed, epoch])
+    rows, size = len(lengths), batch_size * world_size
     order = rng.permutation(rows)
-    size = batch_size * world_size
     bounds = [*range(0, rows, size), rows]
     if len(bounds) > 2 and bounds[-1] - bounds[-2] < world_size:
         del bounds[-2]
     batches = list(zip(bounds, bounds[1:], strict=False))
-    if lengths is not None:
+    if group_by_length:
         pools = [order[start : start + _POOL * size] for start in range(0, rows, _POOL * size)]
         order = np.concatenate([pool[np.argsort(-lengths[pool], kind="stable")] for pool in pools])
         batches = [batches[number] for number in rng.permutation(len(batches))]
-    plan = []
-    for start, end in batches:
-        share = np.linspace(start, end, world_size + 1).round().astype(int)  # sizes differ by one at most
-        plan.append(order[share[rank] : share[rank + 1]])
-    return plan
+    return [_share(order[start:end], lengths, world_size, rank) for start, end in batches]
+
+
+def _share(rows: np.ndarray, lengths: np.ndarray, world_size: int, rank: int) -> np.ndarray:
+    """This rank's rows of a global batch: dealt by length, there and back (0 1 2 2 1 0 0 1 ...)."""
+    if world_size == 1:
+        return rows
+    rows = rows[np.argsort(-lengths[rows], kind="stable")]
+    rounds = np.arange(0, len(rows), world_size)
+    places = rounds + np.where(np.arange(len(rounds)) % 2 == 0, rank, world_size - 1 - rank)
+    return rows[places[places < len(rows)]]
 
 
 def evaluation_plan(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:

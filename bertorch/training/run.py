@@ -138,10 +138,10 @@ class Run:
 
     def _plan(self, epoch: int) -> list[np.ndarray]:
         args, processes = self.args, self.processes
-        lengths = self.samples.row_lengths if args.group_by_length else None
         return epoch_plan(
-            len(self.samples), args.batch_size, processes.world_size, processes.rank, args.seed, epoch, lengths
-        )
+            self.samples.row_lengths, args.batch_size, processes.world_size, processes.rank, args.seed, epoch,
+            args.group_by_length,
+        )  # fmt: skip
 
     def batches(self) -> Iterator[MovableBatch]:
         """Every batch from where the run stands to its end.
