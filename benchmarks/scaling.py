@@ -5,7 +5,7 @@
 
 Random weights and random tokens, a classifier with two labels, fp32 on the CPU, dropout on; medians of --rounds steps.
 batch and length run in one process with one thread and count its CPU time; each length trains the same number of tokens.
-ranks starts 1, 2, ... --ranks processes of one thread each that meet through gloo, 32 sequences of 64 tokens a process, and
+ranks starts 1, 2, ... --ranks processes of one thread each that meet through gloo, 32 sequences of 64 tokens each, and
 counts wall time: first steps whose gradients stay at home, then steps whose gradients meet; the difference is what
 communication adds. More processes than cores share them. balance trains nothing: it counts the tokens of each process's
 share of every batch of an epoch of ChnSentiCorp, cut at 128 (--data_dir, or the sample reviews repeated), and prints how many
