@@ -1,6 +1,6 @@
 """How the cost of training grows: with the batch, the length, the processes, and the rows of the training set.
 
-    python benchmarks/scaling.py --shape tiny                # all five; minutes
+    python benchmarks/scaling.py --shape tiny                # all six; minutes
     python benchmarks/scaling.py --shape base --what ranks
 
 Random weights and random tokens, a classifier with two labels, fp32 on the CPU, dropout on; medians of --rounds steps.
@@ -8,8 +8,9 @@ batch and length run in one process with one thread and count its CPU time; each
 ranks starts 1, 2, ... --ranks processes of one thread each that meet through gloo, 32 sequences of 64 tokens each, and
 counts wall time: first steps whose gradients stay at home, then steps whose gradients meet; the difference is what
 communication adds. More processes than cores share them. balance trains nothing: it counts the tokens of each process's
-share of every batch of an epoch of ChnSentiCorp, cut at 128 (--data_dir, or the sample reviews repeated), and prints how many
-more the process with the most has than the mean, in %, for all the others wait for it. rows draws the batches of an epoch.
+share of every batch of an epoch of ChnSentiCorp, cut at 128 (--data_dir, or the sample reviews repeated), and prints how
+many more the process with the most has than the mean, in %, for all the others wait for it. rows draws the batches of an
+epoch. arithmetic measures nothing: it works out what docs/scaling.md says of 8 and 64 GPUs.
 """
 
 import argparse
@@ -38,7 +39,7 @@ from bertorch.encoder import TokenBatch
 from bertorch.heads.classifier import load_classifier
 from bertorch.training.optimizer import make_optimizer
 
-KINDS = ("batch", "length", "ranks", "balance", "rows")
+KINDS = ("batch", "length", "ranks", "balance", "rows", "arithmetic")
 TOKENS = 4096  # of a step of "length"
 
 
@@ -165,6 +166,38 @@ def rows(args: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
+def arithmetic() -> str:
+    """Memory of the weights, and the share of the time that GPUs compute; the formulas stand in docs/scaling.md."""
+    flops = 150e12  # a second: about half of what the bf16 matrix products of an A100 reach
+    lines = ["| model | parameters, million | gradients MB | weights, gradients, AdamW GB |", "| --- | --- | --- | --- |"]
+    sizes = {
+        "tiny": (21128, 6, 128),
+        "base": (21128, 12, 768),
+        "large": (21128, 24, 1024),
+        "XLM-R large": (250002, 24, 1024),
+    }
+    for name, (vocabulary, layers, width) in sizes.items():
+        count = (vocabulary + 516) * width + layers * (12 * width**2 + 13 * width)
+        lines.append(f"| {name} | {count / 1e6:.0f} | {4 * count / 1e6:,.0f} | {16 * count / 1e9:.2f} |")
+    lines += [
+        "",
+        "| base, GPUs | GB/s | tokens a GPU | computing ms | communication ms | not hidden ms | efficiency % | of 4 |",
+    ]
+    lines += ["|" + " --- |" * 8]
+    vocabulary, layers, width = sizes["base"]
+    last = 4 * vocabulary * width  # bytes: the gradient of the embeddings comes last
+    whole = last + 4 * (516 * width + layers * (12 * width**2 + 13 * width))
+    for gpus, speed in ((8, 200), (8, 20), (64, 100), (64, 12.5)):
+        for tokens in (4_096, 32_768):
+            compute = 3 * layers * (24 * width**2 + 4 * 128 * width) * tokens / flops
+            ring = 2 * (gpus - 1) / gpus / (speed * 1e9)
+            seen = max(ring * last, ring * whole - 2 / 3 * compute)
+            cells = [gpus, speed, f"{tokens:,}", *(f"{1e3 * value:.1f}" for value in (compute, ring * whole, seen))]
+            cells += [f"{100 * steps * compute / (steps * compute + seen):.0f}" for steps in (1, 4)]
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     args = parse_args()
     torch.set_num_threads(1)
@@ -175,15 +208,18 @@ def main() -> None:
     print(f"{cpu_name()}; torch {torch.__version__}; {layers} layers, {hidden} wide; medians of {args.rounds} steps")
     with tempfile.TemporaryDirectory() as temporary:
         encoder = random_encoder(args, Path(temporary))
+        sizes = [(str(size), [64] * size) for size in (1, 2, 4, 8, 16, 32, 64, 128)]
+        lengths = [(str(length), [length] * (TOKENS // length)) for length in (16, 32, 64, 128, 256, 512)]
+        measure = {
+            "batch": lambda: one_process(args, encoder, sizes, "sequences of 64 tokens"),
+            "length": lambda: one_process(args, encoder, lengths, "length of the sequences"),
+            "ranks": lambda: ranks(args, encoder),
+            "balance": lambda: balance(args),
+            "rows": lambda: rows(args),
+            "arithmetic": arithmetic,
+        }
         for what in args.what:
-            if what == "batch":
-                cases = [(str(size), [64] * size) for size in (1, 2, 4, 8, 16, 32, 64, 128)]
-                found = one_process(args, encoder, cases, "sequences of 64 tokens")
-            elif what == "length":
-                cases = [(str(length), [length] * (TOKENS // length)) for length in (16, 32, 64, 128, 256, 512)]
-                found = one_process(args, encoder, cases, "length of the sequences")
-            else:
-                found = {"balance": balance, "rows": rows}[what](args) if what != "ranks" else ranks(args, encoder)
+            found = measure[what]()
             print(f"\n## {what}\n\n{found}", flush=True)
 
 
