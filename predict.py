@@ -4,11 +4,12 @@
     python predict.py --model_dir checkpoint --input_file data/reviews/test.tsv --evaluate
     echo "房间很干净，下次还会来" | python predict.py --model_dir checkpoint --probabilities
 
-The directory of a run is all it needs. A classifier's answers are labels. A sentence encoder gives cosines (or classes) of
-pairs, vectors of texts (.npy or json lines), and with --corpus the most similar lines of a file. An entity model gives
-type, text, start, end and confidence of each entity, in texts of any length. A reader answers --question from --context, or
-the questions of a file in SQuAD's layout. A language model fills [MASK]. Directories of transformers (sequence and token
-classifiers, question answering, masked language models) and of sentence-transformers do as well.
+The directory of a run is all it needs. A classifier's answers are labels, with --explain also what speaks for them. A
+sentence encoder gives cosines (or classes) of pairs, vectors of texts (.npy or json lines), and with --corpus the most
+similar lines of a file. An entity model gives type, text, start, end and confidence of each entity, in texts of any length.
+A reader answers --question from --context, or the questions of a file in SQuAD's layout. A language model fills [MASK].
+Directories of transformers (sequence and token classifiers, question answering, masked language models) and of
+sentence-transformers do as well.
 """
 
 from bertorch.data.entities import UNITS
