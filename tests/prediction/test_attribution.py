@@ -23,14 +23,14 @@ ROWS = [("房间很干净,但是早餐差!",), ("x1 ꙮ 好",), ("",), ("的" * 
 PAIRS = [("早餐 (差)", "１２ 房间😀好"), ("的" * 50, "一是不")]
 
 
-def explained(directory, texts, steps=8, length=24, truncation="head", encoder=None):
+def explained(directory, texts, steps=8, length=24, truncation="head", encoder=None, processes=ALONE):
     """``(explanations, model)`` of rows, by the classifier of a directory."""
-    model = load_trained_classifier(directory, num_labels=3)
+    model = load_trained_classifier(directory, num_labels=3).to(processes.device)
     encoder = encoder or TextEncoder(load_tokenizer(directory), length, truncation)
     rows = [Row(line, one, None) for line, one in enumerate(texts, 1)]
     samples = tokenize(((row.line, row.texts, -1) for row in rows if row.texts), encoder)
-    logits = compute(model, model.logits, samples, 8, ALONE)
-    return explain_rows(model, model.logits, rows, samples, logits, encoder, steps, ALONE), model
+    logits = compute(model, model.logits, samples, 8, processes)
+    return explain_rows(model, model.logits, rows, samples, logits, encoder, steps, processes), model
 
 
 def theirs(directory, texts, steps, length=24):
@@ -130,6 +130,16 @@ def test_how_many_points_go_together_does_not_matter(tiny_model, monkeypatch):
         assert [span[:2] for span in one.spans[0]] == [span[:2] for span in other.spans[0]]
         np.testing.assert_allclose(*([span[2] for span in some.spans[0]] for some in (one, other)), atol=1e-5)
     assert not model.encoder.embeddings.word._forward_hooks  # the encoder is as it was
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu(tiny_model):
+    directory = tiny_model("albert", HEAD, num_labels=3)
+    on_gpu = Processes(0, 0, 1, torch.device("cuda", 0))
+    found, expected = (explained(directory, [*ROWS, *PAIRS], processes=where)[0] for where in (on_gpu, ALONE))
+    for one, other in zip(found, expected, strict=True):
+        values = [[span[2] for spans in some.spans for span in spans] for some in (one, other)]
+        np.testing.assert_allclose(*values, rtol=1e-3, atol=1e-3)
 
 
 def test_two_processes_share_the_rows(tiny_model, monkeypatch):
