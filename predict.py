@@ -4,11 +4,12 @@
     python predict.py --model_dir checkpoint --input_file data/reviews/test.tsv --evaluate
     echo "房间很干净，下次还会来" | python predict.py --model_dir checkpoint --probabilities
 
-The directory of a run is all it needs. A classifier's answers are labels. A sentence encoder gives cosines (or classes) of
-pairs, vectors of texts (.npy or json lines), and with --corpus the most similar lines of a file. An entity model gives
-type, text, start, end and confidence of each entity, in texts of any length. A reader answers --question from --context, or
-the questions of a file in SQuAD's layout. A language model fills [MASK]. Directories of transformers (sequence and token
-classifiers, question answering, masked language models) and of sentence-transformers do as well.
+The directory of a run is all it needs. A classifier's answers are labels, with --explain also what speaks for them. A
+sentence encoder gives cosines (or classes) of pairs, vectors of texts (.npy or json lines), and with --corpus the most
+similar lines of a file. An entity model gives type, text, start, end and confidence of each entity, in texts of any length.
+A reader answers --question from --context, or the questions of a file in SQuAD's layout. A language model fills [MASK].
+Directories of transformers (sequence and token classifiers, question answering, masked language models) and of
+sentence-transformers do as well.
 """
 
 from bertorch.data.entities import UNITS
@@ -19,6 +20,7 @@ from bertorch.heads.pooling import POOLING_HELP, POOLING_MODES
 from bertorch.metrics.reading import SCORERS
 from bertorch.prediction.classification import predict_labels
 from bertorch.prediction.entities import predict_entities
+from bertorch.prediction.explanations import check_explain
 from bertorch.prediction.masked import fill_masks
 from bertorch.prediction.reading import predict_answers
 from bertorch.prediction.rows import task_of
@@ -69,7 +71,9 @@ def parse_args():
         help="rows hold two texts; a classifier's directory knows by itself, for sentence vectors the first row tells",
     )  # fmt: skip
     data.add_argument("--corpus", default=None, help="for each row, the most similar texts of this file, a text a line")
-    data.add_argument("--top_k", type=whole_number, default=10, help="how many lines of --corpus, or tokens for [MASK]")
+    data.add_argument(
+        "--top_k", type=whole_number, default=10, help="how many lines of --corpus, tokens for [MASK], or spans of --explain"
+    )
     data.add_argument(
         "--doc_stride", type=count, default=None,
         help="entities, reading: tokens that neighbouring windows of a long text share; default: that of the training",
@@ -105,6 +109,15 @@ def parse_args():
         help="rows have labels, scores or entities: print metrics, per-class table, confusions; on queries and their "
         "positives, which need none, recall and reciprocal rank",
     )  # fmt: skip
+    output.add_argument(
+        "--explain", action="store_true",
+        help="labels, classes of pairs: which characters carried the decision, by integrated gradients; in colours on a "
+        "terminal, as a page where --output_file ends in .html, every span in json lines, otherwise the strongest spans and "
+        "their signed shares",
+    )  # fmt: skip
+    output.add_argument(
+        "--explain_steps", type=whole_number, default=32, help="points of the integral; more make --explain more exact"
+    )
     output.add_argument("--color", action="store_true", help="entities: print the texts with their entities coloured")
     output.add_argument(
         "--n_best", type=count, default=0,
@@ -126,7 +139,10 @@ def main():
         raise UserError("name the model with --model_dir, or with --pretrained_model_name_or_path and --init_from_ckpt")
     directory = local_directory(args.model_dir or args.pretrained_model_name_or_path)
     description = read_description(directory) or {}
-    match task_of(args, directory, description):
+    task = task_of(args, directory, description)
+    if args.explain:
+        check_explain(args, task, directory)
+    match task:
         case "classification":
             predict_labels(args, directory, description, processes)
         case "sentence_vectors":
@@ -137,7 +153,7 @@ def main():
             predict_answers(args, directory, description, processes)
         case "language_model":
             fill_masks(args, directory, description, processes)
-        case task:
+        case _:
             raise UserError(f"{directory}: a model for {task}, which predict.py does not know")
 
 

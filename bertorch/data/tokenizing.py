@@ -104,7 +104,24 @@ class TextEncoder:
         encodings = iter(self.backend.encode_batch_fast(flat, add_special_tokens=False))
         return [self._assemble([encoding.ids for encoding in islice(encodings, len(row))]) for row in rows]
 
-    def _assemble(self, texts: list[list[int]]) -> tuple[list[int], int, bool]:
+    def places(self, texts: tuple[str, ...]) -> tuple[list[tuple[int, int, int] | None], list[tuple[int, int] | None]]:
+        """Where the tokens that ``encode`` gives for a row of texts come from.
+
+        Returns:
+            Of each token ``(text, start, end)``, in characters, None for a special one; and of each text start and end of
+            what truncation left out, None where it left out nothing.
+        """
+        offsets = [encoding.offsets for encoding in self.backend.encode_batch(list(texts), add_special_tokens=False)]
+        # The same cut, of the tokens' numbers in place of their ids.
+        numbers = [[(text, token) for token in range(len(own))] for text, own in enumerate(offsets)]
+        kept = [place if isinstance(place, tuple) else None for place in self._assemble(numbers)[0]]
+        left_out = []
+        for text, own in zip(numbers, offsets, strict=True):
+            lost = [token for _, token in sorted(set(text).difference(kept))]
+            left_out.append((own[lost[0]][0], own[lost[-1]][1]) if lost else None)
+        return [place and (place[0], *offsets[place[0]][place[1]]) for place in kept], left_out
+
+    def _assemble(self, texts: list[list]) -> tuple[list, int, bool]:
         parts, types = self.layouts[len(texts)]
         room = self.max_seq_length - sum(len(part) for part in parts)
         budgets = _budgets([len(text) for text in texts], room)

@@ -9,9 +9,12 @@ from scipy.special import softmax
 
 from bertorch.data.files import read_labels
 from bertorch.data.tokenizing import tokenize
+from bertorch.errors import UserError
 from bertorch.heads.classifier import load_trained_classifier
 from bertorch.inference import compute
 from bertorch.metrics.classification import classification_metrics, per_class_table
+from bertorch.prediction.attribution import explain_rows
+from bertorch.prediction.explanations import NOT_EXPLAINED, explanation_lines
 from bertorch.prediction.rows import (
     config_labels,
     label_lines,
@@ -27,6 +30,8 @@ from bertorch.training.process_group import Processes
 def predict_labels(args: argparse.Namespace, directory: Path, description: dict[str, Any], processes: Processes) -> None:
     """Classify every row of the input."""
     labels = read_labels(args.label_file) if args.label_file else description.get("labels") or config_labels(directory)
+    if args.explain and len(labels) == 1:
+        raise UserError(f"{NOT_EXPLAINED}{directory} has one label, and gives a score")
     pooling_mode = description.get("pooling_mode", "linear")
     model = load_trained_classifier(directory, len(labels), pooling_mode, weights=args.init_from_ckpt)
     model.to(processes.device)
@@ -38,8 +43,13 @@ def predict_labels(args: argparse.Namespace, directory: Path, description: dict[
     label_ids = {label: index for index, label in enumerate(labels)}
     samples = tokenize(((row.line, row.texts, label_ids.get(row.label, -1)) for row in rows if row.texts), encoder)
     logits = compute(model, model.logits, samples, args.batch_size, processes, args.precision).astype(np.float64)
+    if args.explain:
+        explained = explain_rows(model, model.logits, rows, samples, logits, encoder, args.explain_steps, processes)
     if processes.is_main:
         if args.evaluate:
             print_metrics(classification_metrics(logits, samples.labels))
             print(per_class_table(logits.argmax(axis=1), samples.labels, labels))
-        write_lines(args, label_lines(args, rows, labels, softmax(logits, axis=1)))
+        if args.explain:
+            write_lines(args, explanation_lines(args, rows, labels, explained))
+        else:
+            write_lines(args, label_lines(args, rows, labels, softmax(logits, axis=1)))

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 from scipy.special import softmax
+from torch import Tensor
 
 from bertorch.data.files import BadRows, as_stream, file_format, read_cells, read_lines
 from bertorch.data.rows import JSON_TEXT_KEYS, Row
 from bertorch.data.sentences import QUERY_KEYS, read_positives, score_of
 from bertorch.data.tokenizing import TextEncoder, tokenize
+from bertorch.encoder import TokenBatch
 from bertorch.errors import UserError
 from bertorch.heads.sentence import SentenceEncoder
 from bertorch.heads.sentence_directory import (
@@ -27,6 +29,8 @@ from bertorch.inference import compute, pair_cosines, pair_logits
 from bertorch.memory import give_back_memory
 from bertorch.metrics.classification import per_class_table
 from bertorch.metrics.similarity import check_scores, label_scores, pair_class_metrics, retrieval_metrics, similarity_metrics
+from bertorch.prediction.attribution import explain_rows
+from bertorch.prediction.explanations import NOT_EXPLAINED, explanation_lines
 from bertorch.prediction.rows import (
     input_format,
     json_line,
@@ -57,6 +61,8 @@ def predict_sentences(args: argparse.Namespace, directory: Path, description: di
     kind = _kind_of_rows(args, piped)
     if str(args.output_file).endswith(".npy") and (kind != "texts" or args.corpus is not None):
         raise UserError(f"--output_file {args.output_file}: .npy is for the vectors of texts; use .tsv or .jsonl")
+    if args.explain and (kind != "pairs" or args.corpus is not None):
+        raise UserError(f"{NOT_EXPLAINED}the answers here are no classes of pairs")
     if args.evaluate and kind == "texts":
         raise UserError(
             "--evaluate needs scored pairs, text TAB text TAB score, or queries with their positives; with --columns "
@@ -132,6 +138,8 @@ def _predict_pairs(task: _Task, piped: bytes, directory: Path, description: dict
     how = (samples, args.batch_size, processes, args.precision)
     graded = args.evaluate and label_scores(given) is not None and not set(given) <= set(labels or ())
     if labels is None or graded:
+        if args.explain:
+            raise UserError(f"{NOT_EXPLAINED}the answers here are cosines")
         cosines = pair_cosines(task.sentence, *how)
         if processes.is_main:
             if args.evaluate:
@@ -142,13 +150,22 @@ def _predict_pairs(task: _Task, piped: bytes, directory: Path, description: dict
         return
     model = trained_pair(task.sentence, directory, len(labels), description["concat_multiply"]).to(processes.device)
     logits, cosines = pair_logits(model, *how)
+    if args.explain:
+
+        def of_points(tokens: TokenBatch) -> Tensor:  # copies of the first text, then as many of the second
+            return model.logits(*model.sentence(tokens).chunk(2))
+
+        explained = explain_rows(model, of_points, rows, samples, logits, task.encoder, args.explain_steps, processes)
     if processes.is_main:
         if args.evaluate:
             truth = _label_ids(args, rows, labels)
             known = truth >= 0
             print_metrics(pair_class_metrics(logits[known], cosines[known], truth[known], labels))
             print(per_class_table(logits[known].argmax(axis=1), truth[known], labels))
-        write_lines(args, label_lines(args, rows, labels, softmax(logits.astype(np.float64), axis=1)))
+        if args.explain:
+            write_lines(args, explanation_lines(args, rows, labels, explained))
+        else:
+            write_lines(args, label_lines(args, rows, labels, softmax(logits.astype(np.float64), axis=1)))
 
 
 def _scores(args: argparse.Namespace, rows: list[Row]) -> np.ndarray:
