@@ -1,7 +1,7 @@
 """Train sentence vectors on paraphrase pairs: all other texts of a batch are negatives.
 
     python run_batchneg.py --train_data_file data/paraphrases/train.tsv --dev_data_file data/graded/dev.tsv \
-        --pretrained_model_name_or_path data/tiny-encoder --pooling_mode mean --mean_loss --save_best_model
+        --pretrained_model_name_or_path models/bertorch-tiny-zh --pooling_mode mean --mean_loss --save_best_model
     torchrun --nproc_per_node=2 run_batchneg.py ...
 
 The training file has text TAB paraphrase, and a hard negative in a third column with --num_hard_negatives 1; or json

@@ -1,7 +1,7 @@
 """Fine-tune an encoder to classify texts or text pairs.
 
     python run_classifier.py --train_data_file data/reviews/train.tsv --dev_data_file data/reviews/dev.tsv \
-        --label_file data/reviews/labels.txt --pretrained_model_name_or_path data/tiny-encoder --save_best_model
+        --label_file data/reviews/labels.txt --pretrained_model_name_or_path models/bertorch-tiny-zh --save_best_model
     torchrun --nproc_per_node=2 run_classifier.py ...
 
 Rows are text TAB label, or text TAB text TAB label with --is_text_pair; csv, json lines and other columns with --columns.

@@ -1,7 +1,7 @@
 """Fine-tune an encoder to answer questions from passages: a span, yes, no, or no answer.
 
     python run_mrc.py --train_data_file data/reading/train.json --dev_data_file data/reading/dev.json \
-        --pretrained_model_name_or_path data/tiny-encoder --save_best_model
+        --pretrained_model_name_or_path models/bertorch-tiny-zh --save_best_model
     torchrun --nproc_per_node=2 run_mrc.py ...
 
 Files have the layout of SQuAD v1.1 or v2.0, as CMRC2018, DRCD, DuReader-robust and CJRC do, plain or .gz. Passages of any

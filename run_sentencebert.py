@@ -1,9 +1,9 @@
 """Train sentence vectors on pairs: Sentence-BERT's softmax over classes, CoSENT, cosine regression or triplets.
 
     python run_sentencebert.py --train_data_file data/nli/train.tsv --dev_data_file data/nli/dev.tsv --is_nli \
-        --label_file data/nli/labels.txt --pretrained_model_name_or_path data/tiny-encoder --pooling_mode mean
+        --label_file data/nli/labels.txt --pretrained_model_name_or_path models/bertorch-tiny-zh --pooling_mode mean
     python run_sentencebert.py --objective cosent --train_data_file data/graded/train.tsv \
-        --dev_data_file data/graded/dev.tsv --pretrained_model_name_or_path data/tiny-encoder --pooling_mode mean
+        --dev_data_file data/graded/dev.tsv --pretrained_model_name_or_path models/bertorch-tiny-zh --pooling_mode mean
     torchrun --nproc_per_node=2 run_sentencebert.py ...
 
 Rows are text TAB text TAB class, or a score for cosent and cosine_mse; triplets are text TAB positive TAB negative or json

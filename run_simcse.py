@@ -1,7 +1,7 @@
 """Train sentence vectors on plain sentences: SimCSE, dropout as the only augmentation (Gao et al. 2021).
 
     python run_simcse.py --train_data_file data/sentences/train.txt --dev_data_file data/graded/dev.tsv \
-        --pretrained_model_name_or_path data/tiny-encoder --pooling_mode mean --save_best_model
+        --pretrained_model_name_or_path models/bertorch-tiny-zh --pooling_mode mean --save_best_model
     torchrun --nproc_per_node=2 run_simcse.py ...
 
 The training file has a sentence a line; development and test set are scored pairs, text TAB text TAB score.

@@ -4,11 +4,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-MODEL=${MODEL:-data/tiny-encoder}            # a model directory, or a name on the Hugging Face hub
+MODEL=${MODEL:-models/bertorch-tiny-zh}      # a model directory, or a name on the Hugging Face hub
 DATA=${DATA:-data/reviews}                   # holds train.tsv, dev.tsv, test.tsv and labels.txt
 SAVED_DIR=${SAVED_DIR:-checkpoint}
-LEARNING_RATE=${LEARNING_RATE:-5e-4}         # 2e-5 to 5e-5 for a pretrained base model; data/tiny-encoder has no weights yet
-EPOCHS=${EPOCHS:-10}                         # 3 for a pretrained model
+LEARNING_RATE=${LEARNING_RATE:-5e-4}         # for the small encoder; 2e-5 to 5e-5 for one of base size
+EPOCHS=${EPOCHS:-10}                         # 3 for a model of base size
 BATCH_SIZE=${BATCH_SIZE:-32}                 # for each GPU
 MAX_SEQ_LENGTH=${MAX_SEQ_LENGTH:-128}
 SAVE_STEPS=${SAVE_STEPS:-15}
