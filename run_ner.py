@@ -1,7 +1,7 @@
 """Fine-tune an encoder to find entities: a tag for each character or word, with or without a CRF, or spans.
 
     python run_ner.py --train_data_file data/entities/train.jsonl --dev_data_file data/entities/dev.jsonl \
-        --label_file data/entities/labels.txt --pretrained_model_name_or_path models/bertorch-tiny-zh --use_crf --save_best_model
+        --label_file data/entities/labels.txt --pretrained_model_name_or_path models/bertorch-tiny-zh --use_crf
     torchrun --nproc_per_node=2 run_ner.py ...
 
 Files are json lines, {"text": ["小", "明"], "label": ["B-PER", "I-PER"]} or {"text": "小明", "entities": [[0, 2, "PER"]]},
