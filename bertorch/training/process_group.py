@@ -1,6 +1,7 @@
 """The processes of a run: who they are, how they start and how they end."""
 
 import argparse
+import atexit
 import gc
 import os
 import random
@@ -144,6 +145,7 @@ def run_script(main: Callable[[], None]) -> None:
     and then when a DistributedDataParallel module outlives its group.
     """
     code = 0
+    atexit.register(gc.freeze)  # or the interpreter goes through all objects of torch once more: half a second
     signal.signal(signal.SIGTERM, _stop_before_training)
     try:
         main()
@@ -159,8 +161,8 @@ def run_script(main: Callable[[], None]) -> None:
     except Exception:
         traceback.print_exc()
         code = 1
-    gc.collect()
     if dist.is_initialized() and code != 1:  # after an accident the other ranks may never come to meet this one
+        gc.collect()
         dist.destroy_process_group()
     sys.stdout.flush()
     sys.exit(code)
