@@ -23,8 +23,17 @@ from bertorch.data.batching import MovableBatch, collate, epoch_plan
 from bertorch.data.tokenizing import Samples
 from bertorch.errors import UserError
 from bertorch.heads.loss import Loss
-from bertorch.memory import give_back_memory
-from bertorch.training.checkpoints import latest_state, load_state, prepare_saved_dir, save_model, save_state
+from bertorch.memory import give_back_memory, peak_memory_mb
+from bertorch.reporting.readable import with_texts
+from bertorch.training.checkpoints import (
+    DATA_REPORT,
+    latest_state,
+    load_state,
+    prepare_saved_dir,
+    save_model,
+    save_state,
+    write_json,
+)
 from bertorch.training.logging import Journal, progress_bar
 from bertorch.training.optimizer import make_optimizer, scale_and_clip
 from bertorch.training.process_group import Interrupted, Processes
@@ -66,7 +75,7 @@ class Run:
             run.backward(loss)               # may be called more than once a batch (adversarial steps)
             run.step()                       # clip, update, schedule, count, log; nothing inside an accumulation
             if run.evaluation_due:
-                run.record(evaluate(...))
+                run.record(*evaluate(...))   # figures, and what the report shows beside them
             if run.saving_due:
                 run.save()
 
@@ -82,6 +91,7 @@ class Run:
         description: what ``bertorch.json`` says of the task.
         collate: makes the batch of some rows of ``samples``.
         rates: another highest learning rate for the parts of the model with these names.
+        data_report: what the sets hold, kept in ``saved_dir`` for the report of the run.
     """
 
     def __init__(
@@ -94,6 +104,7 @@ class Run:
         description: dict[str, Any],
         collate: Callable[[Samples, np.ndarray], MovableBatch] = collate,
         rates: dict[str, float] | None = None,
+        data_report: dict[str, Any] | None = None,
     ):
         if len(samples) < processes.world_size:
             files = [args.train_data_file] if isinstance(args.train_data_file, str) else args.train_data_file
@@ -117,6 +128,7 @@ class Run:
         self.best_score: float | None = None
         self.evaluations_without_best = 0
         self.metrics: dict[str, float] = {}
+        self.evaluation: dict[str, Any] | None = None  # the last one of this process, with its details
         self.evaluation_due = self.saving_due = False
         self._improved = self._finished = self._window_closes = False
         self._gradient_count = 0  # what the losses of this update average over, on this rank
@@ -128,6 +140,8 @@ class Run:
         self.journal = Journal(self.directory, args.tensorboard and processes.is_main)
         if self._resumed and processes.is_main:
             self.journal.forget_after(self.global_step)
+        if data_report is not None and processes.is_main:
+            write_json(self.directory / DATA_REPORT, data_report)
 
         model.encoder.gradient_checkpointing = args.gradient_checkpointing
         if args.compile:
@@ -261,14 +275,18 @@ class Run:
         logger.info(f"global step: {self.global_step}, {shown}, speed: {speed:.2f} step/s")
         if self.processes.is_main:
             rate = self.optimizer.param_groups[0]["lr"]
-            self.journal.write("train", self.global_step, {**figures, "learning_rate": rate, "steps_per_second": speed})
+            memory = peak_memory_mb(self.processes.device)
+            more = {"learning_rate": rate, "steps_per_second": speed, "peak_memory_mb": memory}
+            self.journal.write("train", self.global_step, {**figures, **more})
         self._window = _Window(started=now)
 
-    def record(self, metrics: dict[str, float]) -> None:
+    def record(self, metrics: dict[str, float], details: dict[str, Any] | None = None) -> None:
         """Log an evaluation, remember whether it is the best, and count towards early stopping.
 
         Args:
             metrics: its figures; ``--metric`` names the one that decides.
+            details: what else the report shows of it, small and fit for JSON; written with the model it belongs to.
+                Token ids under a key ``token_ids`` become texts.
         """
         score = metrics[self.args.metric]
         score = -math.inf if math.isnan(score) else score
@@ -276,6 +294,7 @@ class Run:
         self.best_score = score if self._improved else self.best_score
         self.evaluations_without_best = 0 if self._improved else self.evaluations_without_best + 1
         self.metrics = metrics
+        self.evaluation = {"global_step": self.global_step, "metrics": metrics, **(details or {})}
         self.report("eval", metrics, " (best so far)" if self._improved else "")
         patience = self.args.early_stopping_patience
         if patience is not None and self.evaluations_without_best >= patience and not self._finished:
@@ -302,7 +321,8 @@ class Run:
                 "metrics": self.metrics,
                 "arguments": vars(self.args),
             }
-            save_model(self.directory, self.bare_model, self.tokenizer, description)
+            evaluation = self.evaluation and with_texts(self.evaluation, self.tokenizer)
+            save_model(self.directory, self.bare_model, self.tokenizer, description, evaluation)
             logger.info(f"saved the model of global step {self.global_step} in {self.directory}")
 
     def save(self) -> None:
