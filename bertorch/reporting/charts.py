@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from bertorch.reporting.page import SERIES, Html, join, number, tag
 
 WIDTH, HEIGHT = 420, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 8, 26
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 22, 8, 26
 _MOST_POINTS = 400  # of a curve; neighbours of longer ones are averaged
 _DOTTED = 40  # shorter curves show their points
 
@@ -54,9 +54,8 @@ def _axes(x_ticks: Sequence[float], y_ticks: Sequence[float], x_names: Sequence[
         drawn.append(tag("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=down(y), y2=down(y), class_="grid"))
         drawn.append(tag("text", _tick(y), x=_LEFT - 6, y=down(y) + 4, text_anchor="end"))
     for place, x in enumerate(x_ticks):
-        anchor = "start" if place == 0 else "end" if place == len(x_ticks) - 1 else "middle"
         name = _tick(x) if x_names is None else x_names[place]
-        drawn.append(tag("text", name, x=across(x), y=HEIGHT - 8, text_anchor=anchor))
+        drawn.append(tag("text", name, x=across(x), y=HEIGHT - 8, text_anchor="middle"))
     return across, down, drawn
 
 

@@ -31,21 +31,22 @@ p{margin:6px 0}
 .card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:9px 12px}
 .card b{display:block;font-size:20px;line-height:1.3;font-variant-numeric:tabular-nums}
 .card span{color:var(--soft);font-size:12.5px}
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr));gap:12px}
+.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,400px),1fr));gap:12px}
 figure{margin:0;background:var(--card);border:1px solid var(--line);border-radius:8px;padding:10px 10px 6px;min-width:0}
 figcaption{font-size:13.5px;font-weight:600;padding:0 2px 4px}
 figcaption span{font-weight:400;color:var(--soft)}
-svg{display:block;width:100%;height:auto}
+svg{display:block;width:100%;height:auto;max-width:640px}
 svg text{font:11.5px system-ui,sans-serif;fill:var(--soft)}
 .grid{stroke:var(--line);stroke-width:1}.kept{stroke:var(--soft);stroke-dasharray:3 3}
 .curve{fill:none;stroke-width:1.8;stroke-linejoin:round;stroke-linecap:round}.dashed{stroke-dasharray:6 4}
 .scroll{overflow-x:auto;background:var(--card);border:1px solid var(--line);border-radius:8px;margin:8px 0}
-table{border-collapse:collapse;font-size:13.5px;width:100%}
+table{border-collapse:collapse;font-size:13.5px;width:100%;overflow-wrap:break-word}
 th,td{padding:5px 10px;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}
 tr:last-child td{border-bottom:0}
 th{font-weight:600;color:var(--soft);white-space:nowrap}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-td.text{min-width:180px}
+td:not(.n){min-width:4.5em}
+td.text{min-width:180px;overflow-wrap:anywhere}
 td.cell{background:rgba(var(--tint),var(--share,0))}
 .bar{background:linear-gradient(to right,rgba(var(--tint),.28) var(--width,0),transparent 0)}
 .legend{display:flex;flex-wrap:wrap;gap:4px 16px;margin:6px 0;font-size:13px}
@@ -117,7 +118,7 @@ def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], texts: Sequence[in
     numeric = {
         place
         for place in range(len(head))
-        if any(_is_number(row[place]) for row in rows) and all(_is_number(row[place]) or row[place] is None for row in rows)
+        if any(_at_right(row[place]) for row in rows) and all(_at_right(row[place]) or row[place] is None for row in rows)
     }
 
     def cell(place: int, value: Any) -> Html:
@@ -130,6 +131,10 @@ def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], texts: Sequence[in
     heads = (tag("th", name, class_="n" if place in numeric else None) for place, name in enumerate(head))
     body = (tag("tr", *(cell(place, value) for place, value in enumerate(row))) for row in rows)
     return tag("div", tag("table", tag("thead", tag("tr", *heads)), tag("tbody", *body)), class_="scroll")
+
+
+def _at_right(value: Any) -> bool:
+    return _is_number(value) or (isinstance(value, Html) and value.startswith('<td class="n'))
 
 
 def _is_number(value: Any) -> bool:

@@ -63,8 +63,9 @@ def reading_details(
 
 def _share(reading: Reading, score: float) -> float:
     """The share of a score in the softmax over all candidates; 1 where there is none but no answer."""
-    scores = [candidate.score for candidate in reading.candidates] + [reading.null_score] * np.isfinite(reading.null_score)
-    return float(1 / np.exp(np.array(scores) - score).sum()) if scores and np.isfinite(score) else 1.0
+    scores = np.array([*(candidate.score for candidate in reading.candidates), reading.null_score])
+    highest = scores.max()
+    return float(np.exp(score - highest) / np.exp(scores - highest).sum()) if np.isfinite(highest) else 1.0
 
 
 def _around(question: Question) -> list[str]:
