@@ -17,7 +17,7 @@ def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
     """Round numbers (1, 2 or 5 times a power of ten apart) from ``low`` or below to ``high`` or above, about ``most``."""
     if not high > low:
         half = abs(low) / 2 or 0.5
-        low, high = low - half, high + half
+        low, high = low - half if low else low, high + half
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))

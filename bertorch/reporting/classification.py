@@ -130,7 +130,7 @@ def classification_section(details: dict[str, Any], labels: Sequence[str] | None
     )
     listed = [
         (
-            one["line"],
+            tag("td", one["line"], class_="n"),
             " ⏐ ".join(one["texts"]),
             names[one["label"]],
             names[one["predicted"]],

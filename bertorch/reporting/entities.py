@@ -14,7 +14,7 @@ from bertorch.reporting.page import Html, join, note, number, table, tag
 
 EXAMPLES = 50
 _AROUND = 15  # units of text on either side of a mistake
-KINDS = ("other type", "other bounds", "other type and bounds", "missed", "invented")
+KINDS = ("wrong type", "wrong bounds", "both wrong", "missed", "invented")
 
 Mistake = tuple[str, Entity | None, Entity | None]  # kind, the entity that is there, the one that was found
 
@@ -39,7 +39,7 @@ def entity_details(samples: TaggedSamples, found: Sequence[Sequence[Entity]], ty
     confused: Counter = Counter()
     for _, (kind, gold, other) in all_mistakes:
         by_type[(gold or other)[0]][kind] += 1
-        if kind.startswith("other type"):
+        if kind in ("wrong type", "both wrong"):
             confused[gold[0], other[0]] += 1
     chosen = np.unique(np.linspace(0, len(all_mistakes) - 1, min(EXAMPLES, len(all_mistakes))).astype(int))
     details = {
@@ -70,7 +70,7 @@ def mistakes(there: set[Entity], found: set[Entity]) -> list[Mistake]:
             continue
         other = min(near, key=lambda one: (one[1:] != gold[1:], one[0] != gold[0]))
         used.update(near)
-        kind = "other type" if other[1:] == gold[1:] else "other bounds" if other[0] == gold[0] else "other type and bounds"
+        kind = "wrong type" if other[1:] == gold[1:] else "wrong bounds" if other[0] == gold[0] else "both wrong"
         listed.append((kind, gold, other))
     listed += [("invented", None, one) for one in surplus if one not in used]
     return sorted(listed, key=lambda mistake: _by_place(mistake[1] or mistake[2]))
@@ -126,9 +126,9 @@ def entities_section(details: dict[str, Any]) -> Html:
         tag("h3", "By type"),
         table(["type", "precision", "recall", "F1", "entities", "found", *KINDS], rows),
         note(
-            "An entity that was not found has another type, other bounds, or both where something found overlaps it, else "
-            "it was missed; invented is what was found and overlaps nothing that was missed."
-        ),  # fmt: skip
+            "An entity that was not found has the wrong type, the wrong bounds, or both where something found overlaps it, "
+            "else it was missed; invented is what was found and overlaps no such entity."
+        ),
     ]
     if details["confused"]:
         parts += [tag("h3", "Types taken for one another"), table(["type", "taken for", "times"], details["confused"])]
@@ -137,7 +137,7 @@ def entities_section(details: dict[str, Any]) -> Html:
         return join([*parts, note("None.")])
     listed = [
         [
-            one["line"],
+            tag("td", one["line"], class_="n"),
             one["kind"],
             tag("td", _text(one["before"]), tag("mark", _text(one["span"])), _text(one["after"]), class_="text"),
             *(side and f"{side['type']} {_text(side)}" for side in (one["gold"], one["found"])),

@@ -46,7 +46,7 @@ tr:last-child td{border-bottom:0}
 th{font-weight:600;color:var(--soft);white-space:nowrap}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 td:not(.n){min-width:4.5em}
-td.text{min-width:180px;overflow-wrap:anywhere}
+td.text{min-width:140px;overflow-wrap:anywhere}
 td.cell{background:rgba(var(--tint),var(--share,0))}
 .bar{background:linear-gradient(to right,rgba(var(--tint),.28) var(--width,0),transparent 0)}
 .legend{display:flex;flex-wrap:wrap;gap:4px 16px;margin:6px 0;font-size:13px}

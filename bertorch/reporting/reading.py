@@ -106,7 +106,17 @@ def reading_section(details: dict[str, Any]) -> Html:
         passage = tag("td", before, tag("mark", answer) if answer else None, after, class_="text")
         right = " / ".join(text or "(no answer)" for text in one["answers"])
         predicted = one["predicted"] or "(no answer)"
-        listed.append([one["line"], one["question"], right, predicted, percent(one["probability"]), one["f1"], passage])
+        listed.append(
+            [
+                tag("td", one["line"], class_="n"),
+                one["question"],
+                right,
+                predicted,
+                tag("td", percent(one["probability"]), class_="n"),
+                one["f1"],
+                passage,
+            ]
+        )
     head = ["line", "question", "right", "predicted", "probability", "F1", "passage at the right answer"]
     note_of_share = "The probability is the share in the softmax over all candidates of the question."
     return join([*parts, note(note_of_share), *examples_table(head, listed, texts=(1, 2, 3))])

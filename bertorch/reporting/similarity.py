@@ -133,10 +133,15 @@ def similarity_section(details: dict[str, Any], labels: list[str] | None) -> Htm
     if details.get("examples"):
         head = ["line", "text", "other text", "score", "cosine", "place by score", "place by cosine"]
         rows = [
-            [one["line"], *(one["texts"] + ["", ""])[:2], one["score"], one["cosine"], percent(one["score_place"]),
-             percent(one["cosine_place"])]
+            [
+                tag("td", one["line"], class_="n"),
+                *(one["texts"] + ["", ""])[:2],
+                one["score"],
+                one["cosine"],
+                *(tag("td", percent(one[place]), class_="n") for place in ("score_place", "cosine_place")),
+            ]
             for one in details["examples"]
-        ]  # fmt: skip
+        ]
         parts += [
             tag("h3", "Pairs where cosine and score disagree most"),
             note(

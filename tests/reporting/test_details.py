@@ -118,11 +118,11 @@ class TestSimilarity:
 def test_what_became_of_an_entity():
     per, loc, org = ("PER", 0, 2), ("LOC", 5, 8), ("ORG", 10, 12)
     assert mistakes({per}, {per}) == []
-    assert mistakes({per}, {("LOC", 0, 2)}) == [("other type", per, ("LOC", 0, 2))]
-    assert mistakes({loc}, {("LOC", 5, 7)}) == [("other bounds", loc, ("LOC", 5, 7))]
-    assert mistakes({loc}, {("ORG", 4, 7)}) == [("other type and bounds", loc, ("ORG", 4, 7))]
+    assert mistakes({per}, {("LOC", 0, 2)}) == [("wrong type", per, ("LOC", 0, 2))]
+    assert mistakes({loc}, {("LOC", 5, 7)}) == [("wrong bounds", loc, ("LOC", 5, 7))]
+    assert mistakes({loc}, {("ORG", 4, 7)}) == [("both wrong", loc, ("ORG", 4, 7))]
     assert mistakes({loc}, {("ORG", 5, 8), ("LOC", 6, 8)}) == [
-        ("other type", loc, ("ORG", 5, 8))
+        ("wrong type", loc, ("ORG", 5, 8))
     ]  # both overlap: one mistake
     assert mistakes({per, org}, {("LOC", 2, 5)}) == [
         ("missed", per, None), ("invented", None, ("LOC", 2, 5)), ("missed", org, None),
