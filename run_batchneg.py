@@ -56,7 +56,7 @@ def load_samples(path, args, encoder, name):
 def evaluate(sentence, samples, args, processes):
     """Spearman and Pearson correlation with scores, the same on any number of processes; and what the report shows."""
     u, v = pair_vectors(sentence, samples, args.eval_batch_size, processes, args.precision)
-    return similarity_metrics(cosines(u, v), samples.labels), similarity_details(u, v, samples)
+    return similarity_metrics(cosines(u, v), samples.labels), lambda: similarity_details(u, v, samples)
 
 
 def main(args):

@@ -56,7 +56,7 @@ def load_samples(path, args, labels, encoder, name):
 def evaluate(model, samples, args, processes):
     """Loss, accuracy and F1 over all of ``samples``, the same on any number of processes; and what the report shows."""
     logits = compute(model, model.logits, samples, args.eval_batch_size, processes, args.precision)
-    return classification_metrics(logits, samples.labels), classification_details(logits, samples)
+    return classification_metrics(logits, samples.labels), lambda: classification_details(logits, samples)
 
 
 def test(args, labels, samples, processes, run):

@@ -71,8 +71,8 @@ def evaluate(model, samples, questions, description, args, processes):
     readings, loss = read_answers(model, samples, questions, *how)
     metrics, threshold = score_readings(readings, questions, description["scorer"], args.null_score_diff_threshold)
     description["null_score_diff_threshold"] = threshold  # saved with the model
-    details = reading_details(readings, questions, description["scorer"], threshold)
-    return {"loss": loss, **metrics, "null_threshold": threshold}, details
+    metrics = {"loss": loss, **metrics, "null_threshold": threshold}
+    return metrics, lambda: reading_details(readings, questions, description["scorer"], threshold)
 
 
 def test(args, samples, questions, processes, run):

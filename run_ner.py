@@ -77,8 +77,8 @@ def evaluate(model, samples, types, args, processes):
     reading = read_entities(model, samples, args.eval_batch_size, processes, args.precision)
     metrics, table = entity_metrics(samples, reading, types)
     logger.info(f"entities by type\n{table}")
-    found = [in_characters(samples, row, spans) for row, spans in enumerate(reading.spans)]
-    return metrics, entity_details(samples, found, types)
+    found = (in_characters(samples, row, spans) for row, spans in enumerate(reading.spans))
+    return metrics, lambda: entity_details(samples, found, types)
 
 
 def test(args, description, samples, processes, run):

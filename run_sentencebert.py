@@ -89,12 +89,11 @@ def load_samples(path, args, labels, encoder, name):
 def evaluate(model, samples, args, labels, processes):
     """Figures of classes and of similarity, the same on any number of processes; and what the report shows."""
     u, v = pair_vectors(model.sentence, samples, args.eval_batch_size, processes, args.precision)
-    similarities, details = cosines(u, v), similarity_details(u, v, samples)
     if args.objective != "softmax":
-        return similarity_metrics(similarities, samples.labels), details
+        return similarity_metrics(cosines(u, v), samples.labels), lambda: similarity_details(u, v, samples)
     logits = vector_logits(model, u, v, processes)
-    metrics = pair_class_metrics(logits, similarities, samples.labels, labels)
-    return metrics, {**classification_details(logits, samples), **details}
+    metrics = pair_class_metrics(logits, cosines(u, v), samples.labels, labels)
+    return metrics, lambda: classification_details(logits, samples) | similarity_details(u, v, samples)
 
 
 def test(args, labels, samples, processes, run):

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ KINDS = ("wrong type", "wrong bounds", "both wrong", "missed", "invented")
 Mistake = tuple[str, Entity | None, Entity | None]  # kind, the entity that is there, the one that was found
 
 
-def entity_details(samples: TaggedSamples, found: Sequence[Sequence[Entity]], types: Sequence[str]) -> dict[str, Any]:
+def entity_details(samples: TaggedSamples, found: Iterable[Sequence[Entity]], types: Sequence[str]) -> dict[str, Any]:
     """Counts by type, what became of the entities that were not found, and some of the mistakes with their texts.
 
     Args:

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import json
 import math
 import os
 import random
@@ -128,7 +129,7 @@ class Run:
         self.best_score: float | None = None
         self.evaluations_without_best = 0
         self.metrics: dict[str, float] = {}
-        self.evaluation: dict[str, Any] | None = None  # the last one of this process, with its details
+        self.evaluation: dict[str, Any] | None = None  # of the model that is kept, with its details
         self.evaluation_due = self.saving_due = False
         self._improved = self._finished = self._window_closes = False
         self._gradient_count = 0  # what the losses of this update average over, on this rank
@@ -280,13 +281,13 @@ class Run:
             self.journal.write("train", self.global_step, {**figures, **more})
         self._window = _Window(started=now)
 
-    def record(self, metrics: dict[str, float], details: dict[str, Any] | None = None) -> None:
+    def record(self, metrics: dict[str, float], details: Callable[[], dict[str, Any]] | None = None) -> None:
         """Log an evaluation, remember whether it is the best, and count towards early stopping.
 
         Args:
             metrics: its figures; ``--metric`` names the one that decides.
-            details: what else the report shows of it, small and fit for JSON; written with the model it belongs to.
-                Token ids under a key ``token_ids`` become texts.
+            details: makes what else the report shows of it, small and fit for JSON, with token ids under ``token_ids``
+                where it shows texts. Called where the model is kept, and written with it.
         """
         score = metrics[self.args.metric]
         score = -math.inf if math.isnan(score) else score
@@ -294,7 +295,8 @@ class Run:
         self.best_score = score if self._improved else self.best_score
         self.evaluations_without_best = 0 if self._improved else self.evaluations_without_best + 1
         self.metrics = metrics
-        self.evaluation = {"global_step": self.global_step, "metrics": metrics, **(details or {})}
+        if self.processes.is_main and (self._improved or not self.args.save_best_model):
+            self.evaluation = {"global_step": self.global_step, "metrics": metrics, **self._made(details)}
         self.report("eval", metrics, " (best so far)" if self._improved else "")
         patience = self.args.early_stopping_patience
         if patience is not None and self.evaluations_without_best >= patience and not self._finished:
@@ -305,6 +307,15 @@ class Run:
         self.saving_due = self.saving_due or self._finished
         self.bare_model.train()
         self._window.paused += time.perf_counter() - self._step_ended  # the logged speed is that of training
+
+    def _made(self, details: Callable[[], dict[str, Any]] | None) -> dict[str, Any]:
+        try:
+            made = with_texts(details(), self.tokenizer) if details is not None else {}
+            json.dumps(made)
+            return made
+        except Exception as error:  # whatever it is, the training is worth more than its report
+            logger.warning(f"the report will lack what the evaluation showed ({type(error).__name__}: {error})")
+            return {}
 
     def report(self, kind: str, metrics: dict[str, float], remark: str = "") -> None:
         """Log figures of this step, ``eval`` or ``test``, and write them down."""
@@ -321,8 +332,7 @@ class Run:
                 "metrics": self.metrics,
                 "arguments": vars(self.args),
             }
-            evaluation = self.evaluation and with_texts(self.evaluation, self.tokenizer)
-            save_model(self.directory, self.bare_model, self.tokenizer, description, evaluation)
+            save_model(self.directory, self.bare_model, self.tokenizer, description, self.evaluation)
             logger.info(f"saved the model of global step {self.global_step} in {self.directory}")
 
     def save(self) -> None:

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from bertorch.reporting import report
+from bertorch.reporting import classification, report
 from tests.reporting.test_runs import assert_self_contained
 from tests.scripts.launch import DATA, REVIEWS, as_flags, call, complaint, journal, run, training_flags
 from tests.scripts.test_run_mrc import WINDOWS
@@ -166,6 +166,14 @@ def test_a_report_that_cannot_be_written_fails_no_run(small_encoder, tmp_path, m
     error = capsys.readouterr().err
     assert error.count("no report was written (no)") == 1 and "Traceback" not in error
     assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_details_that_cannot_be_made_fail_no_run(small_encoder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(classification, "calibration", lambda *_: 1 / 0)
+    flags = training_flags(small_encoder, tmp_path / "out", max_steps=1, eval_batch_size=128, device="cpu")
+    assert call("run_classifier.py", flags, monkeypatch) == 0
+    assert capsys.readouterr().err.count("will lack what the evaluation showed (ZeroDivisionError") == 1
+    assert set(content(tmp_path / "out", "evaluation.json")) == {"global_step", "metrics"}
 
 
 def test_seeds_are_shown_side_by_side(small_encoder, tmp_path, monkeypatch):
