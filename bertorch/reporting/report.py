@@ -260,12 +260,16 @@ def _flags(run: RunFiles) -> Html | None:
 
 
 def _flag_table(runs: Sequence[RunFiles]) -> Html:
-    names = differing_flags(runs)
-    if not names:
+    """A line a flag, or a line a run where there are more runs."""
+    flags = differing_flags(runs)
+    if not flags:
         return note("None.")
-    return table(
-        ["", *(run.name for run in runs)], ([f"--{name}", *(_flag(run.flags.get(name)) for run in runs)] for name in names)
-    )
+    names = [run.name for run in runs]
+    values = [[_flag(run.flags.get(flag)) for run in runs] for flag in flags]
+    heads = [f"--{flag}" for flag in flags]
+    if len(runs) > len(flags):
+        names, heads, values = heads, names, list(zip(*values, strict=True))
+    return table(["", *names], ([head, *line] for head, line in zip(heads, values, strict=True)))
 
 
 def _flag(value: Any) -> str | None:

@@ -311,7 +311,7 @@ class Run:
     def _made(self, details: Callable[[], dict[str, Any]] | None) -> dict[str, Any]:
         try:
             made = with_texts(details(), self.tokenizer) if details is not None else {}
-            json.dumps(made)
+            json.dumps(made, ensure_ascii=False).encode()  # what cannot be written must not stop the saving of a model
             return made
         except Exception as error:  # whatever it is, the training is worth more than its report
             logger.warning(f"the report will lack what the evaluation showed ({type(error).__name__}: {error})")
