@@ -96,7 +96,12 @@ FORMATS: dict[str, Callable[[Sequence[str], Rows], str]] = {"text": as_text, "ts
 
 
 def _written(columns: Sequence[str], rows: Rows, write: Callable[[Any], str]) -> list[list[str]]:
-    return [list(columns), *([write(row.get(name)) for name in columns] for row in rows)]
+    """The head and the rows; flags as they were given, figures by ``write``."""
+
+    def cell(name: str, value: Any) -> str:
+        return "-" if value is None and write is _short else (_whole if name.startswith("--") else write)(value)
+
+    return [list(columns), *([cell(name, row.get(name)) for name in columns] for row in rows)]
 
 
 def _whole(value: Any) -> str:
@@ -104,6 +109,6 @@ def _whole(value: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4f}" if abs(value) >= 0.001 or not value else f"{value:g}"
-    return "-" if value is None else _whole(value)
+    if not isinstance(value, float) or 0 < abs(value) < 0.001:
+        return _whole(value)
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}" if abs(value) < 100 else f"{value:.1f}"

@@ -263,7 +263,7 @@ class TestComparison:
         head, *lines = as_text(*comparison(runs)).split("\n")
         assert head.startswith("run   --seed")  # two characters, four places
         assert lines[1].startswith("中文       2") and lines[0].startswith("a|b        1")
-        assert lines[2].split() == ["d", "2", "x", "-", "-", "-", "-", "-", "15", "2.0000", "115.0000"]
+        assert lines[2].split() == ["d", "2", "x", "-", "-", "-", "-", "-", "15", "2.0000", "115.0"]
 
     def test_sorting(self, runs):
         columns, rows = comparison(runs)
