@@ -16,8 +16,9 @@ from bertorch.data.tokenizing import tokenize_cached
 from bertorch.encoder.weights import report_unused
 from bertorch.heads.contrastive import Contrastive
 from bertorch.heads.sentence_directory import new_sentence_encoder
-from bertorch.inference import pair_cosines, test_pairs
-from bertorch.metrics.similarity import check_scores, similarity_metrics
+from bertorch.inference import pair_vectors, test_pairs
+from bertorch.metrics.similarity import check_scores, cosines, similarity_metrics
+from bertorch.reporting.similarity import similarity_details
 from bertorch.training.arguments import add_contrastive_arguments, add_sentence_arguments, count, training_parser
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
@@ -53,9 +54,9 @@ def load_samples(path, args, encoder, name):
 
 
 def evaluate(sentence, samples, args, processes):
-    """Spearman and Pearson correlation of cosines with scores, the same on any number of processes."""
-    cosines = pair_cosines(sentence, samples, args.eval_batch_size, processes, args.precision)
-    return similarity_metrics(cosines, samples.labels)
+    """Spearman and Pearson correlation with scores, the same on any number of processes; and what the report shows."""
+    u, v = pair_vectors(sentence, samples, args.eval_batch_size, processes, args.precision)
+    return similarity_metrics(cosines(u, v), samples.labels), lambda: similarity_details(u, v, samples)
 
 
 def main(args):
@@ -66,7 +67,7 @@ def main(args):
     sets = load_sets(args, processes, lambda path, name: load_samples(path, args, encoder, name))
     if "dev" in sets:
         check_scores(sets["dev"].labels, args.metric, args.dev_data_file)
-    report_data(sets, args.max_seq_length)
+    data_report = report_data(sets, args.max_seq_length)
 
     # model
     sentence, rest = new_sentence_encoder(
@@ -86,14 +87,14 @@ def main(args):
     }
 
     # training
-    run = Run(args, model, sets["train"], processes, encoder.tokenizer, description)
+    run = Run(args, model, sets["train"], processes, encoder.tokenizer, description, data_report=data_report)
     for batch in run.batches():
         with run.autocast():
             loss = run.model(batch)
         run.backward(loss)
         run.step()
         if run.evaluation_due:
-            run.record(evaluate(sentence, sets["dev"], args, processes))
+            run.record(*evaluate(sentence, sets["dev"], args, processes))
         if run.saving_due:
             run.save()
 

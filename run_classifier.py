@@ -18,6 +18,7 @@ from bertorch.heads.classifier import load_classifier, load_trained_classifier
 from bertorch.heads.pooling import POOLING_MODES
 from bertorch.inference import compute, write_predictions
 from bertorch.metrics.classification import METRICS, classification_metrics
+from bertorch.reporting.classification import classification_details
 from bertorch.training.arguments import training_parser
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
@@ -53,9 +54,9 @@ def load_samples(path, args, labels, encoder, name):
 
 
 def evaluate(model, samples, args, processes):
-    """Loss, accuracy and F1 over all of ``samples``, the same on any number of processes."""
+    """Loss, accuracy and F1 over all of ``samples``, the same on any number of processes; and what the report shows."""
     logits = compute(model, model.logits, samples, args.eval_batch_size, processes, args.precision)
-    return classification_metrics(logits, samples.labels)
+    return classification_metrics(logits, samples.labels), lambda: classification_details(logits, samples)
 
 
 def test(args, labels, samples, processes, run):
@@ -76,7 +77,7 @@ def main(args):
         raise UserError(f"--metric f1 is for two labels, {args.label_file} has {len(labels)}; use macro_f1")
     directory, encoder = open_model(args, processes)
     sets = load_sets(args, processes, lambda path, name: load_samples(path, args, labels, encoder, name))
-    report_data(sets, args.max_seq_length, labels)
+    data_report = report_data(sets, args.max_seq_length, labels)
 
     # model
     model = load_classifier(directory, len(labels), args.pooling_mode, args.init_from_ckpt).to(processes.device)
@@ -91,14 +92,14 @@ def main(args):
     }
 
     # training
-    run = Run(args, model, sets["train"], processes, encoder.tokenizer, description)
+    run = Run(args, model, sets["train"], processes, encoder.tokenizer, description, data_report=data_report)
     for batch in run.batches():
         with run.autocast():
             loss = run.model(batch)
         run.backward(loss)
         run.step()
         if run.evaluation_due:
-            run.record(evaluate(model, sets["dev"], args, processes))
+            run.record(*evaluate(model, sets["dev"], args, processes))
         if run.saving_due:
             run.save()
 

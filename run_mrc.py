@@ -22,6 +22,7 @@ from bertorch.data.tokenizing import from_cache
 from bertorch.errors import UserError
 from bertorch.metrics.reading import METRICS, SCORERS, scorer_for
 from bertorch.reading import load_reader, load_trained_reader, read_answers, score_readings, write_submission
+from bertorch.reporting.reading import reading_details
 from bertorch.training.arguments import count, training_parser, whole_number
 from bertorch.training.checkpoints import read_description
 from bertorch.training.process_group import run_script, set_seed
@@ -65,12 +66,13 @@ def load_samples(path, args, encoder, name, questions):
 
 
 def evaluate(model, samples, questions, description, args, processes):
-    """Loss, EM and F1 over all questions, the same on any number of processes."""
+    """Loss, EM and F1 over all questions, the same on any number of processes; and what the report shows."""
     how = (description, args.eval_batch_size, processes, args.precision)
     readings, loss = read_answers(model, samples, questions, *how)
     metrics, threshold = score_readings(readings, questions, description["scorer"], args.null_score_diff_threshold)
     description["null_score_diff_threshold"] = threshold  # saved with the model
-    return {"loss": loss, **metrics, "null_threshold": threshold}
+    metrics = {"loss": loss, **metrics, "null_threshold": threshold}
+    return metrics, lambda: reading_details(readings, questions, description["scorer"], threshold)
 
 
 def test(args, samples, questions, processes, run):
@@ -98,7 +100,7 @@ def main(args):
     directory, texts = open_model(args, processes)
     encoder = ReadingEncoder(texts, args.max_query_length, args.doc_stride)
     sets = load_sets(args, processes, lambda path, name: load_samples(path, args, encoder, name, questions[name]))
-    report_questions(sets, questions, args.max_seq_length)
+    data_report = report_questions(sets, questions, args.max_seq_length)
 
     # model
     description = {
@@ -116,14 +118,14 @@ def main(args):
     set_seed(args.seed, processes.rank)  # same weights everywhere, dropout of its own on each rank
 
     # training
-    run = Run(args, model, sets["train"], processes, texts.tokenizer, description, collate_reading)
+    run = Run(args, model, sets["train"], processes, texts.tokenizer, description, collate_reading, data_report=data_report)
     for batch in run.batches():
         with run.autocast():
             loss = run.model(batch)
         run.backward(loss)
         run.step()
         if run.evaluation_due:
-            run.record(evaluate(model, sets["dev"], questions["dev"], description, args, processes))
+            run.record(*evaluate(model, sets["dev"], questions["dev"], description, args, processes))
         if run.saving_due:
             run.save()
 

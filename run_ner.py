@@ -22,6 +22,7 @@ from bertorch.data.tokenizing import from_cache
 from bertorch.entities import entity_metrics, in_characters, load_entity_head, load_trained_entity_head, read_entities
 from bertorch.inference import write_predictions
 from bertorch.metrics.entities import METRICS
+from bertorch.reporting.entities import entity_details
 from bertorch.training.arguments import count, not_negative, training_parser
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
@@ -72,11 +73,12 @@ def load_samples(path, args, units, types, tag_set, name):
 
 
 def evaluate(model, samples, types, args, processes):
-    """Loss and entity scores over all of ``samples``, the same on any number of processes; logs the table by type."""
+    """Loss and entity scores over all of ``samples``, the same on any number of processes, and what the report shows."""
     reading = read_entities(model, samples, args.eval_batch_size, processes, args.precision)
     metrics, table = entity_metrics(samples, reading, types)
     logger.info(f"entities by type\n{table}")
-    return metrics
+    found = (in_characters(samples, row, spans) for row, spans in enumerate(reading.spans))
+    return metrics, lambda: entity_details(samples, found, types)
 
 
 def test(args, description, samples, processes, run):
@@ -104,7 +106,7 @@ def main(args):
     directory, encoder = open_model(args, processes)
     units = UnitEncoder(encoder, args.unit, args.doc_stride)
     sets = load_sets(args, processes, lambda path, name: load_samples(path, args, units, types, tag_set, name))
-    report_entities(sets, types, args.max_seq_length)
+    data_report = report_entities(sets, types, args.max_seq_length)
 
     # model
     description = {
@@ -124,14 +126,14 @@ def main(args):
     # training
     collate = collate_spans if spans else collate_tags
     rates = {"crf": args.crf_learning_rate}
-    run = Run(args, model, sets["train"], processes, encoder.tokenizer, description, collate, rates)
+    run = Run(args, model, sets["train"], processes, encoder.tokenizer, description, collate, rates, data_report)
     for batch in run.batches():
         with run.autocast():
             loss = run.model(batch)
         run.backward(loss)
         run.step()
         if run.evaluation_due:
-            run.record(evaluate(model, sets["dev"], types, args, processes))
+            run.record(*evaluate(model, sets["dev"], types, args, processes))
         if run.saving_due:
             run.save()
 

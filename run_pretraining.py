@@ -86,7 +86,7 @@ def main(args):
     directory, encoder = open_model(args, processes)
     masking = Masking(encoder, args.objectives, args.masked_share, args.whole_words, args.longest_ngram, args.seed)
     sets = load_sets(args, processes, lambda paths, name: load_samples(paths, args, encoder, masking))
-    report_documents(sets)
+    data_report = report_documents(sets)
 
     # model
     order_weight = masking.expected(sets["train"])  # both objectives count alike
@@ -100,7 +100,7 @@ def main(args):
     # training
     run = Run(
         args, model, sets["train"], processes, encoder.tokenizer, description,
-        lambda documents, texts: masking.collate(documents, texts, run.epoch),
+        lambda documents, texts: masking.collate(documents, texts, run.epoch), data_report=data_report,
     )  # fmt: skip
     for batch in run.batches():
         with run.autocast():

@@ -21,10 +21,12 @@ from bertorch.encoder.weights import report_unused
 from bertorch.errors import UserError
 from bertorch.heads.sentence_directory import load_sentence_encoder, new_sentence_encoder
 from bertorch.heads.sentence_pair import OBJECTIVES, SentencePair, trained_pair
-from bertorch.inference import pair_cosines, pair_logits, test_pairs, write_predictions
+from bertorch.inference import pair_logits, pair_vectors, test_pairs, vector_logits, write_predictions
 from bertorch.metrics.classification import METRICS
 from bertorch.metrics.similarity import METRICS as SIMILARITY_METRICS
-from bertorch.metrics.similarity import check_scores, label_scores, pair_class_metrics, similarity_metrics
+from bertorch.metrics.similarity import check_scores, cosines, label_scores, pair_class_metrics, similarity_metrics
+from bertorch.reporting.classification import classification_details
+from bertorch.reporting.similarity import similarity_details
 from bertorch.training.arguments import add_sentence_arguments, not_negative, training_parser
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
@@ -85,11 +87,13 @@ def load_samples(path, args, labels, encoder, name):
 
 
 def evaluate(model, samples, args, labels, processes):
-    """Figures of classes and of similarity, both where both make sense; the same on any number of processes."""
-    how = (samples, args.eval_batch_size, processes, args.precision)
+    """Figures of classes and of similarity, the same on any number of processes; and what the report shows."""
+    u, v = pair_vectors(model.sentence, samples, args.eval_batch_size, processes, args.precision)
     if args.objective != "softmax":
-        return similarity_metrics(pair_cosines(model.sentence, *how), samples.labels)
-    return pair_class_metrics(*pair_logits(model, *how), samples.labels, labels)
+        return similarity_metrics(cosines(u, v), samples.labels), lambda: similarity_details(u, v, samples)
+    logits = vector_logits(model, u, v, processes)
+    metrics = pair_class_metrics(logits, cosines(u, v), samples.labels, labels)
+    return metrics, lambda: classification_details(logits, samples) | similarity_details(u, v, samples)
 
 
 def test(args, labels, samples, processes, run):
@@ -117,7 +121,7 @@ def main(args):
     sets = load_sets(args, processes, lambda path, name: load_samples(path, args, labels, encoder, name))
     if "dev" in sets:
         check_metric(args, labels, sets["dev"])
-    report_data(sets, args.max_seq_length, labels if args.objective == "softmax" else ())
+    data_report = report_data(sets, args.max_seq_length, labels if args.objective == "softmax" else ())
 
     # model
     sentence, rest = new_sentence_encoder(
@@ -145,14 +149,14 @@ def main(args):
     }
 
     # training
-    run = Run(args, model, sets["train"], processes, encoder.tokenizer, description)
+    run = Run(args, model, sets["train"], processes, encoder.tokenizer, description, data_report=data_report)
     for batch in run.batches():
         with run.autocast():
             loss = run.model(batch)
         run.backward(loss)
         run.step()
         if run.evaluation_due:
-            run.record(evaluate(model, sets["dev"], args, labels, processes))
+            run.record(*evaluate(model, sets["dev"], args, labels, processes))
         if run.saving_due:
             run.save()
 

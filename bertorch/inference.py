@@ -16,7 +16,7 @@ from bertorch.encoder import TokenBatch
 from bertorch.heads.sentence import SentenceEncoder
 from bertorch.heads.sentence_directory import load_sentence_encoder
 from bertorch.heads.sentence_pair import SentencePair
-from bertorch.metrics.similarity import similarity_metrics
+from bertorch.metrics.similarity import cosines, similarity_metrics
 from bertorch.training.checkpoints import write_whole
 from bertorch.training.process_group import Processes
 from bertorch.training.run import Run, autocast
@@ -89,26 +89,31 @@ def pair_cosines(
     sentence: SentenceEncoder, samples: Samples, batch_size: int, processes: Processes, precision: str = "fp32"
 ) -> np.ndarray:
     """The cosine between the vectors of the first two sequences of each row, on every rank: float64 ``[rows]``."""
-    vectors = compute(sentence, sentence, samples, batch_size, processes, precision).astype(np.float64)
+    return cosines(*pair_vectors(sentence, samples, batch_size, processes, precision))
+
+
+def pair_vectors(
+    sentence: SentenceEncoder, samples: Samples, batch_size: int, processes: Processes, precision: str = "fp32"
+) -> tuple[np.ndarray, np.ndarray]:
+    """The vectors of the first two sequences of each row, on every rank: float32 ``[rows, width]`` twice."""
+    vectors = compute(sentence, sentence, samples, batch_size, processes, precision)
     first = samples.row_starts[:-1]
-    return cosines(vectors[first], vectors[first + 1])
+    return vectors[first], vectors[first + 1]
 
 
 def pair_logits(
     model: SentencePair, samples: Samples, batch_size: int, processes: Processes, precision: str = "fp32"
 ) -> tuple[np.ndarray, np.ndarray]:
     """The class logits of each row, float32 ``[rows, num_labels]``, and the cosine of its vectors, ``[rows]``."""
-    vectors = compute(model, model.sentence, samples, batch_size, processes, precision)
-    first = samples.row_starts[:-1]
-    u, v = vectors[first], vectors[first + 1]
-    with torch.no_grad():
-        logits = model.logits(torch.from_numpy(u).to(processes.device), torch.from_numpy(v).to(processes.device))
-    return logits.cpu().numpy(), cosines(u.astype(np.float64), v.astype(np.float64))
+    u, v = pair_vectors(model.sentence, samples, batch_size, processes, precision)
+    return vector_logits(model, u, v, processes), cosines(u, v)
 
 
-def cosines(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Row by row: ``[rows, width]`` twice -> ``[rows]``."""
-    return (u * v).sum(axis=1) / np.maximum(np.linalg.norm(u, axis=1) * np.linalg.norm(v, axis=1), 1e-12)
+@torch.no_grad()
+def vector_logits(model: SentencePair, u: np.ndarray, v: np.ndarray, processes: Processes) -> np.ndarray:
+    """The class logits of pairs of vectors ``[rows, width]``: float32 ``[rows, num_labels]``."""
+    model.eval()
+    return model.logits(*(torch.from_numpy(side).to(processes.device) for side in (u, v))).cpu().numpy()
 
 
 def test_pairs(args: argparse.Namespace, samples: Samples, processes: Processes, run: Run) -> None:

@@ -15,7 +15,7 @@ def entity_scores(gold: Iterable[set[Entity]], found: Iterable[set[Entity]]) -> 
         gold: the entities of each text; all count, also those that the model cannot write.
         found: those of the model.
     """
-    return _scores(*(sum(counts.values()) for counts in _counts(gold, found)))
+    return precision_recall_f1(*(sum(counts.values()) for counts in _counts(gold, found)))
 
 
 def entity_table(gold: Iterable[set[Entity]], found: Iterable[set[Entity]]) -> str:
@@ -27,7 +27,7 @@ def entity_table(gold: Iterable[set[Entity]], found: Iterable[set[Entity]]) -> s
     width = max(4, *(len(name) for name in names))
     lines = [f"{'type':>{width}} {'precision':>9} {'recall':>9} {'f1':>9} {'gold':>7} {'found':>7}"]
     for name in names:
-        precision, recall, f1 = _scores(right[name], wanted[name], given[name])
+        precision, recall, f1 = precision_recall_f1(right[name], wanted[name], given[name])
         lines.append(f"{name:>{width}} {precision:>9.4f} {recall:>9.4f} {f1:>9.4f} {wanted[name]:>7} {given[name]:>7}")
     return "\n".join(lines)
 
@@ -42,7 +42,8 @@ def _counts(gold: Iterable[set[Entity]], found: Iterable[set[Entity]]) -> tuple[
     return right, wanted, given
 
 
-def _scores(right: int, wanted: int, given: int) -> tuple[float, float, float]:
+def precision_recall_f1(right: int, wanted: int, given: int) -> tuple[float, float, float]:
+    """Of how many right ones among so many wanted and so many given; 0 where there is nothing to divide by."""
     precision = right / given if given else 0.0
     recall = right / wanted if wanted else 0.0
     return precision, recall, 2 * right / (wanted + given) if right else 0.0

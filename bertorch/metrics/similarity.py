@@ -11,6 +11,12 @@ METRICS = ("spearman", "pearson", "best_accuracy", "best_f1")
 RECALL_AT = (1, 5, 10, 50)
 
 
+def cosines(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Row by row, in double precision: ``[rows, width]`` twice -> ``[rows]``."""
+    u, v = u.astype(np.float64), v.astype(np.float64)
+    return (u * v).sum(axis=1) / np.maximum(np.linalg.norm(u, axis=1) * np.linalg.norm(v, axis=1), 1e-12)
+
+
 def similarity_metrics(similarities: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     """How similarities of pairs follow their scores.
 

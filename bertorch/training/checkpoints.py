@@ -25,6 +25,9 @@ from bertorch.encoder.weights import read_weights
 from bertorch.errors import UserError
 
 DESCRIPTION = "bertorch.json"
+EVALUATION = "evaluation.json"  # what the evaluation of the saved model showed, for the report
+DATA_REPORT = "data_report.json"
+REPORT = "report.html"
 STATES = "training_state"
 # What a run leaves in its directory, and --overwrite removes.
 _RUN_FILES = (
@@ -32,6 +35,7 @@ _RUN_FILES = (
     "test_predictions.json", "seeds.json", "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json",
 )  # fmt: skip
 _RUN_FOLDERS = (STATES, "tensorboard")
+_RECORDS = (EVALUATION, DATA_REPORT, REPORT)  # removed too; names that others may use, so they alone are no run
 _UMASK = os.umask(0o022)
 os.umask(_UMASK)
 
@@ -77,11 +81,17 @@ def _tensor_writer(tensors: dict[str, Tensor]) -> Callable[[Path], Any]:
     return lambda path: save_file(tensors, path, metadata={"format": "pt"})
 
 
+def write_json(path: Path, content: dict | list) -> None:
+    """Complete or absent, as ``write_whole``."""
+    write_whole(path, _json_writer(content))
+
+
 def save_model(
     directory: Path,
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     description: dict[str, Any],
+    evaluation: dict[str, Any] | None = None,
 ) -> None:
     """Write a Hugging Face directory that transformers opens with the same answers, and ``bertorch.json``.
 
@@ -90,6 +100,7 @@ def save_model(
         model: a head: ``encoder.config`` and ``saved_files(max_seq_length)`` are what is asked of it.
         tokenizer: saved beside it.
         description: for ``bertorch.json``; ``labels`` become the config's ``id2label`` too.
+        evaluation: for ``evaluation.json``; None leaves the one that is there.
     """
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer_files = directory / f".tokenizer.{os.getpid()}.tmp"
@@ -107,6 +118,8 @@ def save_model(
         config["id2label"] = {str(index): label for index, label in enumerate(description["labels"])}
         config["label2id"] = {label: index for index, label in enumerate(description["labels"])}
     files[DESCRIPTION] = {**description, "versions": _versions()}
+    if evaluation is not None:
+        files[EVALUATION] = evaluation
     write_all(
         {
             directory / name: (_tensor_writer if name.endswith(".safetensors") else _json_writer)(content)
@@ -170,7 +183,7 @@ def prepare_saved_dir(directory: Path, overwrite: bool) -> None:
         parts = directory.glob("[0-9]_*") if (directory / "modules.json").is_file() else ()  # of sentence-transformers
         for path in (*(directory / name for name in _RUN_FOLDERS), *parts):
             shutil.rmtree(path, ignore_errors=True)
-        for name in (*_RUN_FILES, "pytorch_model.bin"):
+        for name in (*_RUN_FILES, *_RECORDS, "pytorch_model.bin"):
             (directory / name).unlink(missing_ok=True)
     (directory / STATES).mkdir(parents=True, exist_ok=True)
 

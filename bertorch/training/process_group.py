@@ -87,6 +87,11 @@ class Processes:
         return result
 
 
+def is_main_process() -> bool:
+    """Whether this is the one process that logs and writes; also where no ``Processes`` is at hand."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def start_processes(args: argparse.Namespace) -> Processes:
     """Take this process's place from the environment (torchrun, torch.distributed.launch) and start the process group.
 
@@ -169,7 +174,7 @@ def run_script(main: Callable[[], None]) -> None:
 
 
 def _say(code: int, message: str) -> int:
-    if os.environ.get("RANK", "0") == "0":
+    if is_main_process():
         print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr, flush=True)
     return code
 

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import json
 import math
 import os
 import random
@@ -23,8 +24,17 @@ from bertorch.data.batching import MovableBatch, collate, epoch_plan
 from bertorch.data.tokenizing import Samples
 from bertorch.errors import UserError
 from bertorch.heads.loss import Loss
-from bertorch.memory import give_back_memory
-from bertorch.training.checkpoints import latest_state, load_state, prepare_saved_dir, save_model, save_state
+from bertorch.memory import give_back_memory, peak_memory_mb
+from bertorch.reporting.readable import with_texts
+from bertorch.training.checkpoints import (
+    DATA_REPORT,
+    latest_state,
+    load_state,
+    prepare_saved_dir,
+    save_model,
+    save_state,
+    write_json,
+)
 from bertorch.training.logging import Journal, progress_bar
 from bertorch.training.optimizer import make_optimizer, scale_and_clip
 from bertorch.training.process_group import Interrupted, Processes
@@ -66,7 +76,7 @@ class Run:
             run.backward(loss)               # may be called more than once a batch (adversarial steps)
             run.step()                       # clip, update, schedule, count, log; nothing inside an accumulation
             if run.evaluation_due:
-                run.record(evaluate(...))
+                run.record(*evaluate(...))   # figures, and what the report shows beside them
             if run.saving_due:
                 run.save()
 
@@ -82,6 +92,7 @@ class Run:
         description: what ``bertorch.json`` says of the task.
         collate: makes the batch of some rows of ``samples``.
         rates: another highest learning rate for the parts of the model with these names.
+        data_report: what the sets hold, kept in ``saved_dir`` for the report of the run.
     """
 
     def __init__(
@@ -94,6 +105,7 @@ class Run:
         description: dict[str, Any],
         collate: Callable[[Samples, np.ndarray], MovableBatch] = collate,
         rates: dict[str, float] | None = None,
+        data_report: dict[str, Any] | None = None,
     ):
         if len(samples) < processes.world_size:
             files = [args.train_data_file] if isinstance(args.train_data_file, str) else args.train_data_file
@@ -117,6 +129,7 @@ class Run:
         self.best_score: float | None = None
         self.evaluations_without_best = 0
         self.metrics: dict[str, float] = {}
+        self.evaluation: dict[str, Any] | None = None  # of the model that is kept, with its details
         self.evaluation_due = self.saving_due = False
         self._improved = self._finished = self._window_closes = False
         self._gradient_count = 0  # what the losses of this update average over, on this rank
@@ -128,6 +141,8 @@ class Run:
         self.journal = Journal(self.directory, args.tensorboard and processes.is_main)
         if self._resumed and processes.is_main:
             self.journal.forget_after(self.global_step)
+        if data_report is not None and processes.is_main:
+            write_json(self.directory / DATA_REPORT, data_report)
 
         model.encoder.gradient_checkpointing = args.gradient_checkpointing
         if args.compile:
@@ -261,14 +276,18 @@ class Run:
         logger.info(f"global step: {self.global_step}, {shown}, speed: {speed:.2f} step/s")
         if self.processes.is_main:
             rate = self.optimizer.param_groups[0]["lr"]
-            self.journal.write("train", self.global_step, {**figures, "learning_rate": rate, "steps_per_second": speed})
+            memory = peak_memory_mb(self.processes.device)
+            more = {"learning_rate": rate, "steps_per_second": speed, "peak_memory_mb": memory}
+            self.journal.write("train", self.global_step, {**figures, **more})
         self._window = _Window(started=now)
 
-    def record(self, metrics: dict[str, float]) -> None:
+    def record(self, metrics: dict[str, float], details: Callable[[], dict[str, Any]] | None = None) -> None:
         """Log an evaluation, remember whether it is the best, and count towards early stopping.
 
         Args:
             metrics: its figures; ``--metric`` names the one that decides.
+            details: makes what else the report shows of it, small and fit for JSON, with token ids under ``token_ids``
+                where it shows texts. Called where the model is kept, and written with it.
         """
         score = metrics[self.args.metric]
         score = -math.inf if math.isnan(score) else score
@@ -276,6 +295,8 @@ class Run:
         self.best_score = score if self._improved else self.best_score
         self.evaluations_without_best = 0 if self._improved else self.evaluations_without_best + 1
         self.metrics = metrics
+        if self.processes.is_main and (self._improved or not self.args.save_best_model):
+            self.evaluation = {"global_step": self.global_step, "metrics": metrics, **self._made(details)}
         self.report("eval", metrics, " (best so far)" if self._improved else "")
         patience = self.args.early_stopping_patience
         if patience is not None and self.evaluations_without_best >= patience and not self._finished:
@@ -286,6 +307,15 @@ class Run:
         self.saving_due = self.saving_due or self._finished
         self.bare_model.train()
         self._window.paused += time.perf_counter() - self._step_ended  # the logged speed is that of training
+
+    def _made(self, details: Callable[[], dict[str, Any]] | None) -> dict[str, Any]:
+        try:
+            made = with_texts(details(), self.tokenizer) if details is not None else {}
+            json.dumps(made, ensure_ascii=False).encode()  # what cannot be written must not stop the saving of a model
+            return made
+        except Exception as error:  # whatever it is, the training is worth more than its report
+            logger.warning(f"the report will lack what the evaluation showed ({type(error).__name__}: {error})")
+            return {}
 
     def report(self, kind: str, metrics: dict[str, float], remark: str = "") -> None:
         """Log figures of this step, ``eval`` or ``test``, and write them down."""
@@ -302,7 +332,7 @@ class Run:
                 "metrics": self.metrics,
                 "arguments": vars(self.args),
             }
-            save_model(self.directory, self.bare_model, self.tokenizer, description)
+            save_model(self.directory, self.bare_model, self.tokenizer, description, self.evaluation)
             logger.info(f"saved the model of global step {self.global_step} in {self.directory}")
 
     def save(self) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 from loguru import logger
 
 from bertorch.errors import UserError
-from bertorch.training.checkpoints import DESCRIPTION, STATES, holds_run, write_all, write_whole
-from bertorch.training.process_group import start_processes
+from bertorch.reporting.report import report_finished
+from bertorch.training.checkpoints import DESCRIPTION, REPORT, STATES, holds_run, write_all, write_whole
+from bertorch.training.process_group import is_main_process, start_processes
 
 _SUMMARY = "seeds.json"
 
@@ -25,11 +26,15 @@ def for_each_seed(args: argparse.Namespace, train: Callable[[argparse.Namespace]
     of each, for the development set at the evaluation that a run keeps its model of, and for the test set. ``saved_dir``
     itself gets the model that is best by ``--metric``.
 
+    At the end of each run its report is written, and for several seeds one that shows them side by side.
+
     Raises:
         UserError: no development set, a seed twice, or ``saved_dir`` holds a run already.
     """
     if args.seeds is None:
         train(args)
+        if is_main_process():
+            report_finished([args.saved_dir], args.saved_dir)
         return
     root = Path(args.saved_dir)
     if args.dev_data_file is None:
@@ -42,10 +47,13 @@ def for_each_seed(args: argparse.Namespace, train: Callable[[argparse.Namespace]
         raise UserError(f"--saved_dir {held} already holds a run; go on with --resume or replace it with --overwrite")
     for seed, folder in folders.items():
         train(argparse.Namespace(**{**vars(args), "seed": seed, "seeds": None, "saved_dir": str(folder)}))
+        if is_main_process():
+            report_finished([folder], folder)
         gc.collect()  # the model of one seed is gone before the next is built
     processes = start_processes(args)
     if processes.is_main:
         _summarize(args, root, folders)
+        report_finished(list(folders.values()), root)
     processes.gather(None)  # nobody leaves before the best model is written
 
 
@@ -59,7 +67,11 @@ def _summarize(args: argparse.Namespace, root: Path, folders: dict[int, Path]) -
             logger.info(f"{kind} {name}: {spread['mean']:.5f} ({spread['max']:.5f}), sd {spread['std']:.5f}")
     best = max(folders, key=lambda seed: figures[seed]["eval"][args.metric])
     summary["best_seed"] = best
-    paths = [path for path in sorted(folders[best].rglob("*")) if path.is_file() and STATES not in path.parts]
+    paths = [
+        path
+        for path in sorted(folders[best].rglob("*"))
+        if path.is_file() and STATES not in path.parts and path.name != REPORT
+    ]
     paths.sort(key=lambda path: path.name == DESCRIPTION)  # last: what names the task of the rest
     copies = {root / path.relative_to(folders[best]): path for path in paths if "tensorboard" not in path.parts}
     write_all({copy: lambda unfinished, path=path: shutil.copyfile(path, unfinished) for copy, path in copies.items()})

@@ -1,5 +1,7 @@
 """The data reports printed before training."""
 
+import json
+
 import numpy as np
 
 from bertorch.data.report import report_data, report_entities
@@ -23,7 +25,17 @@ def samples_of(lengths: list[int], labels: list[int], hashes: list[int], truncat
 
 def test_rows_lengths_shares_and_label_counts(messages):
     train = samples_of([4] * 50 + [8] * 49 + [16], [0, 1] * 30 + [0] * 40, list(range(100)), truncated=3, unknown=6)
-    report_data({"train": train}, 16, ["bad", "good"])
+    report = report_data({"train": train}, 16, ["bad", "good"])
+    assert report == {
+        "train": {
+            "figures": {
+                "rows": 100, "tokens_p50": 6, "tokens_p90": 8, "tokens_p99": 8, "tokens_longest": 16,
+                "truncated_share": 0.03, "unknown_share": 6 / 608,
+            },
+            "counts": {"bad": 70, "good": 30},
+        }
+    }  # fmt: skip
+    json.dumps(report)
     rows, labels = messages
     assert rows.startswith("train: 100 rows, ") and "p50=6 p90=8 p99=8 longest=16" in rows
     assert "3.0% cut at max_seq_length 16" in rows
@@ -35,7 +47,8 @@ def test_texts_that_also_stand_in_the_training_set(messages):
     train = samples_of([3] * 4, [0, 1, 0, 1], [1, 2, 3, 2**64 - 1])
     dev = samples_of([3] * 4, [0, 1, 1, 0], [2**64 - 1, 7, 2, 2])
     test = samples_of([3] * 2, [0, 1], [8, 7])
-    report_data({"train": train, "dev": dev, "test": test}, 16, ["a", "b"])
+    report = report_data({"train": train, "dev": dev, "test": test}, 16, ["a", "b"])
+    assert [report[name]["figures"].get("texts_also_in_train") for name in report] == [None, 3, 0]
     shared = [message for message in messages if "also stand" in message]
     assert shared == ["3 of 4 texts of dev also stand in train"]
 

@@ -44,11 +44,11 @@ def seeds(*numbers):
 
 
 def files_of(directory):
-    """Of a run, without its training states."""
+    """Of a run, without its training states and its report, which shows all seeds where there are several."""
     return {
         path.relative_to(directory).as_posix(): path.read_bytes()
         for path in directory.rglob("*")
-        if path.is_file() and "training_state" not in path.parts
+        if path.is_file() and "training_state" not in path.parts and path.name != "report.html"
     }
 
 

@@ -1,0 +1,279 @@
+"""The report of a run, or of several side by side: one HTML file that loads nothing."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from loguru import logger
+
+from bertorch.reporting.charts import curves
+from bertorch.reporting.classification import classification_section
+from bertorch.reporting.comparison import comparison_table
+from bertorch.reporting.entities import entities_section
+from bertorch.reporting.page import Html, barred, folded, join, legend, note, number, page, percent, table, tag
+from bertorch.reporting.reading import reading_section
+from bertorch.reporting.runs import RunFiles, differing_flags, figures_of, find_runs
+from bertorch.reporting.similarity import similarity_section
+from bertorch.training.checkpoints import REPORT, write_whole
+from bertorch.training.process_group import Interrupted
+
+# What is drawn of the training first, and how it is called; other figures follow under their names.
+_TRAINING = {
+    "loss": "loss",
+    "accuracy": "accuracy",
+    "learning_rate": "learning rate",
+    "steps_per_second": "speed, steps a second",
+    "peak_memory_mb": "peak memory, MB",
+}
+_SECTIONS: dict[str, Callable[[dict[str, Any], list[str] | None], Html]] = {
+    "classification": classification_section,
+    "entities": lambda details, labels: entities_section(details),
+    "reading": lambda details, labels: reading_section(details),
+    "similarity": similarity_section,
+}
+_TITLES = {
+    "classification": "Classes",
+    "entities": "Entities",
+    "reading": "Answers",
+    "similarity": "Sentence vectors",
+}
+
+
+def write_report(directories: Sequence[str | Path], output_file: str | Path) -> int:
+    """Write the report of the runs in these directories (see ``find_runs``); returns how many there are.
+
+    Raises:
+        UserError: there is no such directory, or no run in it.
+    """
+    runs = find_runs(directories)
+    text = run_page(runs[0]) if len(runs) == 1 else comparison_page(runs)
+    write_whole(Path(output_file), lambda unfinished: unfinished.write_text(text, encoding="utf-8", errors="replace"))
+    return len(runs)
+
+
+def report_finished(directories: Sequence[str | Path], directory: str | Path) -> None:
+    """``write_report`` into ``directory`` at the end of a run, which it cannot fail any more: a warning is all."""
+    try:
+        write_report(directories, Path(directory) / REPORT)
+        logger.info(f"the report of the run is in {Path(directory) / REPORT}")
+    except Interrupted:
+        raise
+    except Exception as error:  # whatever it is, the run is done and saved
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        logger.warning(f"{directory}: no report was written ({reason}); scripts/report.py {directory} tries again")
+
+
+def run_page(run: RunFiles) -> str:
+    """The report of one run."""
+    parts = [tag("h1", run.name), note(f"{run.path}", *_what(run)), _cards(run)]
+    parts += [note(line) for line in run.missing]
+    if run.state and not run.state.get("finished", True):
+        parts.append(note(f"Not finished: --resume goes on from step {number(run.state.get('global_step'))}."))
+    parts += [_section("Curves", lambda: _own_curves(run)), _section("Evaluation", lambda: _evaluations(run))]
+    for name, content in run.evaluation.items():
+        if name in _SECTIONS:
+            section = _SECTIONS[name]
+            parts.append(
+                _section(
+                    _TITLES[name], lambda section=section, content=content: section(content, _labels(run)), _of_step(run)
+                )
+            )
+    parts += [_section("Data", lambda: _data(run.data)), _section("Flags", lambda: _flags(run))]
+    return page(f"{run.name} – report", *parts)
+
+
+def comparison_page(runs: Sequence[RunFiles]) -> str:
+    """The report of several runs: their curves over one another, what they differ in, their figures."""
+    names = [run.name for run in runs]
+    parts = [tag("h1", f"{len(runs)} runs"), note(", ".join(str(run.path) for run in runs)), legend(names)]
+    parts += [note(f"{run.name}: {line}") for run in runs for line in run.missing]
+    parts += [
+        _section("Figures", lambda: comparison_table(runs)),
+        _section("Flags that differ", lambda: _flag_table(runs)),
+        _section("Curves", lambda: _overlaid_curves(runs)),
+    ]
+    return page(f"{len(runs)} runs – report", *parts)
+
+
+def _section(title: str, make: Callable[[], Html | None], remark: Html | None = None) -> Html | None:
+    """A heading and its content; a line instead where the files are not what they should be."""
+    try:
+        content = make()
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError) as error:
+        content = note(f"Left out: the files of this run are not as they should be ({type(error).__name__}: {error}).")
+    return content and join([tag("h2", title), remark, content])
+
+
+def _what(run: RunFiles) -> list[str]:
+    flags, task = run.flags, run.description.get("task")
+    known = [task and f"task {task}", flags.get("pretrained_model_name_or_path"), _data_name(flags.get("train_data_file"))]
+    return [f" · {text}" for text in known if text]
+
+
+def _data_name(value: Any) -> str | None:
+    return f"trained on {', '.join(value) if isinstance(value, list) else value}" if value else None
+
+
+def _labels(run: RunFiles) -> list[str] | None:
+    return run.description.get("labels")
+
+
+def _of_step(run: RunFiles) -> Html | None:
+    """Which evaluation and which model it is."""
+    step, saved = run.evaluation.get("global_step"), run.description.get("global_step")
+    if step is None:
+        return None
+    behind = "" if step == saved or saved is None else f"; the saved model is that of step {number(saved)}"
+    return note(f"On the development set at step {number(step)}{behind}.")
+
+
+def _cards(run: RunFiles) -> Html:
+    best, figures = run.best, []
+    if best:
+        figures.append((best[run.metric], f"best {run.metric}, step {number(best['global_step'])}"))
+    elif run.last:
+        name, value = next(iter(figures_of(run.last).items()), (None, None))
+        figures += [(value, f"last {name}")] if name else []
+    for name, value in figures_of(run.test).items():
+        if name == run.metric or (run.metric is None and len(figures) < 2):
+            figures.append((value, f"test {name}"))
+    if run.train:
+        figures.append((run.train[-1].get("loss"), "training loss at the end"))
+    figures += [
+        (run.steps, "steps"),
+        (run.steps_per_second, "steps a second (median)"),
+        (run.peak_memory_mb, "peak memory, MB"),
+    ]
+    cards = (
+        tag("div", tag("b", number(value)), tag("span", name), class_="card") for value, name in figures if value is not None
+    )
+    return tag("div", *cards, class_="cards")
+
+
+def _points(lines: Sequence[dict[str, Any]], name: str) -> list[tuple[float, float]]:
+    found = ((line["global_step"], line.get(name)) for line in lines)
+    return [(step, value) for step, value in found if isinstance(value, int | float) and not isinstance(value, bool)]
+
+
+def _names_of(lines: Sequence[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for line in lines for name in figures_of(line)))
+
+
+def _own_curves(run: RunFiles) -> Html:
+    """Training and evaluation of one run, in one chart where both have a figure of the same name."""
+    drawn, both = [], False
+    kept = run.description.get("global_step") if run.evaluations else None
+    trained, evaluated = _names_of(run.train), _names_of(run.evaluations)
+    for name in [name for name in _TRAINING if name in trained] + [name for name in trained if name not in _TRAINING]:
+        series = [("training", _points(run.train, name))]
+        if name in evaluated:
+            series.append(("evaluation", _points(run.evaluations, name)))
+            both = True
+        drawn.append(curves(_TRAINING.get(name, name), series, kept))
+    drawn += [
+        curves(name, [("", []), ("evaluation", _points(run.evaluations, name))], kept, "evaluation")
+        for name in evaluated
+        if name not in trained
+    ]
+    if not any(drawn):
+        return note("No figures were logged.")
+    explained = [legend(["training", "evaluation"])] if both else []
+    if kept is not None:
+        explained.append(note(f"The dashed line marks step {number(kept)}, that of the saved model."))
+    return join([*explained, tag("div", *drawn, class_="charts")])
+
+
+def _overlaid_curves(runs: Sequence[RunFiles]) -> Html:
+    drawn = []
+    trained = list(dict.fromkeys(name for run in runs for name in _names_of(run.train)))
+    evaluated = list(dict.fromkeys(name for run in runs for name in _names_of(run.evaluations)))
+    for name in [name for name in _TRAINING if name in trained] + [name for name in trained if name not in _TRAINING]:
+        remark = "training" if name in evaluated else ""
+        drawn.append(curves(_TRAINING.get(name, name), [(run.name, _points(run.train, name)) for run in runs], None, remark))
+    for name in evaluated:
+        drawn.append(curves(name, [(run.name, _points(run.evaluations, name)) for run in runs], None, "evaluation"))
+    if not any(drawn):
+        return note("No figures were logged.")
+    return join([legend([run.name for run in runs]), tag("div", *drawn, class_="charts")])
+
+
+def _evaluations(run: RunFiles) -> Html | None:
+    """Every figure: of the best evaluation, the last, and the test."""
+    columns = {}
+    if run.best and run.best["global_step"] != run.last["global_step"]:
+        columns[f"best {run.metric}, step {number(run.best['global_step'])}"] = figures_of(run.best)
+    if run.last:
+        columns[f"last, step {number(run.last['global_step'])}"] = figures_of(run.last)
+    if run.test:
+        columns["test set"] = figures_of(run.test)
+    if not columns:
+        return note("There was no evaluation.")
+    names = dict.fromkeys(name for figures in columns.values() for name in figures)
+    rows = ([name, *(figures.get(name) for figures in columns.values())] for name in names)
+    return table(["", *columns], rows)
+
+
+def _data(data: dict[str, Any]) -> Html | None:
+    if not data:
+        return None
+    names = dict.fromkeys(name for content in data.values() for name in content["figures"])
+    rows = ([_words(name), *(_share(name, content["figures"].get(name)) for content in data.values())] for name in names)
+    parts = [table(["", *data], rows)]
+    counts = {name: content["counts"] for name, content in data.items() if content.get("counts")}
+    if counts:
+        kinds = dict.fromkeys(kind for numbers in counts.values() for kind in numbers)
+        totals = {name: max(1, sum(numbers.values())) for name, numbers in counts.items()}
+        rows = (
+            [kind, *(barred(numbers.get(kind, 0), numbers.get(kind, 0) / totals[name]) for name, numbers in counts.items())]
+            for kind in kinds
+        )
+        parts += [tag("h3", "Counts"), table(["", *counts], rows)]
+    return join(parts)
+
+
+def _words(name: str) -> str:
+    """``tokens_p50`` as people say it."""
+    quantity, _, last = name.rpartition("_")
+    if last[:1] == "p" and last[1:].isdigit():
+        return f"{quantity.replace('_', ' ')}, " + ("median" if last == "p50" else f"{last[1:]} % have at most")
+    return f"{quantity.replace('_', ' ')}, share" if last == "share" else name.replace("_", " ")
+
+
+def _share(name: str, value: Any) -> Any:
+    return tag("td", percent(value), class_="n") if name.endswith("_share") and value is not None else value
+
+
+def _flags(run: RunFiles) -> Html | None:
+    if not run.flags:
+        return note("Not known: neither a model nor a training state was saved.")
+    rows = [[f"--{name}", _flag(value)] for name, value in sorted(run.flags.items())]
+    versions = [[name, value] for name, value in run.description.get("versions", {}).items()]
+    return join(
+        [
+            folded(
+                "all flags and versions",
+                table(["flag", "value"], rows, texts=(1,)),
+                versions and table(["", "version"], versions),
+            )
+        ]
+    )
+
+
+def _flag_table(runs: Sequence[RunFiles]) -> Html:
+    """A line a flag, or a line a run where there are more runs."""
+    flags = differing_flags(runs)
+    if not flags:
+        return note("None.")
+    names = [run.name for run in runs]
+    values = [[_flag(run.flags.get(flag)) for run in runs] for flag in flags]
+    heads = [f"--{flag}" for flag in flags]
+    if len(runs) > len(flags):
+        names, heads, values = heads, names, list(zip(*values, strict=True))
+    return table(["", *names], ([head, *line] for head, line in zip(heads, values, strict=True)))
+
+
+def _flag(value: Any) -> str | None:
+    """As it is written on the command line."""
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return None if value is None else str(value)

@@ -1,0 +1,195 @@
+"""Runs as they lie on the disk: finding them, and reading what they left, however little that is."""
+
+import json
+import os
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bertorch.errors import UserError
+from bertorch.training.checkpoints import DATA_REPORT, DESCRIPTION, EVALUATION, STATES, latest_state
+
+JOURNAL = "metrics.jsonl"
+SEEDS = "seeds.json"
+_NO_FLAGS_OF_A_RUN = ("saved_dir", "resume", "overwrite", "seeds", "local_rank")  # say nothing of what was computed
+
+
+@dataclass
+class RunFiles:
+    """What a run has left in its directory.
+
+    Attributes:
+        name: tells it from the others.
+        path: its directory.
+        description: ``bertorch.json``; empty where there is none.
+        train, evaluations, tests: the lines of ``metrics.jsonl`` of each kind, in their order.
+        evaluation: ``evaluation.json``.
+        data: ``data_report.json``.
+        state: ``state.json`` of the newest training state.
+        missing: one line for each of these that is not there or cannot be read.
+    """
+
+    name: str
+    path: Path
+    description: dict[str, Any] = field(default_factory=dict)
+    train: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    tests: list[dict[str, Any]] = field(default_factory=list)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    state: dict[str, Any] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """The flags it was started with; empty where nothing was saved yet."""
+        return self.description.get("arguments") or self.state.get("arguments") or {}
+
+    @property
+    def metric(self) -> str | None:
+        """The metric that decides which model is the best; None where it is not known."""
+        return self.flags.get("metric")
+
+    @property
+    def steps(self) -> int | None:
+        lines = [*self.train, *self.evaluations]
+        return max(line["global_step"] for line in lines) if lines else self.description.get("global_step")
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The evaluation with the best ``metric``, the first of equals; empty where there is none."""
+        known = [line for line in self.evaluations if _number(line.get(self.metric)) is not None]
+        return max(known, key=lambda line: line[self.metric]) if known else {}
+
+    @property
+    def last(self) -> dict[str, Any]:
+        return self.evaluations[-1] if self.evaluations else {}
+
+    @property
+    def test(self) -> dict[str, Any]:
+        return self.tests[-1] if self.tests else {}
+
+    @property
+    def steps_per_second(self) -> float | None:
+        """The median over the log lines."""
+        speeds = [line["steps_per_second"] for line in self.train if _number(line.get("steps_per_second")) is not None]
+        return statistics.median(speeds) if speeds else None
+
+    @property
+    def peak_memory_mb(self) -> float | None:
+        peaks = [line["peak_memory_mb"] for line in self.train if _number(line.get("peak_memory_mb")) is not None]
+        return max(peaks) if peaks else None
+
+
+def _number(value: Any) -> float | None:
+    """The value where it is a number that can be compared."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) and value == value else None
+
+
+def figures_of(line: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a line of ``metrics.jsonl``."""
+    places = ("kind", "global_step", "epoch", "batch")
+    return {name: value for name, value in line.items() if name not in places and isinstance(value, int | float)}
+
+
+def find_runs(directories: Sequence[str | Path]) -> list[RunFiles]:
+    """The runs of these directories: each that is a run, and else all below it, at any depth.
+
+    A run has ``metrics.jsonl`` or ``bertorch.json``. The directory of several seeds holds copies of the best one's files,
+    so the folders of the seeds are taken instead of it.
+
+    Raises:
+        UserError: there is no such directory, or no run in it.
+    """
+    paths: list[Path] = []
+    for directory in map(Path, directories):
+        if not directory.is_dir():
+            raise UserError(f"{directory}: no such directory")
+        found = _below(directory)
+        if not found:
+            raise UserError(f"{directory}: no run in it or below; looked for {JOURNAL} and {DESCRIPTION}")
+        paths += [path for path in found if path not in paths]
+    return [read_run(path, name) for path, name in zip(paths, _names(paths), strict=True)]
+
+
+def _below(directory: Path) -> list[Path]:
+    is_run = any((directory / name).is_file() for name in (JOURNAL, DESCRIPTION))
+    if is_run and not (directory / SEEDS).is_file():
+        return [directory]
+    inner = sorted(path for path in directory.iterdir() if path.is_dir() and not path.is_symlink())
+    found = [run for path in inner if path.name != STATES and not path.name.startswith(".") for run in _below(path)]
+    return found or ([directory] if is_run else [])
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The paths without what all have in common."""
+    absolute = [path.absolute() for path in paths]
+    if len(set(absolute)) < 2:
+        return [path.name for path in absolute]
+    common = os.path.commonpath(absolute)
+    return [os.path.relpath(path, common) for path in absolute]
+
+
+def read_run(path: str | Path, name: str | None = None) -> RunFiles:
+    """What a directory holds of a run; files that are absent or damaged are left out and named in ``missing``."""
+    path = Path(path)
+    run = RunFiles(name or path.absolute().name, path)
+    run.description = _read_object(run, DESCRIPTION, "no model was saved yet, and flags are those of the training state")
+    run.data = _read_object(run, DATA_REPORT, "the data report is left out")
+    for line in _journal_lines(run):
+        kinds = {"train": run.train, "eval": run.evaluations, "test": run.tests}
+        kinds.get(line.get("kind"), []).append(line)
+    if run.evaluations:
+        run.evaluation = _read_object(run, EVALUATION, "what the predictions were is left out")
+    state = latest_state(path)
+    if state is not None:
+        run.state = _object(state / "state.json") or {}
+    return run
+
+
+def _read_object(run: RunFiles, name: str, consequence: str) -> dict[str, Any]:
+    if not (run.path / name).is_file():
+        run.missing.append(f"{name} is not there: {consequence}")
+        return {}
+    content = _object(run.path / name)
+    if content is None:
+        run.missing.append(f"{name} cannot be read: {consequence}")
+    return content or {}
+
+
+def _object(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _journal_lines(run: RunFiles) -> list[dict[str, Any]]:
+    try:
+        raw = (run.path / JOURNAL).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        run.missing.append(f"{JOURNAL} is not there: the curves are left out")
+        return []
+    lines, damaged = [], 0
+    for text in raw.split("\n"):
+        if not text.strip():
+            continue
+        try:
+            line = json.loads(text)
+            damaged += not isinstance(line["global_step"], int)
+            lines += [line] if isinstance(line["global_step"], int) else []
+        except (ValueError, KeyError, TypeError, RecursionError):
+            damaged += 1
+    if damaged:
+        run.missing.append(f"{JOURNAL}: {damaged} damaged lines are left out")
+    return lines
+
+
+def differing_flags(runs: Sequence[RunFiles]) -> list[str]:
+    """The flags in which the runs differ, in the order of the first that has them."""
+    names = dict.fromkeys(name for run in runs for name in run.flags if name not in _NO_FLAGS_OF_A_RUN)
+    known = [run for run in runs if run.flags]
+    return [name for name in names if len({repr(run.flags.get(name)) for run in known}) > 1]

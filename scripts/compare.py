@@ -1,0 +1,42 @@
+"""A table over many runs: the flags in which they differ, their figures, their speed and memory.
+
+python scripts/compare.py runs
+python scripts/compare.py runs/a runs/b --format markdown --sort accuracy
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bertorch.reporting.comparison import FORMATS, comparison, sorted_by  # noqa: E402
+from bertorch.reporting.runs import find_runs  # noqa: E402
+from bertorch.training.arguments import ArgumentParser  # noqa: E402
+from bertorch.training.process_group import run_script  # noqa: E402
+
+
+def parse_args():
+    parser = ArgumentParser("A table over many runs.")
+    parser.add_argument(
+        "directories", nargs="+", metavar="DIR",
+        help="the saved directory of a run, or a directory that holds runs: all below it are taken, at any depth, each that "
+        "has metrics.jsonl or bertorch.json (of --seeds: its seeds)",
+    )  # fmt: skip
+    parser.add_argument("--format", choices=FORMATS, default="text", help="tsv has every digit")
+    parser.add_argument(
+        "--sort", default=None, metavar="METRIC",
+        help="the best first: a figure such as accuracy, or a column of the table; "
+        "losses, perplexity and memory from the lowest",
+    )  # fmt: skip
+    return parser.parse_args()
+
+
+def main(args):
+    columns, rows = comparison(find_runs(args.directories))
+    if args.sort is not None:
+        rows = sorted_by(columns, rows, args.sort)
+    print(FORMATS[args.format](columns, rows))
+
+
+if __name__ == "__main__":
+    run_script(lambda: main(parse_args()))

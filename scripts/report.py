@@ -1,0 +1,48 @@
+"""Write the report of a run, or of several side by side: one HTML file that loads nothing.
+
+    python scripts/report.py checkpoint
+    python scripts/report.py runs/a runs/b --output_file runs/report.html
+
+Every training writes its own at its end; this makes it anew, also for a run that was killed.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bertorch.errors import UserError  # noqa: E402
+from bertorch.reporting.report import write_report  # noqa: E402
+from bertorch.training.arguments import ArgumentParser  # noqa: E402
+from bertorch.training.checkpoints import REPORT  # noqa: E402
+from bertorch.training.process_group import run_script  # noqa: E402
+
+
+def parse_args():
+    parser = ArgumentParser("Write the report of a run, or of several side by side.")
+    parser.add_argument(
+        "directories", nargs="+", metavar="DIR",
+        help="the saved directory of a run, or a directory that holds runs, at any depth (of --seeds: its seeds)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output_file",
+        default=None,
+        help="default: report.html in DIR, or here where there are several",
+    )
+    return parser.parse_args()
+
+
+def main(args):
+    several = len(args.directories) > 1
+    path = Path(args.output_file or (REPORT if several else Path(args.directories[0]) / REPORT))
+    if path.is_dir():
+        raise UserError(f"--output_file {path}: a directory stands there; name a file")
+    try:
+        runs = write_report(args.directories, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); name another --output_file") from None
+    print(f"{path}: {runs} run{'s' if runs > 1 else ''}")
+
+
+if __name__ == "__main__":
+    run_script(lambda: main(parse_args()))

@@ -1,0 +1,301 @@
+"""Directories of runs, whole and broken, as reports and tables show them."""
+
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+
+import pytest
+
+from bertorch.errors import UserError
+from bertorch.reporting.charts import averaged, curves, nice_ticks
+from bertorch.reporting.comparison import as_markdown, as_text, as_tsv, comparison, sorted_by
+from bertorch.reporting.page import Html, number, page, table, tag
+from bertorch.reporting.report import report_finished, write_report
+from bertorch.reporting.runs import differing_flags, find_runs, read_run
+
+HOSTILE = "<script>alert(1)</script>\"'&<img src=http://x.y/z onerror=alert(1)>"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def write_run(directory, flags=None, accuracies=(0.5, 0.75, 0.7), test=None, evaluation=None, labels=("bad", "good")):
+    """A run with an evaluation every 10 steps; the best model is kept."""
+    directory.mkdir(parents=True)
+    lines = [
+        {"kind": "train", "global_step": step, "epoch": 1, "batch": step, "loss": 1 / step, "learning_rate": 0.1,
+         "steps_per_second": speed, "peak_memory_mb": 100.0 + step}
+        for step, speed in ((5, 1.0), (10, 4.0), (15, 2.0))
+    ]  # fmt: skip
+    lines += [
+        {"kind": "eval", "global_step": 10 * place, "loss": 2.0 - accuracy, "accuracy": accuracy}
+        for place, accuracy in enumerate(accuracies, 1)
+    ]
+    lines += [{"kind": "test", "global_step": 30, "accuracy": test}] if test is not None else []
+    (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    arguments = {
+        "metric": "accuracy",
+        "seed": 1,
+        "train_data_file": "train.tsv",
+        "saved_dir": str(directory),
+        **(flags or {}),
+    }
+    description = {"task": "classification", "labels": list(labels), "global_step": 20, "arguments": arguments}
+    (directory / "bertorch.json").write_text(json.dumps(description))
+    data = {
+        "train": {"figures": {"rows": 1234, "tokens_p50": 7, "unknown_share": 0.125}, "counts": {labels[0]: 1, labels[1]: 3}}
+    }
+    (directory / "data_report.json").write_text(json.dumps(data))
+    if evaluation:
+        (directory / "evaluation.json").write_text(json.dumps({"global_step": 20, "metrics": {}, **evaluation}))
+    return directory
+
+
+def classified(text="好"):
+    empty = {"count": 0, "confidence": None, "accuracy": None}
+    example = {"line": 7, "label": 1, "predicted": 0, "confidence": 0.99, "label_probability": 0.01, "texts": [text, text]}
+    return {
+        "classification": {
+            "right": [3, 1], "labelled": [4, 2], "predicted": [4, 2], "confusion": [[3, 1], [1, 1]], "wrong": 2,
+            "calibration": [*[empty] * 9, {"count": 6, "confidence": 0.95, "accuracy": 2 / 3}], "examples": [example],
+            "expected_calibration_error": 0.2833,
+        }
+    }  # fmt: skip
+
+
+def report(*directories, output_file):
+    write_report(directories, output_file)
+    text = output_file.read_text(encoding="utf-8")
+    assert_self_contained(text)
+    return text
+
+
+def assert_self_contained(text):
+    """Nothing that loads and nothing that runs, and a browser is told so."""
+    assert "Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\"" in text
+    tags = set(re.findall(r"<([a-z0-9]+)", text))
+    assert not tags & {"script", "link", "img", "iframe", "object", "embed", "base", "image", "use", "foreignobject"}
+    within = " ".join(re.findall(r"<[^>]*>", text))
+    assert not re.search(r"\b(src|href|srcset|on[a-z]+)\s*=", within) and "url(" not in text and "@import" not in text
+
+
+class TestPage:
+    def test_only_html_is_not_escaped(self):
+        assert tag("b", "<i>", Html("<br>"), 3, None, title='"&') == '<b title="&quot;&amp;">&lt;i&gt;<br>3</b>'
+        assert "<script>" not in page(
+            HOSTILE, HOSTILE, table([HOSTILE], [[HOSTILE]]), curves(HOSTILE, [(HOSTILE, [(1, 2)])])
+        )
+
+    @pytest.mark.parametrize(
+        ("value", "written"),
+        [
+            (None, "–"),
+            (1234567, "1,234,567"),
+            (0.123456, "0.1235"),
+            (5e-5, "5e-05"),
+            (12345.6, "12,346"),
+            (float("nan"), "nan"),
+        ],
+    )
+    def test_numbers(self, value, written):
+        assert number(value) == written
+
+    def test_ticks(self):
+        assert nice_ticks(0, 10) == [0, 2, 4, 6, 8, 10]
+        assert nice_ticks(0.61, 0.79) == [0.6, 0.65, 0.7, 0.75, 0.8]
+        assert nice_ticks(3, 3)[0] <= 1.5 and nice_ticks(0, 0)[-1] >= 0.5
+        assert nice_ticks(-1, 1e-9)[0] == -1
+
+    def test_long_curves_are_averaged(self):
+        assert averaged([(1, 1), (2, 3), (3, 5)], 2) == [(1.5, 2), (3, 5)]
+        assert averaged([(1, 1), (2, 3)], 2) == [(1, 1), (2, 3)]
+        drawn = curves("loss", [("a", [(step, 1.0) for step in range(100_000)])])
+        assert len(drawn) < 20_000 and "averaged" in drawn
+
+    def test_curves_without_numbers(self):
+        assert curves("loss", [("a", []), ("b", [(1, float("nan")), (2, float("inf"))])]) is None
+        assert "circle" in curves("loss", [("a", [(1, 0.5), (2, float("nan"))])])
+
+
+class TestFinding:
+    def test_at_any_depth_and_seeds_instead_of_their_parent(self, tmp_path):
+        for name in ("a", "deep/er/b", "s/seed-1", "s/seed-2", "s/training_state/x"):
+            write_run(tmp_path / name)
+        shutil.copy(tmp_path / "s/seed-1/metrics.jsonl", tmp_path / "s")
+        (tmp_path / "s/seeds.json").write_text("{}")
+        assert [run.name for run in find_runs([tmp_path])] == ["a", "deep/er/b", "s/seed-1", "s/seed-2"]
+        assert [run.name for run in find_runs([tmp_path / "a", tmp_path / "a", tmp_path / "deep"])] == ["a", "deep/er/b"]
+        shutil.rmtree(tmp_path / "s/seed-1"), shutil.rmtree(tmp_path / "s/seed-2")
+        assert [run.name for run in find_runs([tmp_path / "s"])] == ["s"]
+
+    @pytest.mark.parametrize(("name", "said"), [("absent", "no such directory"), ("empty", "no run in it or below")])
+    def test_mistakes(self, tmp_path, name, said):
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(UserError, match=said):
+            find_runs([tmp_path / name])
+
+    def test_figures(self, tmp_path):
+        run = read_run(write_run(tmp_path / "a", test=0.6))
+        assert (run.best["accuracy"], run.best["global_step"], run.last["accuracy"], run.test["accuracy"]) == (
+            0.75,
+            20,
+            0.7,
+            0.6,
+        )
+        assert (run.steps, run.steps_per_second, run.peak_memory_mb) == (30, 2.0, 115.0)
+        assert run.missing == ["evaluation.json is not there: what the predictions were is left out"]
+
+    def test_flags(self, tmp_path):
+        runs = [read_run(write_run(tmp_path / name, {"seed": seed, "rate": 1})) for name, seed in (("a", 1), ("b", 2))]
+        assert differing_flags(runs) == ["seed"]
+        (tmp_path / "b" / "bertorch.json").unlink()
+        assert differing_flags([runs[0], read_run(tmp_path / "b")]) == []
+
+
+class TestReport:
+    def test_whole(self, tmp_path):
+        text = report(write_run(tmp_path / "a", test=0.6, evaluation=classified()), output_file=tmp_path / "report.html")
+        for part in (
+            "<h2>Curves",
+            "best accuracy, step 20",
+            "<h2>Classes",
+            "0.2833",
+            "好 ⏐ 好",
+            "12.5 %",
+            "1,234",
+            "--metric",
+        ):
+            assert part in text
+        assert "left out" not in text and "Left out" not in text and text.count("<svg") == 6
+
+    def test_hostile_texts_paths_labels_and_flags(self, tmp_path):
+        name = HOSTILE.replace("/", "∕")
+        evaluation = classified(HOSTILE)
+        write_run(tmp_path / name / "one", {"train_data_file": HOSTILE}, evaluation=evaluation, labels=(HOSTILE, "b"))
+        write_run(tmp_path / name / "two")
+        text = report(tmp_path / name / "one", output_file=tmp_path / "one.html")
+        assert text.count("&lt;script&gt;alert(1)") > 5
+        assert "&lt;script&gt;alert(1)" in report(tmp_path / name, output_file=tmp_path / "two.html")
+
+    @pytest.mark.parametrize("kept", ["metrics.jsonl", "bertorch.json"])
+    def test_what_is_missing_is_said(self, tmp_path, kept):
+        write_run(tmp_path / "a", evaluation=classified())
+        for path in (tmp_path / "a").iterdir():
+            if path.name != kept:
+                path.unlink()
+        text = report(tmp_path / "a", output_file=tmp_path / "report.html")
+        assert "data_report.json is not there: the data report is left out" in text
+        other = {"metrics.jsonl": "bertorch.json", "bertorch.json": "metrics.jsonl"}[kept]
+        assert f"{other} is not there" in text and ("<svg" in text) is (kept == "metrics.jsonl")
+
+    def test_a_killed_run(self, tmp_path):
+        """Killed before the first save: a journal cut short, and nothing else but the data report."""
+        run = write_run(tmp_path / "a")
+        (run / "bertorch.json").unlink()
+        lines = (run / "metrics.jsonl").read_text().splitlines()[:2]
+        (run / "metrics.jsonl").write_text("\n".join([*lines, '{"kind": "train", "global', "[1]", '{"global_step": "x"}']))
+        text = report(run, output_file=tmp_path / "report.html")
+        assert "metrics.jsonl: 3 damaged lines are left out" in text and "There was no evaluation." in text
+        assert "Not known: neither a model nor a training state was saved." in text
+
+    def test_flags_and_end_of_a_run_that_can_go_on(self, tmp_path):
+        run = write_run(tmp_path / "a")
+        (run / "bertorch.json").unlink()
+        state = run / "training_state" / "step-00000020"
+        state.mkdir(parents=True)
+        (state / "state.json").write_text(json.dumps({"finished": False, "global_step": 20, "arguments": {"seed": 17}}))
+        text = report(run, output_file=tmp_path / "report.html")
+        assert "--resume goes on from step 20" in text and "--seed" in text
+
+    @pytest.mark.parametrize(
+        "content", ['{"global_step": 1, "classification": {"right": [1]}}', "{", "[]", '{"reading": 3}']
+    )
+    def test_damaged_details(self, tmp_path, content):
+        run = write_run(tmp_path / "a")
+        (run / "evaluation.json").write_text(content)
+        text = report(run, output_file=tmp_path / "report.html")
+        assert ("Left out: the files of this run are not as they should be" in text) is (
+            "right" in content or "3" in content
+        )
+
+    def test_side_by_side(self, tmp_path):
+        for place in range(10):
+            write_run(tmp_path / f"run-{place}", {"seed": place}, accuracies=(0.1 * place,))
+        text = report(tmp_path, output_file=tmp_path / "report.html")
+        assert "<h1>10 runs" in text and "dashed" in text and text.count("--seed") == 1
+        assert all(f"run-{place}" in text for place in range(10))
+
+    def test_a_report_that_fails_is_a_warning(self, tmp_path, messages):
+        report_finished([tmp_path / "absent"], tmp_path)
+        assert len(messages) == 1 and "no report was written" in messages[0] and "\n" not in messages[0]
+
+
+class TestComparison:
+    @pytest.fixture
+    def runs(self, tmp_path):
+        write_run(tmp_path / "a|b", {"seed": 1, "files": ["x", "y"]}, test=0.6)
+        write_run(tmp_path / "c", {"seed": 2, "files": ["x"]}, accuracies=(0.9, 0.8))
+        write_run(tmp_path / "d", {"seed": 2, "files": ["x"]}, accuracies=())
+        return find_runs([tmp_path])
+
+    def test_columns_and_rows(self, runs):
+        columns, rows = comparison(runs)
+        assert columns == ["run", "--seed", "--files", "best accuracy", "best step", "eval loss", "eval accuracy",
+                           "test accuracy", "steps", "steps/s", "peak MB"]  # fmt: skip
+        assert rows[1] == {
+            "run": "c", "--seed": 2, "--files": ["x"], "best accuracy": 0.9, "best step": 10, "eval loss": 1.2,
+            "eval accuracy": 0.8, "steps": 20, "steps/s": 2.0, "peak MB": 115.0,
+        }  # fmt: skip
+
+    def test_tsv_has_every_digit(self, runs):
+        lines = as_tsv(*comparison(runs)).split("\n")
+        assert lines[0].split("\t")[:4] == ["run", "--seed", "--files", "best accuracy"]
+        assert lines[1].split("\t") == ["a|b", "1", "x y", "0.75", "20", "1.3", "0.7", "0.6", "30", "2.0", "115.0"]
+        assert lines[3].split("\t") == ["d", "2", "x", "", "", "", "", "", "15", "2.0", "115.0"]
+
+    def test_markdown(self, runs):
+        head, rule, first, *_ = as_markdown(*comparison(runs)).split("\n")
+        assert head.startswith("| run | --seed |") and rule == "|" + " --- |" * 11
+        assert first.startswith("| a\\|b | 1 | x y | 0.7500 | 20 |")
+
+    def test_text_stands_in_columns(self, runs):
+        runs[1].name = "中文"
+        head, *lines = as_text(*comparison(runs)).split("\n")
+        assert head.startswith("run   --seed")  # two characters, four places
+        assert lines[1].startswith("中文       2") and lines[0].startswith("a|b        1")
+        assert lines[2].split() == ["d", "2", "x", "-", "-", "-", "-", "-", "15", "2.0000", "115.0"]
+
+    def test_sorting(self, runs):
+        columns, rows = comparison(runs)
+        assert [row["run"] for row in sorted_by(columns, rows, "accuracy")] == ["c", "a|b", "d"]
+        assert [row["run"] for row in sorted_by(columns, rows, "loss")] == ["c", "a|b", "d"]
+        assert [row["run"] for row in sorted_by(columns, rows, "steps")] == ["a|b", "c", "d"]
+        with pytest.raises(UserError, match="--sort f1: no run has it; known are --seed"):
+            sorted_by(columns, rows, "f1")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome here")
+def test_on_a_phone(tmp_path):
+    """In a browser 390 pixels wide nothing is wider than the page, whatever stands in it; tables scroll within."""
+    evaluation = classified("very" * 100)
+    for name in ("one", "two" * 40):
+        write_run(tmp_path / "runs" / name, {"seed": name, "flag": "/long" * 50}, test=0.5, evaluation=evaluation)
+    pages = {"one": report(tmp_path / "runs" / "one", output_file=tmp_path / "one.html")}
+    pages["both"] = report(tmp_path / "runs", output_file=tmp_path / "both.html")
+    frames = "".join(f'<iframe id="{name}" src="{name}.html" width="390" height="800"></iframe>' for name in pages)
+    measure = """onload = () => { document.title = JSON.stringify([...document.querySelectorAll("iframe")].map(frame => {
+        const root = frame.contentDocument.documentElement;
+        return [frame.id, root.scrollWidth, root.clientWidth, root.querySelectorAll("svg").length, root.scrollHeight];
+    })) }"""
+    (tmp_path / "phone.html").write_text(f"<!doctype html><title></title>{frames}<script>{measure}</script>")
+    with tempfile.TemporaryDirectory() as profile:
+        done = subprocess.run(
+            [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
+             "--allow-file-access-from-files", f"--user-data-dir={profile}", "--dump-dom", str(tmp_path / "phone.html")],
+            capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+    title = re.search("<title>(.*?)</title>", done.stdout)
+    assert title, done.stderr
+    for name, wanted, given, charts, height in json.loads(title[1].replace("&quot;", '"')):
+        assert given == 390 and wanted <= 390, name
+        assert charts >= 5 and height > 1000
