@@ -19,9 +19,9 @@ def test_a_step_waits_for_nothing(tmp_path, monkeypatch, precision, dropout):
     """From the second step on, and while nothing is logged, evaluated or saved; what waits raises RuntimeError."""
 
     class WatchedRun(run_classifier.Run):
-        def __init__(self, args, model, *others):
+        def __init__(self, args, model, *others, **more):
             model.encoder.set_dropout(dropout)
-            super().__init__(args, model, *others)
+            super().__init__(args, model, *others, **more)
 
         def step(self):
             logs = self.global_step + 1 == self.total_steps
