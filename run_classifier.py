@@ -9,6 +9,8 @@ Rows are text TAB label, or text TAB text TAB label with --is_text_pair; csv, js
 
 from pathlib import Path
 
+import numpy as np
+
 from bertorch.data.files import read_labels
 from bertorch.data.report import report_data
 from bertorch.data.rows import Row, read_rows
@@ -19,11 +21,12 @@ from bertorch.heads.pooling import POOLING_MODES
 from bertorch.inference import compute, write_predictions
 from bertorch.metrics.classification import METRICS, classification_metrics
 from bertorch.reporting.classification import classification_details
-from bertorch.training.arguments import training_parser
+from bertorch.training.arguments import add_class_loss_arguments, add_dropout_samples_argument, training_parser
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
 from bertorch.training.seeds import for_each_seed
 from bertorch.training.start import load_sets, open_model, start_training
+from bertorch.training.tricks import adversarial_step, class_loss, r_drop
 
 
 def parse_args():
@@ -36,6 +39,8 @@ def parse_args():
         "--pooling_mode", choices=POOLING_MODES, default="linear",
         help="what is classified: linear as transformers does, or pooled states of one layer or the mean of two",
     )  # fmt: skip
+    add_class_loss_arguments(task)
+    add_dropout_samples_argument(task)
     return parser.parse_args()
 
 
@@ -81,6 +86,8 @@ def main(args):
 
     # model
     model = load_classifier(directory, len(labels), args.pooling_mode, args.init_from_ckpt).to(processes.device)
+    model.class_loss = class_loss(args, np.bincount(sets["train"].labels, minlength=len(labels))).to(processes.device)
+    model.dropout_samples = args.dropout_samples
     set_seed(args.seed, processes.rank)  # same weights everywhere, dropout of its own on each rank
     description = {
         "task": "classification",
@@ -96,10 +103,15 @@ def main(args):
     for batch in run.batches():
         with run.autocast():
             loss = run.model(batch)
+            if args.r_drop_weight:
+                loss = r_drop(loss, run.model(batch), args.r_drop_weight)
         run.backward(loss)
+        if args.fgm_epsilon:
+            adversarial_step(run, batch, args.fgm_epsilon)
         run.step()
         if run.evaluation_due:
-            run.record(*evaluate(model, sets["dev"], args, processes))
+            with run.averaged_weights():
+                run.record(*evaluate(model, sets["dev"], args, processes))
         if run.saving_due:
             run.save()
 

@@ -29,6 +29,7 @@ from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
 from bertorch.training.seeds import for_each_seed
 from bertorch.training.start import load_sets, open_model, start_training
+from bertorch.training.tricks import adversarial_step, r_drop
 
 
 def parse_args():
@@ -122,10 +123,15 @@ def main(args):
     for batch in run.batches():
         with run.autocast():
             loss = run.model(batch)
+            if args.r_drop_weight:
+                loss = r_drop(loss, run.model(batch), args.r_drop_weight)
         run.backward(loss)
+        if args.fgm_epsilon:
+            adversarial_step(run, batch, args.fgm_epsilon)
         run.step()
         if run.evaluation_due:
-            run.record(*evaluate(model, sets["dev"], questions["dev"], description, args, processes))
+            with run.averaged_weights():
+                run.record(*evaluate(model, sets["dev"], questions["dev"], description, args, processes))
         if run.saving_due:
             run.save()
 

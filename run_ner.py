@@ -10,6 +10,7 @@ or columns: token, space or TAB, tag, a blank line between texts. Texts of any l
 
 from pathlib import Path
 
+import numpy as np
 from loguru import logger
 
 from bertorch.data.entities import UNITS, read_documents
@@ -23,11 +24,20 @@ from bertorch.entities import entity_metrics, in_characters, load_entity_head, l
 from bertorch.inference import write_predictions
 from bertorch.metrics.entities import METRICS
 from bertorch.reporting.entities import entity_details
-from bertorch.training.arguments import count, not_negative, training_parser
+from bertorch.training.arguments import (
+    CLASS_LOSS_FLAGS,
+    add_class_loss_arguments,
+    add_dropout_samples_argument,
+    count,
+    not_negative,
+    refuse_tricks,
+    training_parser,
+)
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
 from bertorch.training.seeds import for_each_seed
 from bertorch.training.start import load_sets, open_model, start_training
+from bertorch.training.tricks import adversarial_step, class_loss, r_drop
 
 
 def parse_args():
@@ -51,12 +61,18 @@ def parse_args():
         help="what a plain text is divided into; files that list characters or words are taken as they are",
     )  # fmt: skip
     task.add_argument("--metric", choices=METRICS, default="f1", help="what makes a model the best")
+    add_class_loss_arguments(task)
+    add_dropout_samples_argument(task)
     args = parser.parse_args()
     if args.use_crf and args.ner_head == "global_pointer":
         parser.error("--use_crf and --ner_head global_pointer contradict each other; give one")
     if args.ner_head == "global_pointer" and args.metric != "f1":
         parser.error(f"--metric {args.metric} is for tags; --ner_head global_pointer has f1")
     args.ner_head = "crf" if args.use_crf else args.ner_head
+    if args.ner_head != "linear":
+        refuse_tricks(parser, args, CLASS_LOSS_FLAGS, "tags that are decided one by one, --ner_head linear")
+    if args.ner_head == "global_pointer":
+        refuse_tricks(parser, args, ("dropout_samples", "r_drop_weight"), "tags; --ner_head global_pointer has spans")
     return args
 
 
@@ -121,6 +137,10 @@ def main(args):
         "max_seq_length": args.max_seq_length,
     }
     model = load_entity_head(directory, description, args.init_from_ckpt).to(processes.device)
+    if not spans:
+        model.class_loss = class_loss(args, np.bincount(sets["train"].tags, minlength=len(tag_set.labels)))
+        model.class_loss.to(processes.device)
+        model.dropout_samples = args.dropout_samples
     set_seed(args.seed, processes.rank)  # same weights everywhere, dropout of its own on each rank
 
     # training
@@ -130,10 +150,15 @@ def main(args):
     for batch in run.batches():
         with run.autocast():
             loss = run.model(batch)
+            if args.r_drop_weight:
+                loss = r_drop(loss, run.model(batch), args.r_drop_weight)
         run.backward(loss)
+        if args.fgm_epsilon:
+            adversarial_step(run, batch, args.fgm_epsilon)
         run.step()
         if run.evaluation_due:
-            run.record(*evaluate(model, sets["dev"], types, args, processes))
+            with run.averaged_weights():
+                run.record(*evaluate(model, sets["dev"], types, args, processes))
         if run.saving_due:
             run.save()
 

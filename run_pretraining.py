@@ -18,11 +18,12 @@ from bertorch.data.masking import OBJECTIVES, Masking
 from bertorch.data.report import report_documents
 from bertorch.errors import UserError
 from bertorch.heads.language_model import load_language_model
-from bertorch.training.arguments import dropout, proportion, training_parser, whole_number
+from bertorch.training.arguments import below_one, proportion, training_parser, whole_number
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run, autocast
 from bertorch.training.seeds import for_each_seed
 from bertorch.training.start import load_sets, open_model, start_training
+from bertorch.training.tricks import adversarial_step, r_drop
 
 METRICS = ("masked_lm_accuracy", "sentence_order_accuracy")
 
@@ -45,7 +46,7 @@ def parse_args():
     task.add_argument("--masked_share", type=proportion, default=0.15, help="of the tokens, to be predicted")
     task.add_argument("--whole_words", action="store_true", help="mask whole words; those of Chinese need jieba")
     task.add_argument("--longest_ngram", type=whole_number, default=1, help="mask runs of up to so many words")
-    task.add_argument("--dropout", type=dropout, default=None, help="of the encoder; default: what its config.json says")
+    task.add_argument("--dropout", type=below_one, default=None, help="of the encoder; default: what its config.json says")
     task.add_argument("--metric", choices=METRICS, default="masked_lm_accuracy", help="what makes a model the best")
     return parser.parse_args()
 
@@ -105,10 +106,15 @@ def main(args):
     for batch in run.batches():
         with run.autocast():
             loss = run.model(batch)
+            if args.r_drop_weight:
+                loss = r_drop(loss, run.model(batch), args.r_drop_weight)
         run.backward(loss)
+        if args.fgm_epsilon:
+            adversarial_step(run, batch, args.fgm_epsilon)
         run.step()
         if run.evaluation_due:
-            run.record(evaluate(model, sets["dev"], masking, args, processes))
+            with run.averaged_weights():
+                run.record(evaluate(model, sets["dev"], masking, args, processes))
         if run.saving_due:
             run.save()
 

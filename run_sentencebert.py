@@ -12,6 +12,8 @@ lines with query, pos and neg, and are developed and tested on scored pairs.
 
 from pathlib import Path
 
+import numpy as np
+
 from bertorch.data.files import read_labels
 from bertorch.data.report import report_data
 from bertorch.data.rows import read_rows
@@ -27,11 +29,19 @@ from bertorch.metrics.similarity import METRICS as SIMILARITY_METRICS
 from bertorch.metrics.similarity import check_scores, cosines, label_scores, pair_class_metrics, similarity_metrics
 from bertorch.reporting.classification import classification_details
 from bertorch.reporting.similarity import similarity_details
-from bertorch.training.arguments import add_sentence_arguments, not_negative, training_parser
+from bertorch.training.arguments import (
+    CLASS_LOSS_FLAGS,
+    add_class_loss_arguments,
+    add_sentence_arguments,
+    not_negative,
+    refuse_tricks,
+    training_parser,
+)
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
 from bertorch.training.seeds import for_each_seed
 from bertorch.training.start import load_sets, open_model, start_training
+from bertorch.training.tricks import adversarial_step, class_loss, r_drop
 
 
 def parse_args():
@@ -47,7 +57,10 @@ def parse_args():
     task.add_argument("--triplet_margin", type=not_negative, default=1.0, help="triplet: a Euclidean distance")
     task.add_argument("--metric", choices=(*METRICS, *SIMILARITY_METRICS), default=None,
                       help="what makes a model the best; default: accuracy for softmax, else spearman")  # fmt: skip
+    add_class_loss_arguments(task)
     args = parser.parse_args()
+    if args.objective != "softmax":
+        refuse_tricks(parser, args, (*CLASS_LOSS_FLAGS, "r_drop_weight"), f"classes; --objective {args.objective} has none")
     args.metric = args.metric or ("accuracy" if args.objective == "softmax" else "spearman")
     return args
 
@@ -138,6 +151,8 @@ def main(args):
     taken = model.fill_head(rest, args.init_from_ckpt or directory, required=False)
     report_unused({name: rest[name] for name in rest if name not in taken}, args.init_from_ckpt or directory)
     model.to(processes.device)
+    if args.objective == "softmax":
+        model.class_loss = class_loss(args, np.bincount(sets["train"].labels, minlength=len(labels))).to(processes.device)
     set_seed(args.seed, processes.rank)  # same weights everywhere, dropout of its own on each rank
     description = {
         "task": "sentence_vectors",
@@ -153,10 +168,15 @@ def main(args):
     for batch in run.batches():
         with run.autocast():
             loss = run.model(batch)
+            if args.r_drop_weight:
+                loss = r_drop(loss, run.model(batch), args.r_drop_weight)
         run.backward(loss)
+        if args.fgm_epsilon:
+            adversarial_step(run, batch, args.fgm_epsilon)
         run.step()
         if run.evaluation_due:
-            run.record(*evaluate(model, sets["dev"], args, labels, processes))
+            with run.averaged_weights():
+                run.record(*evaluate(model, sets["dev"], args, labels, processes))
         if run.saving_due:
             run.save()
 

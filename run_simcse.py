@@ -19,18 +19,19 @@ from bertorch.heads.sentence_directory import new_sentence_encoder
 from bertorch.inference import pair_vectors, test_pairs
 from bertorch.metrics.similarity import check_scores, cosines, similarity_metrics
 from bertorch.reporting.similarity import similarity_details
-from bertorch.training.arguments import add_contrastive_arguments, add_sentence_arguments, dropout, training_parser
+from bertorch.training.arguments import add_contrastive_arguments, add_sentence_arguments, below_one, training_parser
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
 from bertorch.training.seeds import for_each_seed
 from bertorch.training.start import load_sets, open_model, start_training
+from bertorch.training.tricks import adversarial_step, r_drop
 
 
 def parse_args():
     parser = training_parser("Train sentence vectors on plain sentences: SimCSE.")
     task = add_sentence_arguments(parser)
     add_contrastive_arguments(task)
-    task.add_argument("--dropout", type=dropout, default=0.1, help="of the encoder; what makes two views of a sentence")
+    task.add_argument("--dropout", type=below_one, default=0.1, help="of the encoder; what makes two views of a sentence")
     return parser.parse_args()
 
 
@@ -87,10 +88,15 @@ def main(args):
     for batch in run.batches():
         with run.autocast():
             loss = run.model(batch)
+            if args.r_drop_weight:
+                loss = r_drop(loss, run.model(batch), args.r_drop_weight)
         run.backward(loss)
+        if args.fgm_epsilon:
+            adversarial_step(run, batch, args.fgm_epsilon)
         run.step()
         if run.evaluation_due:
-            run.record(*evaluate(sentence, sets["dev"], args, processes))
+            with run.averaged_weights():
+                run.record(*evaluate(sentence, sets["dev"], args, processes))
         if run.saving_due:
             run.save()
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bertorch.data.batching import Batch
@@ -11,7 +10,7 @@ from bertorch.encoder.dropout import Dropout
 from bertorch.encoder.layers import activation, first_tokens
 from bertorch.encoder.weights import encoder_tensors
 from bertorch.heads.loading import FAMILY_PREFIXES, fill_layers, load_head, load_trained_head
-from bertorch.heads.loss import Loss
+from bertorch.heads.loss import ClassLoss, Loss, sampled
 from bertorch.heads.pooling import pool, pooled_layers
 
 # Hugging Face's ...ForSequenceClassification, by family: the activation of a dense layer that the head puts before its
@@ -44,6 +43,8 @@ class Classifier(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.hidden_size) if self.dense_act else None
         self.classifier = nn.Linear(config.hidden_size, num_labels)
         self.dropout = Dropout(classifier_dropout(config))
+        self.class_loss = ClassLoss()
+        self.dropout_samples = 1  # dropout masks of the vectors that the loss is averaged over (Inoue 2019)
         for layer in (self.dense, self.classifier):
             if layer is not None:
                 nn.init.normal_(layer.weight, std=config.initializer_range)
@@ -51,21 +52,26 @@ class Classifier(nn.Module):
 
     def logits(self, tokens: TokenBatch) -> Tensor:
         """Label scores before the softmax, ``[batch_size, num_labels]``."""
+        return self.classifier(self.dropout(self._vectors(tokens)))
+
+    def _vectors(self, tokens: TokenBatch) -> Tensor:  # [batch_size, hidden_size]
         layers = pooled_layers(self.pooling_mode, self.encoder.config.num_hidden_layers)
         hidden_states = self.encoder(tokens, layers)  # [total_tokens, hidden_size]
         if self.pooling_mode != "linear":
-            pooled = pool(hidden_states, tokens, self.pooling_mode)
-        elif self.dense is None:
-            pooled = self.encoder.pooler(hidden_states, tokens)
-        else:
-            pooled = self.dropout(first_tokens(hidden_states, tokens))
-            pooled = activation(self.dense_act, self.dense(pooled))
-        return self.classifier(self.dropout(pooled))  # [batch_size, num_labels]
+            return pool(hidden_states, tokens, self.pooling_mode)
+        if self.dense is None:
+            return self.encoder.pooler(hidden_states, tokens)
+        return activation(self.dense_act, self.dense(self.dropout(first_tokens(hidden_states, tokens))))
 
     def forward(self, batch: Batch) -> Loss:
-        logits = self.logits(batch.tokens).float()
+        vectors = self._vectors(batch.tokens)
+        logits, total = sampled(
+            lambda: self.classifier(self.dropout(vectors)).float(),
+            lambda logits: self.class_loss(logits, batch.labels),
+            self.dropout_samples,
+        )
         correct = (logits.detach().argmax(dim=-1) == batch.labels).sum()
-        return Loss(F.cross_entropy(logits, batch.labels, reduction="sum"), len(batch.labels), correct)
+        return Loss(total, len(batch.labels), correct, logits)
 
     def hugging_face_tensors(self) -> dict[str, Tensor]:
         """All weights under the names of transformers' sequence classifier of this family."""

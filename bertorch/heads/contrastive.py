@@ -55,10 +55,10 @@ class Contrastive(nn.Module):
         vectors = self.sentence(batch.tokens)[batch.places]  # texts, then positives, then hard negatives
         with torch.autocast(vectors.device.type, enabled=False):  # similarities in 16 bit are too coarse
             wide = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-            total = self._loss(F.normalize(wide, dim=-1), batch.text_hashes, rows)
-        return Loss(total, rows)
+            total, similarity = self._loss(F.normalize(wide, dim=-1), batch.text_hashes, rows)
+        return Loss(total, rows, logits=similarity)
 
-    def _loss(self, vectors: Tensor, hashes: Tensor, rows: int) -> Tensor:
+    def _loss(self, vectors: Tensor, hashes: Tensor, rows: int) -> tuple[Tensor, Tensor]:
         count = len(vectors) - rows
         of_texts, of_candidates = sizes_over_ranks(rows, count) if self.gather_negatives else [[rows], [count]]
         rank = torch.distributed.get_rank() if len(of_texts) > 1 else 0
@@ -69,20 +69,22 @@ class Contrastive(nn.Module):
         candidates = gather(vectors[rows:], of_candidates)
         known = gather(torch.cat([pairs, negatives]), of_candidates)
         targets = sum(of_candidates[:rank]) + torch.arange(rows, device=vectors.device)
-        total = self._one_direction(vectors[:rows], candidates, targets, pairs, known)
+        similarity = self._similarity(vectors[:rows], candidates, targets, pairs, known)
+        total = F.cross_entropy(similarity, targets, reduction="sum")
         if not self.mean_loss:
-            return total
+            return total, similarity
         texts, known = gather(vectors[:rows], of_texts), gather(pairs, of_texts)
         targets = sum(of_texts[:rank]) + torch.arange(rows, device=vectors.device)
-        return (total + self._one_direction(vectors[rows : 2 * rows], texts, targets, pairs, known)) / 2
+        other = self._similarity(vectors[rows : 2 * rows], texts, targets, pairs, known)
+        return (total + F.cross_entropy(other, targets, reduction="sum")) / 2, similarity
 
-    def _one_direction(self, anchors: Tensor, candidates: Tensor, targets: Tensor, pairs: Tensor, known: Tensor) -> Tensor:
+    def _similarity(self, anchors: Tensor, candidates: Tensor, targets: Tensor, pairs: Tensor, known: Tensor) -> Tensor:
         own = targets[:, None]
         similarity = (self.scale * anchors) @ candidates.T  # [rows, candidates], the one large thing here: changed in place
         similarity.scatter_add_(1, own, torch.full_like(own, -self.scale * self.margin, dtype=similarity.dtype))
         if self.mask_duplicates:
             similarity.masked_fill_(duplicates(pairs, known).scatter_(1, own, False), -torch.inf)
-        return F.cross_entropy(similarity, targets, reduction="sum")
+        return similarity
 
 
 def duplicates(pairs: Tensor, known: Tensor) -> Tensor:

@@ -88,13 +88,14 @@ class LanguageModel(nn.Module):
         masked = F.cross_entropy(logits, batch.targets, reduction="sum")
         correct = (logits.detach().argmax(dim=-1) == batch.targets).sum()
         if order_logits is None:
-            return LanguageModelLoss(masked, len(batch.targets), correct, masked.detach())
+            return LanguageModelLoss(masked, len(batch.targets), correct, logits, masked.detach())
         order_logits = order_logits.float()
         order = F.cross_entropy(order_logits, batch.orders, ignore_index=-1, reduction="sum")
         return LanguageModelLoss(
             masked + self.order_weight * order,
             len(batch.targets),
             correct,
+            logits,
             masked.detach(),
             order.detach(),
             (order_logits.detach().argmax(dim=-1) == batch.orders).sum(),

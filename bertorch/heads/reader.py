@@ -61,7 +61,7 @@ class Reader(nn.Module):
             F.cross_entropy(places[:, :, end], target, ignore_index=-1, reduction="sum")
             for end, target in enumerate(targets)
         )
-        return Loss(total / 2, batch.tokens.batch_size)
+        return Loss(total / 2, batch.tokens.batch_size, logits=places.transpose(1, 2))
 
     def saved_files(self, max_seq_length: int) -> dict[str, dict]:
         """What ``save_model`` writes: path -> JSON content, or tensors for ``.safetensors``."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from bertorch.data.batching import Batch
 from bertorch.encoder import Encoder
 from bertorch.encoder.weights import copy_weights, read_weights, wrapper_prefix
-from bertorch.heads.loss import Loss
+from bertorch.heads.loss import ClassLoss, Loss
 from bertorch.heads.sentence import SentenceEncoder, gather, sizes_over_ranks
 from bertorch.heads.sentence_directory import sentence_files
 
@@ -53,6 +53,7 @@ class SentencePair(nn.Module):
         self.scale, self.max_score, self.margin = scale, max_score, margin
         self.gather_pairs = gather_pairs
         self.classifier = None
+        self.class_loss = ClassLoss()  # of softmax
         if objective == "softmax":
             self.classifier = nn.Linear((4 if concat_multiply else 3) * sentence.output_size, num_labels)
             nn.init.normal_(self.classifier.weight, std=sentence.encoder.config.initializer_range)
@@ -97,7 +98,7 @@ class SentencePair(nn.Module):
         if self.objective == "softmax":
             logits = self.logits(u, v).float()
             correct = (logits.detach().argmax(dim=-1) == batch.labels).sum()
-            return Loss(F.cross_entropy(logits, batch.labels, reduction="sum"), rows, correct)
+            return Loss(self.class_loss(logits, batch.labels), rows, correct, logits)
         with torch.autocast(vectors.device.type, enabled=False):  # similarities in 16 bit are too coarse
             u, v, negatives = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (u, v, negatives))
             if self.objective == "triplet":

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bertorch.data.tag_batching import TagBatch
@@ -15,7 +14,7 @@ from bertorch.encoder.dropout import Dropout
 from bertorch.heads.classifier import classifier_dropout
 from bertorch.heads.crf import CRF, Steps, forward_backward
 from bertorch.heads.loading import fill_own_layers, head_files
-from bertorch.heads.loss import Loss
+from bertorch.heads.loss import ClassLoss, Loss, sampled
 
 
 class Tagger(nn.Module):
@@ -40,6 +39,8 @@ class Tagger(nn.Module):
         self.classifier = nn.Linear(config.hidden_size, len(tag_set.labels))
         nn.init.normal_(self.classifier.weight, std=config.initializer_range)
         nn.init.zeros_(self.classifier.bias)
+        self.class_loss = ClassLoss()  # without a CRF
+        self.dropout_samples = 1  # dropout masks of the states that the loss is averaged over (Inoue 2019)
         self.crf = CRF(len(tag_set.labels), tag_set.allowed() if constrained else None) if with_crf else None
 
     def logits(self, tokens: TokenBatch) -> Tensor:
@@ -48,13 +49,17 @@ class Tagger(nn.Module):
 
     def forward(self, batch: TagBatch) -> Loss:
         states = self.encoder(batch.tokens).index_select(0, batch.places)  # [total_units, hidden_size]
-        emissions = self.classifier(self.dropout(states)).float()
-        return Loss(self.loss(emissions, batch.tags, batch.lengths), len(batch.tags))
+        emissions, total = sampled(
+            lambda: self.classifier(self.dropout(states)).float(),
+            lambda emissions: self.loss(emissions, batch.tags, batch.lengths),
+            self.dropout_samples,
+        )
+        return Loss(total, len(batch.tags), logits=emissions)
 
     def loss(self, emissions: Tensor, tags: Tensor, lengths: list[int]) -> Tensor:
         """The sum over all places: ``[total_units, num_tags]``, ``[total_units]`` and units of each text -> scalar."""
         if self.crf is None:
-            return F.cross_entropy(emissions, tags, reduction="sum")
+            return self.class_loss(emissions, tags)
         return -self.crf.log_likelihood(emissions, tags, lengths).sum()
 
     def decode(self, emissions: Tensor, lengths: list[int]) -> Tensor:

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 from loguru import logger
@@ -13,6 +14,7 @@ from bertorch.heads.pooling import POOLING_HELP, POOLING_MODES
 from bertorch.metrics.similarity import METRICS as SIMILARITY_METRICS
 from bertorch.training.optimizer import OPTIMIZERS
 from bertorch.training.schedules import SCHEDULES
+from bertorch.training.tricks import check_tricks
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -62,7 +64,7 @@ def proportion(text: str) -> float:
     return value
 
 
-def dropout(text: str) -> float:
+def below_one(text: str) -> float:
     value = float(text)
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"must lie between 0 and below 1, found {text}")
@@ -161,6 +163,37 @@ def training_parser(description: str, rows_of_texts: bool = True, documents: boo
     )  # fmt: skip
     add_device_argument(optimisation)
 
+    tricks = parser.add_argument_group("tricks, off by default")
+    tricks.add_argument(
+        "--fgm_epsilon", type=not_negative, default=0.0,
+        help="a second pass each step with the word embeddings moved so far along their gradient (FGM, Miyato et al. 2017); "
+        "0.5 to 1 is usual",
+    )  # fmt: skip
+    tricks.add_argument(
+        "--r_drop_weight",
+        type=not_negative,
+        default=0.0,
+        help="two passes under different dropout, drawn towards the same answers (R-Drop, Liang et al. 2021); 1 to 5 is "
+        "usual",
+    )
+    tricks.add_argument(
+        "--ema_decay",
+        type=below_one,
+        default=0.0,
+        help="evaluate and save exponential moving averages of the weights; 0.99 to 0.9999, the more updates the higher",
+    )
+    tricks.add_argument(
+        "--layer_decay",
+        type=proportion,
+        default=1.0,
+        help="the learning rate of each layer is that of the one above times this (Howard & Ruder 2018); 0.8 to 0.95 is "
+        "usual",
+    )
+    tricks.add_argument("--freeze_embeddings", action="store_true", help="keep the embeddings as they are")
+    tricks.add_argument(
+        "--freeze_layers", type=count, default=0, help="keep the embeddings and so many of the lowest layers as they are"
+    )
+
     output = parser.add_argument_group("output")
     output.add_argument("--saved_dir", default="checkpoint", help="where model, metrics and training state go")
     output.add_argument("--logging_steps", type=whole_number, default=20, help="updates between two log lines")
@@ -222,6 +255,39 @@ def add_contrastive_arguments(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
 
 
+CLASS_LOSS_FLAGS = ("label_smoothing", "focal_gamma", "class_weights")
+
+
+def add_class_loss_arguments(group: argparse._ArgumentGroup) -> None:
+    """The flags of the loss over classes; see ``class_loss``."""
+    group.add_argument(
+        "--label_smoothing", type=below_one, default=0.0, help="spread so much of each target over all classes; 0.1 is usual"
+    )
+    group.add_argument(
+        "--focal_gamma", type=not_negative, default=0.0,
+        help="the higher, the less what is learnt already counts (focal loss, Lin et al. 2017); 2 is usual",
+    )  # fmt: skip
+    group.add_argument(
+        "--class_weights", nargs="+", default=None, metavar="WEIGHT",
+        help="factors of the classes in the loss, in the order of the label file; or balanced, for all to count alike",
+    )  # fmt: skip
+
+
+def add_dropout_samples_argument(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--dropout_samples", type=whole_number, default=1,
+        help="average the loss over so many dropout masks before the last layer (multi-sample dropout, Inoue 2019); 5 is "
+        "usual",
+    )  # fmt: skip
+
+
+def refuse_tricks(parser: ArgumentParser, args: argparse.Namespace, names: Sequence[str], what: str) -> None:
+    """End with one line where one of these flags is set; ``what`` says what they are for."""
+    for name in names:
+        if getattr(args, name) != parser.get_default(name):
+            parser.error(f"--{name} is for {what}")
+
+
 def add_columns_argument(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--columns", default=None,
@@ -255,6 +321,7 @@ def check_training_arguments(args: argparse.Namespace) -> None:
     for flag in ("save_best_model", "early_stopping_patience"):
         if getattr(args, flag) and args.dev_data_file is None:
             raise UserError(f"--{flag} needs --dev_data_file")
+    check_tricks(args)
     logger.info("flags: " + " ".join(f"{name}={value}" for name, value in sorted(vars(args).items())))
     if args.num_workers:
         os.environ["RAYON_NUM_THREADS"] = str(args.num_workers)

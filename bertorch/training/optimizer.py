@@ -3,11 +3,20 @@
 import torch
 from torch import Tensor, nn
 
+from bertorch.encoder import Encoder
+from bertorch.errors import UserError
+from bertorch.training.tricks import layer_of_block
+
 OPTIMIZERS = ("adamw", "lamb")
 
 
 def make_optimizer(
-    name: str, model: nn.Module, learning_rate: float, weight_decay: float, rates: dict[str, float] | None = None
+    name: str,
+    model: nn.Module,
+    learning_rate: float,
+    weight_decay: float,
+    rates: dict[str, float] | None = None,
+    layer_decay: float = 1.0,
 ) -> torch.optim.Optimizer:
     """The optimizer; weights decay, biases and layer norms do not (Devlin et al. 2018, A.2).
 
@@ -17,16 +26,22 @@ def make_optimizer(
         learning_rate: the highest of the schedule.
         weight_decay: of the parameters that decay.
         rates: another highest learning rate for the parts of the model with these names.
+        layer_decay: the rate of each layer of the encoder is that of the one above it times this, from the top layer, which
+            has it once, down to the embeddings (Howard & Ruder 2018, section 3.2); pooler and head have the full rate.
+
+    Raises:
+        UserError: the layers share their weights.
     """
     norms = {
         id(parameter) for module in model.modules() if isinstance(module, nn.LayerNorm) for parameter in module.parameters()
     }
     rates = rates or {}
+    factors = _layer_factors(model.encoder, layer_decay) if layer_decay != 1.0 else {}
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {(learning_rate, True): [], (learning_rate, False): []}
     for parameter_name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decays = parameter_name.split(".")[-1] != "bias" and id(parameter) not in norms
-            rate = rates.get(parameter_name.split(".")[0], learning_rate)
+            rate = rates.get(parameter_name.split(".")[0], learning_rate) * factors.get(id(parameter), 1.0)
             groups.setdefault((rate, decays), []).append(parameter)
     listed = [
         {"params": parameters, "weight_decay": weight_decay if decays else 0.0, "highest": rate, "decays": decays}
@@ -34,6 +49,16 @@ def make_optimizer(
         if parameters
     ]
     return torch.optim.AdamW(listed, lr=learning_rate, fused=True) if name == "adamw" else Lamb(listed, lr=learning_rate)
+
+
+def _layer_factors(encoder: Encoder, decay: float) -> dict[int, float]:
+    """``id`` of each parameter below the pooler -> ``decay`` to the power of how far below the head its layer is."""
+    layers = layer_of_block(encoder)
+    if layers is None:
+        raise UserError(f"--layer_decay {decay}: the layers of this {encoder.config.model_type} share their weights")
+    modules = zip([0, *layers], [encoder.embeddings, *encoder.blocks], strict=True)
+    top = len(layers) + 1
+    return {id(parameter): decay ** (top - layer) for layer, module in modules for parameter in module.parameters()}
 
 
 class Lamb(torch.optim.Optimizer):

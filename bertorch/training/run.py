@@ -39,6 +39,7 @@ from bertorch.training.logging import Journal, progress_bar
 from bertorch.training.optimizer import make_optimizer, scale_and_clip
 from bertorch.training.process_group import Interrupted, Processes
 from bertorch.training.schedules import learning_rate
+from bertorch.training.tricks import average, freeze
 
 _TRIM_STEPS = 50  # updates on a CPU after which freed memory goes back to the system; kept, it would grow for hours
 _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -76,7 +77,8 @@ class Run:
             run.backward(loss)               # may be called more than once a batch (adversarial steps)
             run.step()                       # clip, update, schedule, count, log; nothing inside an accumulation
             if run.evaluation_due:
-                run.record(*evaluate(...))   # figures, and what the report shows beside them
+                with run.averaged_weights():     # --ema_decay
+                    run.record(*evaluate(...))   # figures, and what the report shows beside them
             if run.saving_due:
                 run.save()
 
@@ -114,8 +116,14 @@ class Run:
         self.tokenizer, self.description, self.collate = tokenizer, description, collate
         self.directory = Path(args.saved_dir)
 
+        freeze(model.encoder, args.freeze_embeddings, args.freeze_layers)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = make_optimizer(args.optimizer, model, args.learning_rate, args.weight_decay, rates)
+        if not self.parameters:
+            raise UserError(f"--freeze_layers {args.freeze_layers} leaves nothing to train; freeze fewer")
+        self.optimizer = make_optimizer(
+            args.optimizer, model, args.learning_rate, args.weight_decay, rates, args.layer_decay
+        )
+        self.averages = [parameter.detach().clone() for parameter in self.parameters] if args.ema_decay else None
         self.scaler = torch.amp.GradScaler(enabled=args.precision == "fp16")
         self.accumulation = args.gradient_accumulation_steps
         steps_an_epoch = math.ceil(len(self._plan(0)) / self.accumulation)
@@ -246,6 +254,10 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
         self._gradient_count = 0
         self.global_step += 1
+        if self.averages is not None:
+            average(
+                self.averages, [parameter.detach() for parameter in self.parameters], self.args.ema_decay, self.global_step
+            )
         if self.processes.device.type == "cpu" and self.global_step % _TRIM_STEPS == 0:
             give_back_memory()
         self._window.steps += 1
@@ -280,6 +292,18 @@ class Run:
             more = {"learning_rate": rate, "steps_per_second": speed, "peak_memory_mb": memory}
             self.journal.write("train", self.global_step, {**figures, **more})
         self._window = _Window(started=now)
+
+    @contextlib.contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Inside, the model has the averages of ``--ema_decay``, which are evaluated and saved; without it, its weights."""
+        trained = [parameter.data for parameter in self.parameters]
+        for parameter, averaged in zip(self.parameters, self.averages or trained, strict=True):
+            parameter.data = averaged
+        try:
+            yield
+        finally:
+            for parameter, weights in zip(self.parameters, trained, strict=True):
+                parameter.data = weights
 
     def record(self, metrics: dict[str, float], details: Callable[[], dict[str, Any]] | None = None) -> None:
         """Log an evaluation, remember whether it is the best, and count towards early stopping.
@@ -339,13 +363,15 @@ class Run:
         """Write the training state, and the model unless ``--save_best_model`` decides on that."""
         paused = time.perf_counter()
         if not self.args.save_best_model and self._stopping is None:
-            self._save_model()
+            with self.averaged_weights():
+                self._save_model()
         generators = self.processes.gather(_random_states(self.processes.device))
         if self.processes.is_main:
             tensors = {
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(),
                 "generators": generators,
+                "averages": self.averages,
             }
             state = {
                 "global_step": self.global_step,
@@ -397,6 +423,9 @@ class Run:
         for group, rate in zip(self.optimizer.param_groups, highest, strict=True):
             group["highest"] = rate
         self.scaler.load_state_dict(tensors["scaler"])
+        if self.averages is not None:  # of a run without them they begin here
+            for own, kept in zip(self.averages, tensors.get("averages") or self.parameters, strict=True):
+                own.copy_(kept.detach())
         _restore_random_states(tensors["generators"][self.processes.rank], self.processes.device)
         for name in ("global_step", "epoch", "batch", "best_score", "evaluations_without_best", "metrics"):
             setattr(self, name, state[name])

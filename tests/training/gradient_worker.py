@@ -1,6 +1,6 @@
 """One epoch of plain gradient descent (rate 1, no dropout) through ``Run``; the weights it ends with tell the gradients.
 
-[torchrun --nproc_per_node=N] gradient_worker.py MODEL_DIR DATA OUT BATCH_SIZE ACCUMULATION
+[torchrun --nproc_per_node=N] gradient_worker.py MODEL_DIR DATA OUT BATCH_SIZE ACCUMULATION EPSILON
 """
 
 import argparse
@@ -16,16 +16,17 @@ from bertorch.heads.classifier import load_classifier
 from bertorch.training import run as run_module
 from bertorch.training.process_group import run_script, set_seed, start_processes
 from bertorch.training.run import Run
+from bertorch.training.tricks import adversarial_step
 
 
-def descend(model_dir, data, out, batch_size, accumulation):
+def descend(model_dir, data, out, batch_size, accumulation, epsilon=0.0):
     args = argparse.Namespace(
         device="cpu", precision="fp32", train_data_file=data, dev_data_file=None, saved_dir=f"{out}.dir", seed=7,
         learning_rate=1.0, weight_decay=0.0, scheduler="constant", warmup_proportion=0.0, max_grad_norm=0.0, epochs=1,
         max_steps=None, batch_size=batch_size, gradient_accumulation_steps=accumulation, logging_steps=1, save_steps=1000,
         eval_steps=1000, resume=False, overwrite=True, tensorboard=False, save_best_model=False, metric="accuracy",
         early_stopping_patience=None, gradient_checkpointing=False, compile=False, optimizer="adamw",
-        group_by_length=False,
+        group_by_length=False, freeze_embeddings=False, freeze_layers=0, layer_decay=1.0, ema_decay=0.0,
     )  # fmt: skip
     processes = start_processes(args)
     encoder = TextEncoder(load_tokenizer(model_dir), 64)
@@ -34,13 +35,15 @@ def descend(model_dir, data, out, batch_size, accumulation):
     set_seed(7)
     model = load_classifier(model_dir, 2)
     original = run_module.make_optimizer
-    run_module.make_optimizer = lambda name, model, rate, decay, rates: torch.optim.SGD(
+    run_module.make_optimizer = lambda name, model, rate, decay, rates, layer_decay: torch.optim.SGD(
         [{"params": list(model.parameters()), "highest": rate}], lr=rate
     )
     try:
         run = Run(args, model, samples, processes, encoder.tokenizer, {"task": "classification"})
         for batch in run.batches():
             run.backward(run.model(batch))
+            if epsilon:
+                adversarial_step(run, batch, epsilon)
             run.step()
     finally:
         run_module.make_optimizer = original
@@ -49,8 +52,8 @@ def descend(model_dir, data, out, batch_size, accumulation):
 
 
 def main():
-    model_dir, data, out, batch_size, accumulation = sys.argv[1:]
-    descend(model_dir, data, Path(out), int(batch_size), int(accumulation))
+    model_dir, data, out, batch_size, accumulation, epsilon = sys.argv[1:]
+    descend(model_dir, data, Path(out), int(batch_size), int(accumulation), float(epsilon))
 
 
 if __name__ == "__main__":

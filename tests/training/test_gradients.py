@@ -33,12 +33,12 @@ def setting(tmp_path_factory):
     return encoder, data, directory
 
 
-def assert_same_weights(path, reference):
+def assert_same_weights(path, reference, tolerance=1e-6):
     expected, found = load_file(reference), load_file(path)
     moved = max(float(tensor.abs().max()) for tensor in expected.values())
     assert moved > 0.02  # wider than the initialisation: the descent has gone somewhere
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.mark.parametrize(("batch_size", "accumulation"), [(3, 4), (4, 3), (6, 2)])
@@ -48,15 +48,29 @@ def test_accumulated_batches_give_the_gradient_of_one_batch(setting, batch_size,
     assert_same_weights(directory / "accumulated", directory / "whole")
 
 
-@pytest.mark.parametrize(("processes", "batch_size", "accumulation"), [(2, 6, 1), (3, 2, 2)])
-def test_ranks_give_the_gradient_of_one_process(setting, processes, batch_size, accumulation):
-    encoder, data, directory = setting
-    out = directory / f"ranks{processes}"
+def on_ranks(processes, encoder, data, out, batch_size, accumulation, epsilon=0.0):
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes),
-        "tests/training/gradient_worker.py", str(encoder), str(data), str(out), str(batch_size), str(accumulation),
+        "tests/training/gradient_worker.py", *map(str, (encoder, data, out, batch_size, accumulation, epsilon)),
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("processes", "batch_size", "accumulation"), [(2, 6, 1), (3, 2, 2)])
+def test_ranks_give_the_gradient_of_one_process(setting, processes, batch_size, accumulation):
+    encoder, data, directory = setting
+    out = directory / f"ranks{processes}"
+    on_ranks(processes, encoder, data, out, batch_size, accumulation)
     assert_same_weights(out, directory / "whole")
+
+
+def test_ranks_attack_the_embeddings_as_one_process_does(setting):
+    """All move them along the gradient of the whole batch, and the second pass is summed over ranks as the first is."""
+    encoder, data, directory = setting
+    descend(encoder, data, directory / "attacked", 12, 1, 0.5)
+    on_ranks(2, encoder, data, directory / "attacked-ranks", 6, 1, 0.5)
+    assert_same_weights(directory / "attacked-ranks", directory / "attacked", tolerance=1e-5)  # half a unit away, and back
+    plain, attacked = (load_file(directory / name) for name in ("whole", "attacked"))
+    assert not torch.allclose(plain["classifier.weight"], attacked["classifier.weight"], rtol=1e-2)

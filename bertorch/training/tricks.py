@@ -1,0 +1,127 @@
+"""Training tricks that change a step or what is trained. What calls them stands in the scripts' loops, under its flag."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from bertorch.data.batching import MovableBatch
+from bertorch.encoder import Encoder
+from bertorch.errors import UserError
+from bertorch.heads.loss import ClassLoss, Loss
+
+if TYPE_CHECKING:
+    from bertorch.training.run import Run
+
+
+def adversarial_step(run: Run, batch: MovableBatch, epsilon: float) -> None:
+    """Add the gradient of the batch under attack: its word embeddings moved to where the loss grows fastest.
+
+    They move by ``epsilon * g / |g|`` (Miyato et al. 2017, eq. 5, FGM), g the gradient at hand, of the whole embedding
+    matrix, as is usual for BERT; the paper has that of each text.
+    """
+    weight = run.bare_model.encoder.embeddings.word.weight
+    before = weight.detach().clone()
+    with torch.no_grad():
+        norm = weight.grad.norm()
+        weight.add_(weight.grad * torch.where(norm > 0, epsilon / norm, 0.0))
+    with run.autocast():
+        loss = run.model(batch)
+    run.backward(loss)  # before the embeddings are back: a tied decoder's gradient needs them as they were
+    with torch.no_grad():
+        weight.copy_(before)
+
+
+def r_drop(first: Loss, second: Loss, weight: float) -> Loss:
+    """Two passes of one batch under different dropout, drawn towards the same answers (Liang et al. 2021, eq. 4).
+
+    Half of the paper's loss, so that its size is that of a single pass: ``(first + second) / 2 + weight / 4 *
+    (KL(p || q) + KL(q || p))``, the divergences averaged over the distributions of the batch, as the losses are over
+    their terms.
+
+    Args:
+        first, second: with their ``logits``.
+        weight: the paper's alpha.
+    """
+    p, q = (loss.logits.float().log_softmax(dim=-1) for loss in (first, second))
+    # (p - q)(log p - log q) sums both directions; what is impossible in both (-inf) adds nothing.
+    apart = (p - q).masked_fill(p.isneginf() & q.isneginf(), 0.0)
+    divergence = ((p.exp() - q.exp()) * apart).sum() / (p.numel() / p.shape[-1])
+    return replace(first, total=(first.total + second.total) / 2 + weight / 4 * divergence * first.count)
+
+
+def freeze(encoder: Encoder, embeddings: bool, layers: int) -> None:
+    """Keep the embeddings (``embeddings`` or any layer) and the lowest ``layers`` of an encoder as they are.
+
+    Raises:
+        UserError: there are not so many layers, or they share their weights.
+    """
+    config = encoder.config
+    if layers > config.num_hidden_layers:
+        raise UserError(f"--freeze_layers {layers}: the encoder has {config.num_hidden_layers} layers")
+    if layers and layer_of_block(encoder) is None:
+        raise UserError(f"--freeze_layers {layers}: the layers of this {config.model_type} share their weights")
+    frozen = [*([encoder.embeddings] if embeddings or layers else []), *encoder.blocks[:layers]]
+    for module in frozen:
+        module.requires_grad_(False)
+
+
+def layer_of_block(encoder: Encoder) -> list[int] | None:
+    """The layer, from 1, that each block computes; None where layers share blocks, as ALBERT's do."""
+    config = encoder.config
+    if config.num_hidden_groups * config.inner_group_num != config.num_hidden_layers:
+        return None
+    return list(range(1, config.num_hidden_layers + 1))
+
+
+def average(averages: list[Tensor], parameters: list[Tensor], decay: float, step: int) -> None:
+    """Move the exponential moving averages of weights on by a step: ``decay`` of the old, the rest of the new.
+
+    In the first steps the decay is lower, ``(1 + step) / (10 + step)``, so that the averages do not hang on to where the
+    training began (TensorFlow's ``ExponentialMovingAverage`` with ``num_updates``).
+    """
+    torch._foreach_lerp_(averages, parameters, 1 - min(decay, (1 + step) / (10 + step)))
+
+
+def class_loss(args: argparse.Namespace, counts: Sequence[int]) -> ClassLoss:
+    """The loss that ``--label_smoothing``, ``--focal_gamma`` and ``--class_weights`` ask for.
+
+    ``balanced`` weighs a class with ``n / (classes * its count)``, so that all count alike and the mean over the training
+    set stays 1 (King & Zeng 2001, as scikit-learn has it).
+
+    Args:
+        args: the flags.
+        counts: how often each class stands in the training set.
+
+    Raises:
+        UserError: ``--class_weights`` are no numbers above 0, one for each class.
+    """
+    if args.class_weights is None:
+        return ClassLoss(args.label_smoothing, args.focal_gamma)
+    if args.class_weights == ["balanced"]:
+        known = torch.tensor(counts, dtype=torch.float32)
+        return ClassLoss(args.label_smoothing, args.focal_gamma, known.sum() / (len(known) * known.clamp(min=1)))
+    try:
+        weights = [float(weight) for weight in args.class_weights]
+    except ValueError:
+        weights = []
+    if len(weights) != len(counts) or not all(0 < weight < math.inf for weight in weights):
+        given = " ".join(args.class_weights)
+        raise UserError(f"--class_weights {given}: give balanced, or a number above 0 for each of the {len(counts)} classes")
+    return ClassLoss(args.label_smoothing, args.focal_gamma, torch.tensor(weights))
+
+
+def check_tricks(args: argparse.Namespace) -> None:
+    """Refuse tricks that contradict each other.
+
+    Raises:
+        UserError: they do.
+    """
+    if args.fgm_epsilon and (args.freeze_embeddings or args.freeze_layers):
+        raise UserError("--fgm_epsilon moves the embeddings along their gradient, and frozen ones have none")
