@@ -44,7 +44,7 @@ def tasks(work_dir):
     mean = ["--pooling_mode", "mean"]
     resume, stsb = SHARED / "ner/resume", SHARED / "sts/stsb_zh"
     return {
-        "reviews": ["run_classifier.py", *files(DATA / "reviews", ".tsv"), "--epochs", 10, "--metric", "accuracy"],
+        "reviews": ["run_classifier.py", *files(DATA / "reviews", ".tsv"), "--epochs", 20, "--metric", "accuracy"],
         "nli": [
             "run_sentencebert.py", *files(DATA / "nli", ".tsv"), *mean, "--is_nli", "--epochs", 10, "--metric", "accuracy",
         ],
