@@ -38,7 +38,9 @@ def assert_same_weights(path, reference, tolerance=1e-6):
     moved = max(float(tensor.abs().max()) for tensor in expected.values())
     assert moved > 0.02  # wider than the initialisation: the descent has gone somewhere
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            found[name], tensor, rtol=1e-5, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 @pytest.mark.parametrize(("batch_size", "accumulation"), [(3, 4), (4, 3), (6, 2)])
