@@ -576,10 +576,10 @@ def test_a_signal_that_comes_while_the_model_is_evaluated(still_encoder, tmp_pat
     assert call("run_batchneg.py", whole, monkeypatch) == 0
     record = Run.record
 
-    def interrupted(run, metrics):
+    def interrupted(run, *evaluation):
         if run.global_step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        record(run, metrics)
+        record(run, *evaluation)
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "record", interrupted)

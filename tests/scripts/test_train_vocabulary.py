@@ -163,6 +163,7 @@ def test_frequent_words_are_one_token(directory):
 
 def test_the_config_gets_the_size_of_the_vocabulary(directory):
     given, found = (json.loads(path.read_text()) for path in (CONFIG, directory / "config.json"))
+    del given["architectures"], given["dtype"]  # of the weights that are there
     assert found == {**given, "vocab_size": 1600, "pad_token_id": 0} and given["vocab_size"] != 1600
     assert load_config(directory).vocab_size == 1600
     assert BertTokenizer.from_pretrained(directory).model_max_length == given["max_position_embeddings"]
