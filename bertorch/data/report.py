@@ -23,17 +23,16 @@ def report_data(sets: dict[str, Samples], max_seq_length: int, labels: Sequence[
     """Rows, labels and their counts, lengths, truncated rows, unknown tokens of each set; texts that sets share."""
     report: Report = {}
     for name, samples in sets.items():
-        lengths = samples.lengths
-        shown = " ".join(f"p{share}={int(np.percentile(lengths, share))}" for share in (50, 90, 99))
+        lengths = _lengths(samples.lengths)
         logger.info(
-            f"{name}: {len(samples)} rows, tokens {shown} longest={lengths.max()}, "
+            f"{name}: {len(samples)} rows, tokens {_shown(lengths)}, "
             f"{samples.truncated / len(samples.lengths):.1%} cut at max_seq_length {max_seq_length}, "
             f"{samples.unknown / len(samples.input_ids):.2%} unknown tokens"
         )
         report[name] = {
             "figures": {
                 "rows": len(samples),
-                **_lengths(lengths, "tokens"),
+                **_of(lengths, "tokens"),
                 "truncated_share": samples.truncated / len(samples.lengths),
                 "unknown_share": samples.unknown / len(samples.input_ids),
             }
@@ -54,9 +53,17 @@ def report_data(sets: dict[str, Samples], max_seq_length: int, labels: Sequence[
     return _with_shared_texts(report, sets)
 
 
-def _lengths(lengths: np.ndarray, of: str, shares: Sequence[int] = (50, 90, 99)) -> dict[str, int]:
-    found = {f"{of}_p{share}": int(np.percentile(lengths, share)) for share in shares}
-    return {**found, f"{of}_longest": int(lengths.max())}
+def _lengths(lengths: np.ndarray, shares: Sequence[int] = (50, 90, 99)) -> dict[str, int]:
+    """Percentiles of lengths, and the longest."""
+    return {f"p{share}": int(np.percentile(lengths, share)) for share in shares} | {"longest": int(lengths.max())}
+
+
+def _of(lengths: dict[str, int], what: str) -> dict[str, int]:
+    return {f"{what}_{name}": length for name, length in lengths.items()}
+
+
+def _shown(lengths: dict[str, int]) -> str:
+    return " ".join(f"{name}={length}" for name, length in lengths.items())
 
 
 def _with_shared_texts(report: Report, sets: dict[str, Samples]) -> Report:
@@ -76,10 +83,10 @@ def report_entities(sets: dict[str, TaggedSamples], types: Sequence[str], max_se
     for name, samples in sets.items():
         counts = samples.unit_counts
         in_windows = (np.diff(samples.row_starts) > 1).mean()
-        shown = " ".join(f"p{share}={int(np.percentile(counts, share))}" for share in (50, 90, 99))
+        lengths = _lengths(counts)
         units = len(samples.unit_tokens)
         logger.info(
-            f"{name}: {len(samples)} texts, {samples.unit}s {shown} longest={counts.max()}, "
+            f"{name}: {len(samples)} texts, {samples.unit}s {_shown(lengths)}, "
             f"{in_windows:.1%} longer than max_seq_length {max_seq_length} and read in windows, "
             f"{samples.unknown / units:.2%} unknown, {samples.blank / units:.2%} blank"
         )
@@ -87,7 +94,7 @@ def report_entities(sets: dict[str, TaggedSamples], types: Sequence[str], max_se
         report[name] = {
             "figures": {
                 "texts": len(samples),
-                **_lengths(counts, f"{samples.unit}s"),
+                **_of(lengths, f"{samples.unit}s"),
                 "in_windows_share": float(in_windows),
                 "unknown_share": samples.unknown / units,
                 "blank_share": samples.blank / units,
@@ -120,7 +127,7 @@ def report_questions(sets: dict[str, ReadingSamples], questions: dict[str, list[
             "figures": {
                 "questions": len(questions[name]),
                 "windows": len(samples),
-                **_lengths(samples.lengths, "tokens_of_a_window"),
+                **_of(_lengths(samples.lengths), "tokens_of_a_window"),
                 "in_windows_share": float((windows > 1).mean()),
                 "unknown_share": float(samples.unknown / max(1, tokens)),
                 "questions_cut": samples.cut_questions,
@@ -136,8 +143,8 @@ def report_documents(sets: dict[str, Documents]) -> Report:
     """What each set holds: documents, sentences, texts and their lengths, unknown tokens, sentences cut."""
     report: Report = {}
     for name, documents in sets.items():
-        lengths = documents.row_lengths
-        shown = " ".join(f"p{share}={int(np.percentile(lengths, share))}" for share in (10, 50, 90))
+        lengths = _lengths(documents.row_lengths, (10, 50, 90))
+        shown = _shown({name: length for name, length in lengths.items() if name != "longest"})
         logger.info(
             f"{name}: {documents.text_documents[-1] + 1} documents, {len(documents.sentence_starts) - 1} sentences, "
             f"{len(documents)} texts, {len(documents.input_ids)} tokens ({shown} a text), "
@@ -149,7 +156,7 @@ def report_documents(sets: dict[str, Documents]) -> Report:
                 "sentences": len(documents.sentence_starts) - 1,
                 "texts": len(documents),
                 "tokens": len(documents.input_ids),
-                **_lengths(lengths, "tokens_of_a_text", (10, 50, 90)),
+                **_of(lengths, "tokens_of_a_text"),
                 "unknown_share": documents.unknown / len(documents.input_ids),
                 "sentences_cut": documents.divided,
             }

@@ -117,8 +117,7 @@ def _coloured(row: Row, labels: list[str], one: Explanation | None) -> str:
     parts = [f"\033[1m{labels[one.label]}\033[0m {one.probabilities[one.label]:.2f}"]
     for number, text in enumerate(row.texts):
         shown = ""
-        for piece, value, cut in _pieces(text, one.spans[number], one.left_out[number]):
-            strength = _strength(one, value)
+        for piece, value, strength, cut in _shades(one, number, text):
             if cut:
                 shown += "\033[2m[…]\033[0m"
             elif strength < _FAINT:
@@ -136,8 +135,7 @@ def _section(args: argparse.Namespace, row: Row, labels: list[str], one: Explana
     parts = [f"<section><h2>{escape(_plain(labels[one.label]))} {one.probabilities[one.label]:.2f}</h2>"]
     for number, text in enumerate(row.texts):
         shown = ""
-        for piece, value, cut in _pieces(text, one.spans[number], one.left_out[number]):
-            strength = _strength(one, value)
+        for piece, value, strength, cut in _shades(one, number, text):
             if cut:
                 shown += f'<span class="cut">{escape(piece)}</span>'
             elif strength < _FAINT:
@@ -152,10 +150,11 @@ def _section(args: argparse.Namespace, row: Row, labels: list[str], one: Explana
     return "".join(parts)
 
 
-def _strength(one: Explanation, value: float | None) -> float:
-    """0 to 1, the strongest span of the row."""
-    strongest = max((abs(other) for spans in one.spans for _, _, other in spans), default=0.0)
-    return abs(value) / strongest if value and strongest else 0.0
+def _shades(one: Explanation, number: int, text: str) -> Iterator[tuple[str, float | None, float, bool]]:
+    """The pieces of a text, as ``_pieces``, each with its strength before ``left out``: 0 to 1, the row's strongest span."""
+    strongest = max((abs(value) for spans in one.spans for _, _, value in spans), default=0.0)
+    for piece, value, cut in _pieces(text, one.spans[number], one.left_out[number]):
+        yield piece, value, abs(value) / strongest if value and strongest else 0.0, cut
 
 
 def _pieces(text: str, spans: list[Span], left_out: tuple[int, int] | None) -> Iterator[tuple[str, float | None, bool]]:

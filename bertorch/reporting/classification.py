@@ -24,10 +24,10 @@ def classification_details(logits: np.ndarray, samples: Samples) -> dict[str, An
         logits: ``[rows, num_labels]``.
         samples: their rows, all of them with label ids.
     """
-    scores = logits.astype(np.float64)
-    probabilities = np.exp(scores - scores.max(axis=1, keepdims=True))
-    probabilities /= probabilities.sum(axis=1, keepdims=True)
-    labels, predictions, confidences = np.asarray(samples.labels), scores.argmax(axis=1), probabilities.max(axis=1)
+    from scipy.special import softmax  # late, as the metrics do
+
+    probabilities = softmax(logits.astype(np.float64), axis=1)
+    labels, predictions, confidences = np.asarray(samples.labels), logits.argmax(axis=1), probabilities.max(axis=1)
     confusion = confusion_counts(predictions, labels, logits.shape[1])
     bins, error = calibration(confidences, predictions == labels)
     wrong = np.flatnonzero(predictions != labels)

@@ -18,7 +18,8 @@ def comparison(runs: Sequence[RunFiles], flags: bool = True) -> tuple[list[str],
     ``best METRIC`` is that of the best evaluation by the run's ``--metric``, and ``best step`` where it was; ``eval …`` are
     the figures of the last evaluation, ``test …`` those of the test set.
     """
-    rows = [_row(run, differing_flags(runs) if flags else []) for run in runs]
+    shown = differing_flags(runs) if flags else []
+    rows = [_row(run, shown) for run in runs]
     order = ("run", "--", "best ", "eval ", "test ", "")
     names = dict.fromkeys(name for row in rows for name in row)
     columns = sorted(names, key=lambda name: next(place for place, start in enumerate(order) if name.startswith(start)))

@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from bertorch.data.reading import Question
 from bertorch.metrics.reading import SCORERS
 from bertorch.reporting.classification import examples_table
@@ -15,7 +13,7 @@ from bertorch.reporting.page import Html, join, note, number, percent, shaded, t
 from bertorch.reporting.readable import shortened
 
 if TYPE_CHECKING:  # it computes with models, which a report needs not
-    from bertorch.reading import Reading
+    from bertorch.reading import Candidate, Reading
 
 EXAMPLES = 50
 _AROUND = 40  # characters of the passage on either side of the right answer
@@ -36,7 +34,7 @@ def reading_details(
     answers = [reading.answer(threshold) for reading in readings]
     kinds = Counter((question.kind, answer.kind) for question, answer in zip(questions, answers, strict=True))
     unlike = [place for place, answer in enumerate(answers) if answer.text not in questions[place].answers]
-    sure = {place: _share(readings[place], answers[place].score) for place in unlike}
+    sure = {place: _share(readings[place], answers[place]) for place in unlike}
     examples = []
     for place in sorted(unlike, key=lambda one: -sure[one]):  # scored only until there are enough
         if len(examples) == EXAMPLES:
@@ -61,11 +59,9 @@ def reading_details(
     return {"reading": {"kinds": listed, "threshold": float(threshold), "examples": examples}}
 
 
-def _share(reading: Reading, score: float) -> float:
-    """The share of a score in the softmax over all candidates; 1 where there is none but no answer."""
-    scores = np.array([*(candidate.score for candidate in reading.candidates), reading.null_score])
-    highest = scores.max()
-    return float(np.exp(score - highest) / np.exp(scores - highest).sum()) if np.isfinite(highest) else 1.0
+def _share(reading: Reading, answer: Candidate) -> float:
+    """The answer's share in the softmax over all candidates; 1 where there is none but no answer."""
+    return next((share for candidate, share in reading.probabilities() if candidate == answer), 1.0)
 
 
 def _around(question: Question) -> list[str]:

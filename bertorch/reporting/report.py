@@ -159,12 +159,16 @@ def _names_of(lines: Sequence[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for line in lines for name in figures_of(line)))
 
 
+def _in_order(trained: Sequence[str]) -> list[str]:
+    return [name for name in _TRAINING if name in trained] + [name for name in trained if name not in _TRAINING]
+
+
 def _own_curves(run: RunFiles) -> Html:
     """Training and evaluation of one run, in one chart where both have a figure of the same name."""
     drawn, both = [], False
     kept = run.description.get("global_step") if run.evaluations else None
     trained, evaluated = _names_of(run.train), _names_of(run.evaluations)
-    for name in [name for name in _TRAINING if name in trained] + [name for name in trained if name not in _TRAINING]:
+    for name in _in_order(trained):
         series = [("training", _points(run.train, name))]
         if name in evaluated:
             series.append(("evaluation", _points(run.evaluations, name)))
@@ -187,7 +191,7 @@ def _overlaid_curves(runs: Sequence[RunFiles]) -> Html:
     drawn = []
     trained = list(dict.fromkeys(name for run in runs for name in _names_of(run.train)))
     evaluated = list(dict.fromkeys(name for run in runs for name in _names_of(run.evaluations)))
-    for name in [name for name in _TRAINING if name in trained] + [name for name in trained if name not in _TRAINING]:
+    for name in _in_order(trained):
         remark = "training" if name in evaluated else ""
         drawn.append(curves(_TRAINING.get(name, name), [(run.name, _points(run.train, name)) for run in runs], None, remark))
     for name in evaluated:

@@ -13,6 +13,7 @@ from bertorch.errors import UserError
 from bertorch.heads.pooling import POOLING_HELP, POOLING_MODES
 from bertorch.metrics.similarity import METRICS as SIMILARITY_METRICS
 from bertorch.training.optimizer import OPTIMIZERS
+from bertorch.training.process_group import is_main_process
 from bertorch.training.schedules import SCHEDULES
 from bertorch.training.tricks import check_tricks
 
@@ -31,7 +32,7 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(description=description, allow_abbrev=False, formatter_class=_Help)
 
     def error(self, message: str) -> NoReturn:
-        if os.environ.get("RANK", "0") == "0":
+        if is_main_process():
             print(f"{self.prog}: {message}; --help lists the flags", file=sys.stderr)
         sys.exit(2)
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from bertorch.encoder import Encoder
 from bertorch.errors import UserError
-from bertorch.training.tricks import layer_of_block
+from bertorch.training.tricks import has_own_layers
 
 OPTIMIZERS = ("adamw", "lamb")
 
@@ -53,12 +53,14 @@ def make_optimizer(
 
 def _layer_factors(encoder: Encoder, decay: float) -> dict[int, float]:
     """``id`` of each parameter below the pooler -> ``decay`` to the power of how far below the head its layer is."""
-    layers = layer_of_block(encoder)
-    if layers is None:
+    if not has_own_layers(encoder):
         raise UserError(f"--layer_decay {decay}: the layers of this {encoder.config.model_type} share their weights")
-    modules = zip([0, *layers], [encoder.embeddings, *encoder.blocks], strict=True)
-    top = len(layers) + 1
-    return {id(parameter): decay ** (top - layer) for layer, module in modules for parameter in module.parameters()}
+    modules = [encoder.embeddings, *encoder.blocks]
+    return {
+        id(parameter): decay ** (len(modules) - layer)
+        for layer, module in enumerate(modules)
+        for parameter in module.parameters()
+    }
 
 
 class Lamb(torch.optim.Optimizer):

@@ -219,6 +219,7 @@ class Run:
 
         Called twice for one batch, the gradients add up; the batch still counts once.
         """
+        loss.logits = None  # served r_drop; kept, they would lie beside the next step's
         # A constant all ranks know keeps numbers near those of the mean; step() makes the division exact.
         self.scaler.scale(loss.total / self._nominal_count).backward()
         self._batch_count = loss.count

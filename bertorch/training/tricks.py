@@ -65,19 +65,17 @@ def freeze(encoder: Encoder, embeddings: bool, layers: int) -> None:
     config = encoder.config
     if layers > config.num_hidden_layers:
         raise UserError(f"--freeze_layers {layers}: the encoder has {config.num_hidden_layers} layers")
-    if layers and layer_of_block(encoder) is None:
+    if layers and not has_own_layers(encoder):
         raise UserError(f"--freeze_layers {layers}: the layers of this {config.model_type} share their weights")
     frozen = [*([encoder.embeddings] if embeddings or layers else []), *encoder.blocks[:layers]]
     for module in frozen:
         module.requires_grad_(False)
 
 
-def layer_of_block(encoder: Encoder) -> list[int] | None:
-    """The layer, from 1, that each block computes; None where layers share blocks, as ALBERT's do."""
+def has_own_layers(encoder: Encoder) -> bool:
+    """Whether each layer is one block with weights of its own, as ALBERT's are not."""
     config = encoder.config
-    if config.num_hidden_groups * config.inner_group_num != config.num_hidden_layers:
-        return None
-    return list(range(1, config.num_hidden_layers + 1))
+    return config.inner_group_num == 1 and config.num_hidden_groups == config.num_hidden_layers
 
 
 def average(averages: list[Tensor], parameters: list[Tensor], decay: float, step: int) -> None:

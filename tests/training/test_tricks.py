@@ -167,8 +167,9 @@ def test_the_rate_falls_from_layer_to_layer(tiny_model):
     assert len(rates) == len(list(model.parameters()))
 
 
-def test_shared_layers_have_no_rates_of_their_own(tiny_model):
-    model = load_classifier(tiny_model("albert"), 3)
+@pytest.mark.parametrize("config", [{}, {"inner_group_num": 2, "num_hidden_groups": 1, "num_hidden_layers": 2}])
+def test_shared_layers_have_no_rates_of_their_own(tiny_model, config):
+    model = load_classifier(tiny_model("albert", **config), 3)
     with pytest.raises(UserError, match="--layer_decay 0.9: the layers of this albert share their weights"):
         make_optimizer("adamw", model, 1.0, 0.0, layer_decay=0.9)
     with pytest.raises(UserError, match="--freeze_layers 1: the layers of this albert share"):
