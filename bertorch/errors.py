@@ -1,5 +1,9 @@
-"""The one exception for mistakes a user can mend: wrong file, wrong flag, wrong row."""
+"""What ends a script with one line: mistakes that a user can mend, and what one process of several met."""
 
 
 class UserError(Exception):
     """A mistake of the user's. The message says what is wrong, where, and what to do; scripts print it as one line."""
+
+
+class ProcessError(UserError):
+    """What this process may have met alone, no memory left say; it is printed by the one that met it, whatever its rank."""

@@ -11,12 +11,11 @@ import sys
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bertorch.encoder.config import load_config  # noqa: E402
-from bertorch.encoder.weights import read_weights  # noqa: E402
+from bertorch.encoder.weights import read_weights, write_weights  # noqa: E402
 from bertorch.errors import UserError  # noqa: E402
 from bertorch.training.arguments import ArgumentParser  # noqa: E402
 from bertorch.training.checkpoints import write_all  # noqa: E402
@@ -35,7 +34,7 @@ def parse_args():
 def main(args):
     model_dir, output_dir = Path(args.model_dir), Path(args.output_dir)
     load_config(model_dir)
-    tensors = {name: tensor.half().contiguous() for name, tensor in read_weights(model_dir).items()}
+    tensors = {name: tensor.half() for name, tensor in read_weights(model_dir).items()}
     lost = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if lost:
         raise UserError(f"{model_dir}: {lost[0]} holds numbers that 16 bit cannot (above 65504); keep the model as it is")
@@ -50,7 +49,7 @@ def main(args):
     write_all(
         {
             output_dir / "config.json": lambda path: path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8"),
-            output_dir / "model.safetensors": lambda path: save_file(tensors, path, metadata={"format": "pt"}),
+            output_dir / "model.safetensors": lambda path: write_weights(path, tensors),
         }
     )
     size = (output_dir / "model.safetensors").stat().st_size

@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
 
 import bertorch
 from bertorch.cache import cache_root
+from bertorch.checksums import compare_checksums, write_checksums
 from bertorch.data.files import open_binary
 from bertorch.errors import UserError
 
@@ -344,6 +345,7 @@ def from_cache(
 
 def _read_cache(entry: Path, kind: type[AnySamples]) -> tuple[AnySamples, list[str]] | None:
     try:
+        compare_checksums(entry)
         rest = json.loads((entry / "rest.json").read_text(encoding="utf-8"))
         arrays = {name: np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in rest["arrays"]}
         if {name: list(array.shape) for name, array in arrays.items()} != rest["arrays"]:
@@ -374,6 +376,7 @@ def _write_cache(entry: Path, samples: Samples, warnings: list[str]) -> None:
             "warnings": warnings,
         }
         (unfinished / "rest.json").write_text(json.dumps(rest), encoding="utf-8")
+        write_checksums(unfinished)
         if entry.exists():  # damaged, or finished by another run meanwhile
             shutil.rmtree(entry)
         unfinished.rename(entry)

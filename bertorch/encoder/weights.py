@@ -6,10 +6,11 @@ from pathlib import Path
 
 import torch
 from loguru import logger
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from bertorch.checksums import tensors_checksum
 from bertorch.encoder.config import EncoderConfig, load_config
 from bertorch.encoder.model import Encoder
 from bertorch.encoder.names import BASE_PREFIX, hugging_face_names
@@ -22,7 +23,14 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+_CHECKSUM = "crc32"  # in the metadata: gone when another tool writes the file anew, so never in its way
 _WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"
+
+
+def write_weights(path: Path, tensors: dict[str, Tensor]) -> None:
+    """A safetensors file of these tensors, with a checksum of them that ``read_weights`` compares."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(tensors, path, metadata={"format": "pt", _CHECKSUM: tensors_checksum(tensors)})
 
 
 def find_weights(directory: str | Path) -> Path | None:
@@ -72,9 +80,14 @@ def _shards(index: Path) -> list[Path]:
 def _read_file(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
+            with safe_open(path, framework="pt") as file:
+                expected = (file.metadata() or {}).get(_CHECKSUM)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path}: damaged or no safetensors file ({error})") from None
+        if expected is not None and tensors_checksum(tensors) != expected:
+            raise UserError(f"{path}: damaged: its numbers are not those that were saved; take a copy of it, or train again")
+        return tensors
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises whatever the reader stumbles over: IndexError, AssertionError

@@ -5,23 +5,25 @@ what a killed run needs to go on.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pickle
 import platform
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 import bertorch
-from bertorch.encoder.weights import read_weights
+from bertorch.checksums import compare_checksums, write_checksums
+from bertorch.encoder.weights import read_weights, write_weights
 from bertorch.errors import UserError
 
 DESCRIPTION = "bertorch.json"
@@ -40,6 +42,26 @@ _UMASK = os.umask(0o022)
 os.umask(_UMASK)
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the system refuses inside (a full disk, a directory that became read-only) is a UserError that says so."""
+    try:
+        yield
+    except Exception as error:
+        reason = _refusal(error)
+        if reason is None:
+            raise
+        raise UserError(f"{path}: cannot be written ({reason}); what was saved before is kept") from None
+
+
+def _refusal(error: Exception) -> str | None:
+    for one in (error, error.__context__):  # torch.save hides the system's error behind its own
+        if isinstance(one, OSError):
+            return one.strerror or str(one)
+    found = re.search(r"([^:]+) \(os error \d+\)", str(error))  # of safetensors and tokenizers, which are Rust
+    return found and found[1].strip()
+
+
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Let ``write`` make a file beside ``path``, flush it to the disk, then rename it: complete or absent."""
     write_all({path: write})
@@ -50,17 +72,20 @@ def write_all(files: dict[Path, Callable[[Path], Any]]) -> None:
     unfinished = {path: path.with_name(f".{path.name}.tmp") for path in files}
     try:
         for path, write in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write(unfinished[path])
-            os.chmod(unfinished[path], 0o666 & ~_UMASK)  # safetensors makes files that only their owner may read
-            _flush(unfinished[path])
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write(unfinished[path])
+                os.chmod(unfinished[path], 0o666 & ~_UMASK)  # safetensors makes files that only their owner may read
+                _flush(unfinished[path])
         for path in files:
-            os.replace(unfinished[path], path)
+            with writing(path):
+                os.replace(unfinished[path], path)
         for directory in {path.parent for path in files}:
             _flush(directory)
     finally:
         for path in unfinished.values():
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:
@@ -77,8 +102,8 @@ def _json_writer(content: dict | list) -> Callable[[Path], Any]:
 
 
 def _tensor_writer(tensors: dict[str, Tensor]) -> Callable[[Path], Any]:
-    tensors = {name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}
-    return lambda path: save_file(tensors, path, metadata={"format": "pt"})
+    tensors = {name: tensor.float() for name, tensor in tensors.items()}
+    return lambda path: write_weights(path, tensors)
 
 
 def write_json(path: Path, content: dict | list) -> None:
@@ -102,12 +127,14 @@ def save_model(
         description: for ``bertorch.json``; ``labels`` become the config's ``id2label`` too.
         evaluation: for ``evaluation.json``; None leaves the one that is there.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     tokenizer_files = directory / f".tokenizer.{os.getpid()}.tmp"
     try:
-        tokenizer.save_pretrained(tokenizer_files)
-        for path in tokenizer_files.iterdir():
-            os.replace(path, directory / path.name)
+        with writing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            tokenizer.save_pretrained(tokenizer_files)
+            for path in tokenizer_files.iterdir():
+                _flush(path)
+                os.replace(path, directory / path.name)
     finally:
         shutil.rmtree(tokenizer_files, ignore_errors=True)
     files = model.saved_files(description["max_seq_length"])
@@ -168,6 +195,11 @@ def check_saved_dir(args: argparse.Namespace) -> None:
     directory = Path(args.saved_dir)
     if directory.exists() and not directory.is_dir():
         raise UserError(f"--saved_dir {directory}: a file stands there; name a directory")
+    if args.overwrite and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+        raise UserError(
+            f"torchrun has restarted this run and --overwrite would remove what it saved in {directory}; start it with "
+            f"--resume, which begins anew where there is no run"
+        )
     if holds_run(directory) and not (args.resume or args.overwrite):
         raise UserError(f"--saved_dir {directory} already holds a run; go on with --resume or replace it with --overwrite")
     if args.resume and holds_run(directory) and not (directory / STATES).is_dir():
@@ -179,13 +211,18 @@ def check_saved_dir(args: argparse.Namespace) -> None:
 
 def prepare_saved_dir(directory: Path, overwrite: bool) -> None:
     """Make the directory, empty of an earlier run where ``overwrite`` asks for it."""
-    if overwrite:
-        parts = directory.glob("[0-9]_*") if (directory / "modules.json").is_file() else ()  # of sentence-transformers
-        for path in (*(directory / name for name in _RUN_FOLDERS), *parts):
-            shutil.rmtree(path, ignore_errors=True)
-        for name in (*_RUN_FILES, *_RECORDS, "pytorch_model.bin"):
-            (directory / name).unlink(missing_ok=True)
-    (directory / STATES).mkdir(parents=True, exist_ok=True)
+    with writing(directory):
+        if overwrite:
+            _remove_run(directory)
+        (directory / STATES).mkdir(parents=True, exist_ok=True)
+
+
+def _remove_run(directory: Path) -> None:
+    parts = directory.glob("[0-9]_*") if (directory / "modules.json").is_file() else ()  # of sentence-transformers
+    for path in (*(directory / name for name in _RUN_FOLDERS), *parts):
+        shutil.rmtree(path, ignore_errors=True)
+    for name in (*_RUN_FILES, *_RECORDS, "pytorch_model.bin"):
+        (directory / name).unlink(missing_ok=True)
 
 
 def save_state(directory: Path, step: int, model: nn.Module, tensors: dict[str, Any], state: dict[str, Any]) -> None:
@@ -200,18 +237,23 @@ def save_state(directory: Path, step: int, model: nn.Module, tensors: dict[str, 
     """
     states = directory / STATES
     unfinished = states / f".step-{step:08d}.tmp"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    weights = {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
-    save_file(weights, unfinished / "model.safetensors")
-    torch.save(tensors, unfinished / "tensors.pt")
-    (unfinished / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
-    for path in (*unfinished.iterdir(), unfinished):
-        _flush(path)
     final = states / f"step-{step:08d}"
-    shutil.rmtree(final, ignore_errors=True)
-    unfinished.rename(final)
-    _flush(states)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        with writing(final):
+            unfinished.mkdir(parents=True)
+            write_weights(unfinished / "model.safetensors", dict(model.named_parameters()))
+            with open(unfinished / "tensors.pt", "wb") as handle:
+                torch.save(tensors, handle)
+            (unfinished / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
+            write_checksums(unfinished)
+            for path in (*unfinished.iterdir(), unfinished):
+                _flush(path)
+            unfinished.rename(final)
+            _flush(states)
+    except UserError:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     for path in states.iterdir():
         if path != final:
             shutil.rmtree(path, ignore_errors=True)
@@ -230,6 +272,7 @@ def load_state(path: Path, model: nn.Module) -> tuple[dict[str, Any], dict[str, 
         UserError: the state is damaged, or of another model.
     """
     try:
+        compare_checksums(path)
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         tensors = torch.load(path / "tensors.pt", map_location="cpu", weights_only=True)
     except (OSError, ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:

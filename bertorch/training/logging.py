@@ -10,6 +10,7 @@ from loguru import logger
 from tqdm import tqdm
 
 from bertorch.errors import UserError
+from bertorch.training.checkpoints import writing
 
 
 def set_up_logging(is_main: bool) -> None:
@@ -37,7 +38,7 @@ class Journal:
             self.writer = SummaryWriter(str(directory / "tensorboard"))
 
     def write(self, kind: str, global_step: int, figures: dict[str, Any]) -> None:
-        with open(self.path, "a", encoding="utf-8") as handle:
+        with writing(self.path), open(self.path, "a", encoding="utf-8") as handle:
             handle.write(json.dumps({"kind": kind, "global_step": global_step, **figures}) + "\n")
         if self.writer is not None:
             for name, value in figures.items():
@@ -57,8 +58,9 @@ class Journal:
             except (ValueError, KeyError, TypeError):
                 continue
         unfinished = self.path.with_suffix(".tmp")
-        unfinished.write_text("".join(kept), encoding="utf-8")
-        os.replace(unfinished, self.path)
+        with writing(self.path):
+            unfinished.write_text("".join(kept), encoding="utf-8")
+            os.replace(unfinished, self.path)
 
 
 def progress_bar(total: int, done: int) -> tqdm:

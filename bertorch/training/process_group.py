@@ -2,6 +2,7 @@
 
 import argparse
 import atexit
+import errno
 import gc
 import os
 import random
@@ -17,10 +18,11 @@ import torch
 import torch.distributed as dist
 from loguru import logger
 
-from bertorch.errors import UserError
+from bertorch.errors import ProcessError, UserError
 from bertorch.training.logging import set_up_logging
 
 T = TypeVar("T")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class Interrupted(Exception):
@@ -154,6 +156,8 @@ def run_script(main: Callable[[], None]) -> None:
     signal.signal(signal.SIGTERM, _stop_before_training)
     try:
         main()
+    except ProcessError as error:
+        code = _say(2, str(error), everywhere=True)
     except UserError as error:
         code = _say(2, str(error))
     except Interrupted as error:
@@ -163,9 +167,16 @@ def run_script(main: Callable[[], None]) -> None:
     except BrokenPipeError:  # the reader of our standard output is gone: predict.py ... | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    except Exception:
-        traceback.print_exc()
-        code = 1
+    except Exception as error:
+        if _is_lost_connection(error):
+            code = _say(1, "another process of the run has ended; its own lines say why. The last saved state is kept", True)
+        elif isinstance(error, OSError) and error.errno in _NO_ROOM:  # of a temporary file, say
+            code = _say(2, f"{error.filename or 'what is written'}: {error.strerror}", True)
+        elif out_of_memory(error):
+            code = _say(2, "out of memory; lower --batch_size or --max_seq_length", True)
+        else:
+            traceback.print_exc()
+            code = 1
     if dist.is_initialized() and code != 1:  # after an accident the other ranks may never come to meet this one
         gc.collect()
         dist.destroy_process_group()
@@ -173,10 +184,20 @@ def run_script(main: Callable[[], None]) -> None:
     sys.exit(code)
 
 
-def _say(code: int, message: str) -> int:
-    if is_main_process():
-        print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr, flush=True)
+def _say(code: int, message: str, everywhere: bool = False) -> int:
+    rank = "" if is_main_process() else f"rank {os.environ['RANK']}: "
+    if everywhere or not rank:
+        print(f"{os.path.basename(sys.argv[0])}: {rank}{message}", file=sys.stderr, flush=True)
     return code
+
+
+def _is_lost_connection(error: Exception) -> bool:
+    return dist.is_initialized() and (isinstance(error, dist.DistError) or "gloo/transport" in str(error))
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether torch or Python could not get memory, on a GPU or on the host."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def _stop_before_training(number: int, frame: object) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from loguru import logger
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedTokenizerBase
 
@@ -81,6 +81,8 @@ class Run:
                     run.record(*evaluate(...))   # figures, and what the report shows beside them
             if run.saving_due:
                 run.save()
+
+    A loss or weights that are no finite numbers end the run with a UserError before anything of them is saved.
 
     Gradients are those of the mean loss over everything the update averages over: all ranks and all accumulated
     batches, whatever their sizes.
@@ -239,8 +241,10 @@ class Run:
         self._gradient_count += self._batch_count
         if not self._window_closes:
             return
-        # One exchange an update: how much it averages over, and whether a rank was asked to stop.
-        count, stop = self.processes.sum([self._gradient_count, float(self._signal or 0)])
+        # One exchange an update: how much it averages over, whether a rank was asked to stop, whether its loss is a number.
+        count, stop, lost = self.processes.sum([self._gradient_count, float(self._signal or 0), float(self._loss_is_lost())])
+        if lost:  # before the weights are
+            raise UserError(self._lost(self.global_step + 1, "the loss is no finite number"))
         if stop:  # from here on; a signal that comes while this step is evaluated and saved waits for the next
             self._stopping = self._signal or signal.SIGTERM
         for group in self.optimizer.param_groups:
@@ -269,9 +273,29 @@ class Run:
         self.evaluation_due = args.dev_data_file is not None and self._due(args.eval_steps)
         self._step_ended = time.perf_counter()
         self.saving_due = self._due(args.save_steps) or self._stopping is not None
+        if (self.evaluation_due or self.saving_due) and not all_finite(self.parameters):
+            raise UserError(self._lost(self.global_step, "the update left weights that are no finite numbers"))
 
     def _due(self, every: int) -> bool:
         return self.global_step % every == 0 or self._finished
+
+    def _loss_is_lost(self) -> bool:
+        """Whether this rank's loss is NaN or infinite; on a GPU, which would have to wait, looked at once a log line."""
+        if self.processes.device.type == "cuda" and (self.global_step + 1) % self.args.logging_steps:
+            return False
+        if math.isfinite(float(self._window.total)):
+            return False
+        return not self.scaler.is_enabled() or self.scaler.get_scale() < 1  # fp16 leaves out single updates by itself
+
+    def _lost(self, step: int, what: str) -> str:
+        """What is said where a run cannot go on."""
+        before = f" or one of the {self.args.logging_steps} before" if self.processes.device.type == "cuda" else ""
+        state = latest_state(self.directory)
+        kept = f"go on from {state} with --resume" if state else "nothing was saved yet; start again with --overwrite"
+        return (
+            f"global step {step}{before} (epoch {self.epoch + 1}, batch {self.batch}): {what}; {kept}, and a lower "
+            f"--learning_rate or a longer --warmup_proportion"
+        )
 
     def _log(self) -> None:
         window, now = self._window, time.perf_counter()
@@ -432,6 +456,11 @@ class Run:
             setattr(self, name, state[name])
         logger.info(f"resumed from {path}: epoch {self.epoch + 1}, batch {self.batch}, global step {self.global_step}")
         return True
+
+
+def all_finite(tensors: list[Tensor]) -> bool:
+    """Whether there is no NaN and no infinity in them; the host waits once."""
+    return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())
 
 
 def _random_states(device: torch.device) -> dict[str, Any]:

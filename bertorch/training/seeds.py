@@ -11,10 +11,10 @@ from typing import Any
 
 from loguru import logger
 
-from bertorch.errors import UserError
+from bertorch.errors import ProcessError, UserError
 from bertorch.reporting.report import report_finished
 from bertorch.training.checkpoints import DESCRIPTION, REPORT, STATES, holds_run, write_all, write_whole
-from bertorch.training.process_group import is_main_process, start_processes
+from bertorch.training.process_group import is_main_process, out_of_memory, start_processes
 
 _SUMMARY = "seeds.json"
 
@@ -32,7 +32,7 @@ def for_each_seed(args: argparse.Namespace, train: Callable[[argparse.Namespace]
         UserError: no development set, a seed twice, or ``saved_dir`` holds a run already.
     """
     if args.seeds is None:
-        train(args)
+        _train(args, train)
         if is_main_process():
             report_finished([args.saved_dir], args.saved_dir)
         return
@@ -46,7 +46,7 @@ def for_each_seed(args: argparse.Namespace, train: Callable[[argparse.Namespace]
     if held is not None and not (args.resume or args.overwrite):
         raise UserError(f"--saved_dir {held} already holds a run; go on with --resume or replace it with --overwrite")
     for seed, folder in folders.items():
-        train(argparse.Namespace(**{**vars(args), "seed": seed, "seeds": None, "saved_dir": str(folder)}))
+        _train(argparse.Namespace(**{**vars(args), "seed": seed, "seeds": None, "saved_dir": str(folder)}), train)
         if is_main_process():
             report_finished([folder], folder)
         gc.collect()  # the model of one seed is gone before the next is built
@@ -55,6 +55,19 @@ def for_each_seed(args: argparse.Namespace, train: Callable[[argparse.Namespace]
         _summarize(args, root, folders)
         report_finished(list(folders.values()), root)
     processes.gather(None)  # nobody leaves before the best model is written
+
+
+def _train(args: argparse.Namespace, train: Callable[[argparse.Namespace], None]) -> None:
+    try:
+        train(args)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise ProcessError(
+            f"out of memory with --batch_size {args.batch_size}, --eval_batch_size {args.eval_batch_size} and "
+            f"--max_seq_length {args.max_seq_length}; lower one of them (--gradient_accumulation_steps keeps the size of an "
+            f"update), or give --gradient_checkpointing or --precision bf16"
+        ) from None
 
 
 def _summarize(args: argparse.Namespace, root: Path, folders: dict[int, Path]) -> None:

@@ -14,6 +14,7 @@ import pytest
 from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
 
+from bertorch.checksums import write_checksums
 from bertorch.data import tokenizing
 from bertorch.data.rows import read_rows
 from bertorch.data.tokenizing import Samples, TextEncoder, load_tokenizer, tokenize, tokenize_cached
@@ -403,7 +404,14 @@ def _truncate(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 3)
 
 
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # of the numbers of an array; of the closing bracket of the table
+    path.write_bytes(content)
+
+
 DAMAGES = {
+    "one bit": _flip,
     "truncated": _truncate,
     "empty": lambda path: path.write_bytes(b""),
     "garbage": lambda path: path.write_bytes(b"garbage" * 20),
@@ -431,6 +439,7 @@ def test_arrays_that_do_not_belong_together_are_noticed(source, wordpiece, name)
     encoder = TextEncoder(load_tokenizer(wordpiece), 6)
     whole = source.samples(encoder)
     np.save(source.entry / f"{name}.npy", np.array(getattr(whole, name)[:-1]))
+    write_checksums(source.entry)
     assert_same(source.samples(encoder), tokenize(ROWS, encoder, 1))
     assert source.reads == 2
 
@@ -440,6 +449,7 @@ def test_a_table_of_another_shape_is_noticed(source, wordpiece, content):
     encoder = TextEncoder(load_tokenizer(wordpiece), 6)
     source.samples(encoder)
     (source.entry / "rest.json").write_text(content, encoding="utf-8")
+    write_checksums(source.entry)
     assert_same(source.samples(encoder), tokenize(ROWS, encoder, 1))
     numbers = json.loads((source.entry / "rest.json").read_text(encoding="utf-8"))["others"]
     assert (numbers["truncated"], numbers["unknown"]) == (1, 1)
@@ -464,6 +474,7 @@ def test_a_pickle_in_the_cache_is_not_executed(source, wordpiece, tmp_path, as_a
         np.save(source.entry / "labels.npy", np.array([trap] * 3, dtype=object), allow_pickle=True)
     else:
         (source.entry / "labels.npy").write_bytes(pickle.dumps(trap))
+    write_checksums(source.entry)  # whoever places it there can do that too
     assert_same(source.samples(encoder), tokenize(ROWS, encoder, 1))
     assert not (tmp_path / "sprung").exists()
     assert source.reads == 2

@@ -1,0 +1,49 @@
+"""Checksums (CRC-32) of what is saved: a file that decayed on its disk must not be taken for a good one."""
+
+import json
+import zlib
+from pathlib import Path
+
+from torch import Tensor, uint8
+
+_LIST = "checksums.json"
+_BLOCK = 1 << 20
+
+
+def tensors_checksum(tensors: dict[str, Tensor]) -> str:
+    """Of names, types, shapes and values, whatever their order; the tensors lie on the CPU."""
+    value = 0
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        value = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), value)
+        value = zlib.crc32(tensor.reshape(-1).view(uint8).numpy(), value)
+    return f"{value:08x}"
+
+
+def write_checksums(folder: Path) -> None:
+    """List the checksums of all files of ``folder`` in a file beside them."""
+    sums = {path.name: _file_checksum(path) for path in sorted(folder.iterdir()) if path.name != _LIST}
+    (folder / _LIST).write_text(json.dumps(sums, indent=2), encoding="utf-8")
+
+
+def compare_checksums(folder: Path) -> None:
+    """Compare the files of ``folder`` with what ``write_checksums`` wrote.
+
+    Raises:
+        FileNotFoundError: the list is missing, or a file that it names.
+        ValueError: a file is another one than was written; the message names it.
+    """
+    sums = json.loads((folder / _LIST).read_text(encoding="utf-8"))
+    if not isinstance(sums, dict):
+        raise ValueError(f"{_LIST} holds no list")
+    for name, expected in sums.items():
+        if _file_checksum(folder / Path(name).name) != expected:
+            raise ValueError(f"{name} is not as it was written")
+
+
+def _file_checksum(path: Path) -> str:
+    value = 0
+    with open(path, "rb") as handle:
+        while block := handle.read(_BLOCK):
+            value = zlib.crc32(block, value)
+    return f"{value:08x}"

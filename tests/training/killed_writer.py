@@ -1,0 +1,154 @@
+"""Kill the saving of a model and of a training state at every point of it; show that each leaves something whole.
+
+    python -m tests.training.killed_writer lines    # before every line of bertorch/training/checkpoints.py that runs
+    python -m tests.training.killed_writer calls    # at every system call that writes, makes, renames or removes (strace)
+
+A first model and a first state lie in a directory; saving the second ones over them is what is killed. After every kill the
+state must be the first or the second, bit for bit, and so must the model; then saving once more must work.
+"""
+
+import argparse
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+from bertorch.data.tokenizing import load_tokenizer
+from bertorch.encoder import Encoder
+from bertorch.encoder.config import EncoderConfig, read_json_object
+from bertorch.encoder.weights import read_weights
+from bertorch.heads.classifier import Classifier, load_trained_classifier
+from bertorch.training.checkpoints import latest_state, load_state, save_model, save_state
+from tests.scripts.launch import ROOT
+
+ENCODER = ROOT / "data" / "tiny-encoder"
+WATCHED = str(ROOT / "bertorch" / "training" / "checkpoints.py")
+CALLS = (
+    "openat", "write", "pwrite64", "writev", "ftruncate", "fsync", "rename", "renameat2", "unlink", "unlinkat", "mkdir",
+    "rmdir", "chmod",
+)  # fmt: skip
+
+
+class Writer:
+    """A model that is all ``value``, and how it is saved."""
+
+    def __init__(self):
+        sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        config = EncoderConfig.from_dict({**read_json_object(ENCODER / "config.json"), **sizes})
+        self.model = Classifier(Encoder(config, with_pooler=True), num_labels=2)
+        self.tokenizer = load_tokenizer(ENCODER)
+
+    def save(self, directory: Path, value: int) -> None:
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                parameter.fill_(value)
+        tensors = {"optimizer": torch.full((1000,), float(value))}
+        description = {"task": "classification", "labels": ["0", "1"], "max_seq_length": 32, "value": value}
+        save_model(directory, self.model, self.tokenizer, description, {"global_step": value})
+        save_state(directory, value, self.model, tensors, {"global_step": value})
+
+    def found(self, directory: Path) -> tuple[int, int]:
+        """The values of state and model, each of which must be of one piece."""
+        tensors, state = load_state(latest_state(directory), self.model)
+        values = {float(number) for parameter in self.model.parameters() for number in parameter.detach().aminmax()}
+        assert values | set(tensors["optimizer"].tolist()) == {state["global_step"]}
+        load_trained_classifier(directory, 2)
+        values = {float(number) for tensor in read_weights(directory).values() for number in (tensor.min(), tensor.max())}
+        assert len(values) == 1
+        return state["global_step"], int(values.pop())
+
+
+def kill_at_line(number: int) -> None:
+    """Let this process be killed before the watched line with this number, counted from now."""
+    seen = 0
+
+    def trace(frame, event, _):
+        nonlocal seen
+        if frame.f_code.co_filename != WATCHED:
+            return None
+        if event == "line":
+            seen += 1
+            if seen == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    sys.settrace(trace)
+
+
+def kill_at_call(pid: int, call: str, number: int) -> subprocess.Popen:
+    """Attach a tracer that kills the stopped process at its so-manieth ``call``, then let it go on."""
+    command = ["strace", "-f", "-qq", "-o", "/dev/null", "-p", str(pid), "-e", f"trace={call}"]
+    tracer = subprocess.Popen([*command, "-e", f"inject={call}:signal=SIGKILL:when={number}"], stderr=subprocess.DEVNULL)
+    status = Path(f"/proc/{pid}/status")
+    while "TracerPid:\t0" in status.read_text():
+        if tracer.poll() is not None:
+            raise SystemExit("strace cannot attach to a process here")
+        time.sleep(0.005)
+    os.kill(pid, signal.SIGCONT)
+    return tracer
+
+
+def was_killed(writer: Writer, directory: Path, call: str | None, number: int) -> bool:
+    """Save the second ones in a process that is killed, at a line if ``call`` is None; False where it came to its end."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            if call is None:
+                kill_at_line(number)
+            else:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            writer.save(directory, 2)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    tracer = None
+    if call is not None:
+        os.waitpid(pid, os.WUNTRACED)
+        tracer = kill_at_call(pid, call, number)
+    _, status = os.waitpid(pid, 0)
+    if tracer is not None:
+        tracer.wait()
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "saving failed"
+    return os.WIFSIGNALED(status)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("how", choices=("lines", "calls"))
+    parser.add_argument("--every", type=int, default=1, help="leave out points in between")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    writer = Writer()
+    outcomes: Counter[tuple[int, int]] = Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        first, directory = Path(folder) / "first", Path(folder) / "killed"
+        writer.save(first, 1)
+        kinds = [None] if args.how == "lines" else CALLS
+        for kind in kinds:
+            for number in itertools.count(1, args.every):
+                shutil.rmtree(directory, ignore_errors=True)
+                shutil.copytree(first, directory)
+                if not was_killed(writer, directory, kind, number):
+                    break
+                outcomes[writer.found(directory)] += 1
+                writer.save(directory, 3)
+                assert writer.found(directory) == (3, 3)
+                left = [path.name for path in (directory / "training_state").iterdir()]
+                assert left == ["step-00000003"], left
+    shown = ", ".join(
+        f"{count} times the {'first' if state == 1 else 'second'} state and the {'first' if model == 1 else 'second'} model"
+        for (state, model), count in sorted(outcomes.items())
+    )
+    print(f"killed at {outcomes.total()} {args.how}: {shown}; always whole")
+
+
+if __name__ == "__main__":
+    main()
