@@ -1,6 +1,7 @@
 """What happens to a saved directory when the machine fails: it is whole, or one line says what is not."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,10 +16,18 @@ from bertorch.encoder.weights import read_weights, write_weights
 from bertorch.errors import UserError
 from bertorch.training.checkpoints import latest_state, load_state, save_state
 from tests.scripts.launch import ROOT, environment
+from tests.training.mounts import needs_mounts
 
 can_trace = (
     shutil.which("strace") is not None and subprocess.run(["strace", "-qq", "true"], capture_output=True).returncode == 0
 )
+
+
+def broken_writer(*flags, before=()):
+    command = [*before, sys.executable, "-m", "tests.training.broken_writer", *flags]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize(
@@ -29,12 +38,23 @@ can_trace = (
     ],
 )
 def test_a_kill_while_saving_leaves_a_whole_state_and_model(flags):
-    command = [sys.executable, "-m", "tests.training.killed_writer", *flags]
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout.split()[2]) > 50
+    told = broken_writer(*flags)
+    assert int(re.search(r"killed at (\d+)", told)[1]) > 50
     for outcome in ("the first state and the first model", "the second state and the second model"):
-        assert outcome in done.stdout
+        assert outcome in told
+
+
+@needs_mounts
+def test_a_full_disk_keeps_what_was_saved_and_leaves_nothing_unfinished():
+    told = broken_writer("disks", "--every", "16", before=["unshare", "-rm"])
+    assert int(re.search(r"(\d+) disks full", told)[1]) > 20
+    for outcome in (
+        "no state and no",
+        "no state and the first",
+        "the first state and the first",
+        "the first state and the second",
+    ):
+        assert outcome in told
 
 
 @pytest.fixture(scope="module")

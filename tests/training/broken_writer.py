@@ -1,10 +1,12 @@
-"""Kill the saving of a model and of a training state at every point of it; show that each leaves something whole.
+"""Break the saving of a model and of a training state at every point of it; show that each leaves something whole.
 
-    python -m tests.training.killed_writer lines    # before every line of bertorch/training/checkpoints.py that runs
-    python -m tests.training.killed_writer calls    # at every system call that writes, makes, renames or removes (strace)
+    python -m tests.training.broken_writer lines    # before every line of bertorch/training/checkpoints.py that runs
+    python -m tests.training.broken_writer calls    # at every system call that writes, makes, renames or removes (strace)
+    unshare -rm python -m tests.training.broken_writer disks    # on disks of all sizes, which are full sooner or later
 
 A first model and a first state lie in a directory; saving the second ones over them is what is killed. After every kill the
-state must be the first or the second, bit for bit, and so must the model; then saving once more must work.
+state must be the first or the second, bit for bit, and so must the model; then saving once more must work. A full disk must
+be said in one line, keep what was saved, and leave nothing unfinished.
 """
 
 import argparse
@@ -25,6 +27,7 @@ from bertorch.data.tokenizing import load_tokenizer
 from bertorch.encoder import Encoder
 from bertorch.encoder.config import EncoderConfig, read_json_object
 from bertorch.encoder.weights import read_weights
+from bertorch.errors import UserError
 from bertorch.heads.classifier import Classifier, load_trained_classifier
 from bertorch.training.checkpoints import latest_state, load_state, save_model, save_state
 from tests.scripts.launch import ROOT
@@ -50,20 +53,25 @@ class Writer:
         with torch.no_grad():
             for parameter in self.model.parameters():
                 parameter.fill_(value)
-        tensors = {"optimizer": torch.full((1000,), float(value))}
+        tensors = {"optimizer": torch.full((50_000,), float(value))}
         description = {"task": "classification", "labels": ["0", "1"], "max_seq_length": 32, "value": value}
         save_model(directory, self.model, self.tokenizer, description, {"global_step": value})
         save_state(directory, value, self.model, tensors, {"global_step": value})
 
     def found(self, directory: Path) -> tuple[int, int]:
-        """The values of state and model, each of which must be of one piece."""
-        tensors, state = load_state(latest_state(directory), self.model)
-        values = {float(number) for parameter in self.model.parameters() for number in parameter.detach().aminmax()}
-        assert values | set(tensors["optimizer"].tolist()) == {state["global_step"]}
-        load_trained_classifier(directory, 2)
-        values = {float(number) for tensor in read_weights(directory).values() for number in (tensor.min(), tensor.max())}
-        assert len(values) == 1
-        return state["global_step"], int(values.pop())
+        """The values of state and model, each of which must be of one piece; 0 where there is none."""
+        step = model = 0
+        if latest_state(directory):
+            tensors, state = load_state(latest_state(directory), self.model)
+            step = state["global_step"]
+            values = {float(number) for parameter in self.model.parameters() for number in parameter.detach().aminmax()}
+            assert values | set(tensors["optimizer"].tolist()) == {step}
+        if (directory / "bertorch.json").exists():
+            load_trained_classifier(directory, 2)
+            values = {float(number) for tensor in read_weights(directory).values() for number in tensor.aminmax()}
+            assert len(values) == 1
+            model = int(values.pop())
+        return step, model
 
 
 def kill_at_line(number: int) -> None:
@@ -120,34 +128,64 @@ def was_killed(writer: Writer, directory: Path, call: str | None, number: int) -
     return os.WIFSIGNALED(status)
 
 
+def kill_everywhere(writer: Writer, folder: Path, how: str, every: int) -> None:
+    """Print how often what was found after the kills."""
+    first, directory = folder / "first", folder / "killed"
+    writer.save(first, 1)
+    outcomes: Counter[tuple[int, int]] = Counter()
+    for kind in [None] if how == "lines" else CALLS:
+        for number in itertools.count(1, every):
+            shutil.rmtree(directory, ignore_errors=True)
+            shutil.copytree(first, directory)
+            if not was_killed(writer, directory, kind, number):
+                break
+            outcomes[writer.found(directory)] += 1
+            writer.save(directory, 3)
+            assert writer.found(directory) == (3, 3)
+            left = [path.name for path in (directory / "training_state").iterdir()]
+            assert left == ["step-00000003"], left
+    print(f"killed at {outcomes.total()} {how}: {told(outcomes)}; always whole")
+
+
+def fill_disks(writer: Writer, folder: Path, every: int) -> None:
+    """Print how often what was found on disks that became full."""
+    disk, outcomes = folder / "disk", Counter()
+    disk.mkdir()
+    for pages in itertools.count(1, every):
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={pages * 4}k", "none", str(disk)], check=True)
+        try:
+            writer.save(disk / "out", 1)
+            writer.save(disk / "out", 2)
+        except UserError as error:
+            assert "No space left on device); what was saved before is kept" in str(error), error
+        found = writer.found(disk / "out")
+        left = list(disk.rglob("*.tmp"))
+        subprocess.run(["umount", str(disk)], check=True)
+        assert not left, left
+        if found == (2, 2):
+            break
+        outcomes[found] += 1
+    print(f"{outcomes.total()} disks full: {told(outcomes)}; always whole")
+
+
+def told(outcomes: Counter[tuple[int, int]]) -> str:
+    names = ("no", "the first", "the second")
+    return ", ".join(
+        f"{count} times {names[state]} state and {names[model]} model" for (state, model), count in sorted(outcomes.items())
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("how", choices=("lines", "calls"))
+    parser.add_argument("how", choices=("lines", "calls", "disks"))
     parser.add_argument("--every", type=int, default=1, help="leave out points in between")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    writer = Writer()
-    outcomes: Counter[tuple[int, int]] = Counter()
     with tempfile.TemporaryDirectory() as folder:
-        first, directory = Path(folder) / "first", Path(folder) / "killed"
-        writer.save(first, 1)
-        kinds = [None] if args.how == "lines" else CALLS
-        for kind in kinds:
-            for number in itertools.count(1, args.every):
-                shutil.rmtree(directory, ignore_errors=True)
-                shutil.copytree(first, directory)
-                if not was_killed(writer, directory, kind, number):
-                    break
-                outcomes[writer.found(directory)] += 1
-                writer.save(directory, 3)
-                assert writer.found(directory) == (3, 3)
-                left = [path.name for path in (directory / "training_state").iterdir()]
-                assert left == ["step-00000003"], left
-    shown = ", ".join(
-        f"{count} times the {'first' if state == 1 else 'second'} state and the {'first' if model == 1 else 'second'} model"
-        for (state, model), count in sorted(outcomes.items())
-    )
-    print(f"killed at {outcomes.total()} {args.how}: {shown}; always whole")
+        if args.how == "disks":
+            fill_disks(Writer(), Path(folder), args.every)
+        else:
+            kill_everywhere(Writer(), Path(folder), args.how, args.every)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,278 @@
+"""What befalls a training from outside or from within: it ends with one line, and what was saved before stays loadable."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bertorch.encoder import Encoder
+from bertorch.heads.classifier import load_trained_classifier
+from bertorch.training.checkpoints import latest_state
+from tests.scripts.launch import ROOT, call, command, complaint, environment, run, start, training_flags
+from tests.training.mounts import needs_mounts
+
+SMALL = {
+    "batch_size": 8,
+    "epochs": 1,
+    "max_steps": None,
+    "save_steps": 5,
+    "eval_steps": 5,
+    "logging_steps": 1,
+    "device": "cpu",
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(small_encoder, tmp_path_factory):
+    """A run of two processes that nothing happened to."""
+    saved_dir = tmp_path_factory.mktemp("undisturbed") / "out"
+    done = run("run_classifier.py", training_flags(small_encoder, saved_dir, **SMALL), processes=2)
+    assert done.returncode == 0, done.stderr
+    return saved_dir
+
+
+def assert_same_model(saved_dir, reference):
+    expected, found = load_file(reference / "model.safetensors"), load_file(saved_dir / "model.safetensors")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def assert_loadable(saved_dir):
+    load_trained_classifier(saved_dir, 2)
+    state = latest_state(saved_dir)
+    assert json.loads((state / "state.json").read_text())["global_step"] == int(state.name.removeprefix("step-"))
+    return state
+
+
+# A loss that is no number, no memory
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_state(small_encoder, tmp_path, processes):
+    saved_dir = tmp_path / "out"
+    flags = {**SMALL, "scheduler": "constant", "save_steps": 1, "max_grad_norm": 0, "learning_rate": 1e30}
+    done = run("run_classifier.py", training_flags(small_encoder, saved_dir, **flags), processes=processes)
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if line.startswith("run_classifier.py: ")]
+    assert len(said) == 1, done.stderr
+    found = re.search(r"global step (\d+) \(epoch 1, batch (\d+)\).*no finite number", said[0])
+    assert found, said[0]
+    assert found[1] == found[2]
+    assert "--learning_rate" in said[0]
+    state = latest_state(saved_dir)
+    assert str(state) in said[0]
+    for path in (state, saved_dir):
+        assert all(tensor.isfinite().all() for tensor in load_file(path / "model.safetensors").values())
+
+
+def test_weights_that_are_no_numbers_are_not_saved(small_encoder, tmp_path, monkeypatch, capsys):
+    """The third loss is finite and its gradient is not; what the second step saved stays."""
+    saved_dir, steps = tmp_path / "out", []
+
+    def spoil(parameters, *_):
+        steps.append(None)
+        if len(steps) == 3:
+            parameters[0].grad[0] = float("nan")
+
+    monkeypatch.setattr("bertorch.training.run.scale_and_clip", spoil)
+    flags = training_flags(small_encoder, saved_dir, **SMALL | {"save_steps": 1, "max_steps": 6})
+    assert call("run_classifier.py", flags, monkeypatch) == 2
+    said = complaint(capsys.readouterr().err)
+    assert "global step 3 " in said and "weights that are no finite numbers" in said
+    assert assert_loadable(saved_dir).name == "step-00000002"
+
+
+def no_memory_on_a_gpu(*_):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+
+def no_memory_on_a_cpu(*_):
+    torch.empty(10**16)
+
+
+@pytest.mark.parametrize("allocate", [no_memory_on_a_gpu, no_memory_on_a_cpu])
+def test_out_of_memory_is_one_line_with_what_to_lower(small_encoder, tmp_path, monkeypatch, capsys, allocate):
+    monkeypatch.setattr(Encoder, "forward", allocate)
+    flags = training_flags(small_encoder, tmp_path / "out", batch_size=24, max_seq_length=48)
+    assert call("run_classifier.py", flags, monkeypatch) == 2
+    said = complaint(capsys.readouterr().err)
+    assert "out of memory with --batch_size 24," in said
+    assert "--max_seq_length 48" in said
+    assert "--gradient_accumulation_steps" in said
+
+
+# Disks
+
+# Mount a disk of $1 on $2, run the rest there, copy what it left to $3. `watch` is run beside it.
+ON_A_DISK = """
+size=$1 place=$2 copy=$3; shift 3
+mount -t tmpfs -o size=$size none "$place" || exit 99
+%s
+"$@"; code=$?
+cp -r "$place/." "$copy"; exit $code
+"""
+
+
+def on_a_disk(size, place, copy, script, flags, watch=""):
+    place.mkdir(), copy.mkdir()
+    shell = ["unshare", "-rm", "sh", "-c", ON_A_DISK % watch, "sh", str(size), str(place), str(copy)]
+    return subprocess.run([*shell, *command(script, flags)], env=environment(), capture_output=True, text=True, timeout=150)
+
+
+@needs_mounts
+def test_a_disk_that_becomes_full_keeps_what_was_saved(small_encoder, tmp_path):
+    place, copy = tmp_path / "disk", tmp_path / "copy"
+    flags = training_flags(small_encoder, place / "out", **SMALL | {"epochs": 50})
+    watch = f"""(while ! [ -d "{place}/out/training_state/step-00000010" ]; do sleep 0.05; done
+        head -c 100m /dev/zero >"{place}/something") 2>/dev/null &"""
+    done = on_a_disk("20m", place, copy, "run_classifier.py", flags, watch)
+    assert done.returncode == 2, done.stderr
+    said = complaint(done.stderr)
+    assert "No space left on device); what was saved before is kept" in said and str(place) in said
+    state = assert_loadable(copy / "out")
+    resumed = run("run_classifier.py", training_flags(small_encoder, copy / "out", **SMALL, resume=True))
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"resumed from {state}" in resumed.stderr
+
+
+@needs_mounts
+def test_a_disk_that_becomes_read_only_keeps_what_was_saved(small_encoder, tmp_path):
+    place, copy = tmp_path / "disk", tmp_path / "copy"
+    flags = training_flags(small_encoder, place / "out", **SMALL | {"epochs": 50})
+    watch = f"""(while ! [ -d "{place}/out/training_state/step-00000010" ]; do sleep 0.05; done
+        while ! mount -o remount,ro "{place}"; do sleep 0.01; done) 2>/dev/null &"""
+    done = on_a_disk("100m", place, copy, "run_classifier.py", flags, watch)
+    assert done.returncode == 2, done.stderr
+    said = complaint(done.stderr)
+    assert "Read-only file system" in said and str(place) in said
+    assert_loadable(copy / "out")
+
+
+@needs_mounts
+def test_a_read_only_directory_is_refused_before_the_training(small_encoder, tmp_path):
+    place, copy = tmp_path / "disk", tmp_path / "copy"
+    flags = training_flags(small_encoder, place / "out", **SMALL)
+    done = on_a_disk("1m", place, copy, "run_classifier.py", flags, f'mount -o remount,ro "{place}"')
+    assert done.returncode == 2
+    assert "cannot be written to" in complaint(done.stderr)
+    assert "global step" not in done.stderr
+
+
+@needs_mounts
+def test_a_full_disk_for_the_cache_is_no_obstacle(small_encoder, tmp_path):
+    place, copy = tmp_path / "disk", tmp_path / "copy"
+    flags = training_flags(small_encoder, tmp_path / "out", cache_dir=place / "cache")
+    done = on_a_disk("8k", place, copy, "run_classifier.py", flags)
+    assert done.returncode == 0, done.stderr
+    assert "the token cache cannot be written" in done.stderr
+    assert not list((copy / "cache").glob("*"))
+
+
+# Processes
+
+
+def rank_pid(launcher, rank):
+    """The process of this rank, among the launcher's children."""
+    deadline = time.time() + 60
+    while time.time() < deadline:
+        for pid in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
+            if f"\0RANK={rank}\0".encode() in b"\0" + Path(f"/proc/{pid}/environ").read_bytes():
+                return int(pid)
+        time.sleep(0.05)
+    raise AssertionError("no such process")
+
+
+def wait_for(path, process):
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_when_a_rank_dies_the_others_end_with_one_line(small_encoder, tmp_path, rank):
+    saved_dir = tmp_path / "out"
+    flags = training_flags(small_encoder, saved_dir, **SMALL | {"epochs": 200})
+    process = start("run_classifier.py", flags, processes=2)
+    wait_for(saved_dir / "training_state" / "step-00000005", process)
+    os.kill(rank_pid(process.pid, rank), signal.SIGKILL)
+    killed = time.time()
+    _, error = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert time.time() - killed < 60
+    said = [line for line in error.splitlines() if line.startswith("run_classifier.py: ")]
+    who = "rank 1: " if rank == 0 else ""
+    assert len(said) == 1 and said[0].startswith(f"run_classifier.py: {who}another process of the run has ended"), error
+    assert_loadable(saved_dir)
+
+
+def test_torchrun_restarts_a_run_that_lost_a_rank(small_encoder, undisturbed, tmp_path):
+    saved_dir = tmp_path / "out"
+    flags = training_flags(small_encoder, saved_dir, **SMALL, resume=True)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--max-restarts", "2"]
+    process = subprocess.Popen(
+        [*launch, str(ROOT / "run_classifier.py"), *flags],
+        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for state, rank in (("step-00000005", 1), ("step-00000015", 0)):
+        wait_for(saved_dir / "training_state" / state, process)
+        os.kill(rank_pid(process.pid, rank), signal.SIGKILL)
+        time.sleep(0.5)
+    _, error = process.communicate(timeout=150)
+    assert process.returncode == 0, error
+    assert error.count("resumed from") == 2
+    assert_same_model(saved_dir, undisturbed)
+
+
+def test_a_restart_does_not_remove_what_the_run_has_saved(small_encoder, undisturbed, tmp_path):
+    saved_dir = tmp_path / "out"
+    shutil.copytree(undisturbed, saved_dir)
+    flags = training_flags(small_encoder, saved_dir, **SMALL, overwrite=True)
+    done = subprocess.run(
+        command("run_classifier.py", flags), env={**environment(), "TORCHELASTIC_RESTART_COUNT": "1"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "start it with --resume" in complaint(done.stderr)
+    assert_same_model(saved_dir, undisturbed)
+
+
+@pytest.fixture
+def free_port():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return unused.getsockname()[1]
+
+
+def agents(small_encoder, saved_dir, nodes, port, *more, **flags):
+    """The commands of ``nodes`` launchers, one process each, as on so many machines."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes", str(nodes), "--nproc_per_node", str(2 // nodes)]
+    launch += ["--master_addr", "127.0.0.1", "--master_port", str(port)]
+    script = [str(ROOT / "run_classifier.py"), *training_flags(small_encoder, saved_dir, **SMALL, **flags)]
+    return [[*launch, "--node_rank", str(node), *more, *script] for node in range(nodes)]
+
+
+def test_two_machines_train_as_one(small_encoder, undisturbed, tmp_path, free_port):
+    saved_dir = tmp_path / "out"
+    started = [
+        subprocess.Popen(
+            one, env={**environment(), "BERTORCH_CACHE": str(tmp_path / f"cache-{node}")},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for node, one in enumerate(agents(small_encoder, saved_dir, 2, free_port))
+    ]  # fmt: skip
+    for node, process in enumerate(started):
+        _, error = process.communicate(timeout=150)
+        assert process.returncode == 0, error
+        assert ("saved the model" in error) is (node == 0)
+    assert list((tmp_path / "cache-1").iterdir())  # each machine has a cache of its own
+    assert_same_model(saved_dir, undisturbed)
