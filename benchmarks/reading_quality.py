@@ -85,6 +85,10 @@ def parse_args() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--train_questions", type=int, default=None, help="at least so many; default: 1000, for others 2000")
     parser.add_argument("--dev_questions", type=int, default=None, help="at least so many; default: 500, for squad all")
+    parser.add_argument(
+        "--other_share", type=float, default=1.0,
+        help="cjrc: the share that is trained on of the questions without yes and no, which are a tenth of all",
+    )  # fmt: skip
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--sides", choices=SIDES, nargs="+", default=None, help="which to train; default: for cmrc both")
     parser.add_argument("--batch_size", type=int, default=16, help="windows")
@@ -142,6 +146,25 @@ def take(articles: Articles, questions: int | None) -> Articles:
     return taken
 
 
+def with_fewer_others(articles: Articles, share: float) -> Articles:
+    """A random share of the questions that are not answered with yes or no, and all that are."""
+    chance = random.Random(SAMPLE_SEED)
+    kept = []
+    for article in articles:
+        paragraphs = []
+        for paragraph in article["paragraphs"]:
+            told = [
+                {answer["text"].upper() for answer in question["answers"]} <= {"YES", "NO"} for question in paragraph["qas"]
+            ]
+            questions = [
+                one for one, yes_no in zip(paragraph["qas"], told, strict=True) if yes_no or chance.random() < share
+            ]
+            if questions:
+                paragraphs.append({**paragraph, "qas": questions})
+        kept.append({**article, "paragraphs": paragraphs})
+    return kept
+
+
 def write_subsets(args: argparse.Namespace, files: list[Path], directory: Path) -> dict[str, Path]:
     """The training and the development file that both sides read."""
     sets = [read_articles(path) for path in files]
@@ -149,6 +172,8 @@ def write_subsets(args: argparse.Namespace, files: list[Path], directory: Path) 
         random.Random(SAMPLE_SEED).shuffle(sets[0])
     train = take(sets[0][:SQUAD_TRAINING_ARTICLES] if args.what == "squad" else sets[0], args.train_questions)
     rest = {"cmrc": sets[-1], "squad": sets[0][SQUAD_TRAINING_ARTICLES:], "cjrc": sets[0][len(train) :]}[args.what]
+    if args.other_share < 1:
+        train = with_fewer_others(train, args.other_share)
     paths = {}
     for name, articles in (("train", train), ("dev", take(rest, args.dev_questions))):
         paths[name] = directory / f"{name}.json"

@@ -113,8 +113,11 @@ def start_processes(args: argparse.Namespace) -> Processes:
             count = torch.cuda.device_count()
             logger.info(f"1 of {count} GPUs is used; torchrun --nproc_per_node={count} {sys.argv[0]} ... uses all")
     if world_size > 1 and not dist.is_initialized():  # one group for all seeds
+        # A handler of ours would not run while torch waits for the others here, and torchrun would wait for the handler.
+        handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)
         # gloo carries the bookkeeping, which lives on the host, nccl the gradients.
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        signal.signal(signal.SIGTERM, handler)
     return Processes(rank, local_rank, world_size, device)
 
 
@@ -192,7 +195,7 @@ def _say(code: int, message: str, everywhere: bool = False) -> int:
 
 
 def _is_lost_connection(error: Exception) -> bool:
-    return dist.is_initialized() and (isinstance(error, dist.DistError) or "gloo/transport" in str(error))
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
 
 
 def out_of_memory(error: Exception) -> bool:

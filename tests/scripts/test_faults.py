@@ -1,5 +1,6 @@
 """What befalls a training from outside or from within: it ends with one line, and what was saved before stays loadable."""
 
+import contextlib
 import json
 import os
 import re
@@ -181,13 +182,15 @@ def test_a_full_disk_for_the_cache_is_no_obstacle(small_encoder, tmp_path):
 # Processes
 
 
-def rank_pid(launcher, rank):
-    """The process of this rank, among the launcher's children."""
+def rank_pid(launchers, rank):
+    """The process of this rank, among the launchers' children."""
     deadline = time.time() + 60
     while time.time() < deadline:
-        for pid in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
-            if f"\0RANK={rank}\0".encode() in b"\0" + Path(f"/proc/{pid}/environ").read_bytes():
-                return int(pid)
+        for launcher in launchers:
+            for pid in Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split():
+                with contextlib.suppress(OSError):  # gone meanwhile
+                    if f"\0RANK={rank}\0".encode() in Path(f"/proc/{pid}/environ").read_bytes():
+                        return int(pid)
         time.sleep(0.05)
     raise AssertionError("no such process")
 
@@ -204,7 +207,7 @@ def test_when_a_rank_dies_the_others_end_with_one_line(small_encoder, tmp_path, 
     flags = training_flags(small_encoder, saved_dir, **SMALL | {"epochs": 200})
     process = start("run_classifier.py", flags, processes=2)
     wait_for(saved_dir / "training_state" / "step-00000005", process)
-    os.kill(rank_pid(process.pid, rank), signal.SIGKILL)
+    os.kill(rank_pid([process], rank), signal.SIGKILL)
     killed = time.time()
     _, error = process.communicate(timeout=60)
     assert process.returncode != 0
@@ -213,24 +216,6 @@ def test_when_a_rank_dies_the_others_end_with_one_line(small_encoder, tmp_path, 
     who = "rank 1: " if rank == 0 else ""
     assert len(said) == 1 and said[0].startswith(f"run_classifier.py: {who}another process of the run has ended"), error
     assert_loadable(saved_dir)
-
-
-def test_torchrun_restarts_a_run_that_lost_a_rank(small_encoder, undisturbed, tmp_path):
-    saved_dir = tmp_path / "out"
-    flags = training_flags(small_encoder, saved_dir, **SMALL, resume=True)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--max-restarts", "2"]
-    process = subprocess.Popen(
-        [*launch, str(ROOT / "run_classifier.py"), *flags],
-        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    for state, rank in (("step-00000005", 1), ("step-00000015", 0)):
-        wait_for(saved_dir / "training_state" / state, process)
-        os.kill(rank_pid(process.pid, rank), signal.SIGKILL)
-        time.sleep(0.5)
-    _, error = process.communicate(timeout=150)
-    assert process.returncode == 0, error
-    assert error.count("resumed from") == 2
-    assert_same_model(saved_dir, undisturbed)
 
 
 def test_a_restart_does_not_remove_what_the_run_has_saved(small_encoder, undisturbed, tmp_path):
@@ -253,26 +238,47 @@ def free_port():
         return unused.getsockname()[1]
 
 
-def agents(small_encoder, saved_dir, nodes, port, *more, **flags):
-    """The commands of ``nodes`` launchers, one process each, as on so many machines."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes", str(nodes), "--nproc_per_node", str(2 // nodes)]
-    launch += ["--master_addr", "127.0.0.1", "--master_port", str(port)]
+def machines(small_encoder, saved_dir, caches, *launch, **flags):
+    """Start two launchers of one process each, as on two machines that share ``saved_dir`` and nothing else."""
     script = [str(ROOT / "run_classifier.py"), *training_flags(small_encoder, saved_dir, **SMALL, **flags)]
-    return [[*launch, "--node_rank", str(node), *more, *script] for node in range(nodes)]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1", *launch]
+    return [
+        subprocess.Popen(
+            [*launch, "--node_rank", str(node), *script], env={**environment(), "BERTORCH_CACHE": str(cache)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for node, cache in enumerate(caches)
+    ]  # fmt: skip
 
 
 def test_two_machines_train_as_one(small_encoder, undisturbed, tmp_path, free_port):
-    saved_dir = tmp_path / "out"
-    started = [
-        subprocess.Popen(
-            one, env={**environment(), "BERTORCH_CACHE": str(tmp_path / f"cache-{node}")},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for node, one in enumerate(agents(small_encoder, saved_dir, 2, free_port))
-    ]  # fmt: skip
-    for node, process in enumerate(started):
+    saved_dir, caches = tmp_path / "out", [tmp_path / "cache-0", tmp_path / "cache-1"]
+    address = ["--master_addr", "127.0.0.1", "--master_port", str(free_port)]
+    for node, process in enumerate(machines(small_encoder, saved_dir, caches, *address)):
         _, error = process.communicate(timeout=150)
         assert process.returncode == 0, error
         assert ("saved the model" in error) is (node == 0)
-    assert list((tmp_path / "cache-1").iterdir())  # each machine has a cache of its own
+    assert all(list(cache.iterdir()) for cache in caches)
+    assert_same_model(saved_dir, undisturbed)
+
+
+def test_two_machines_start_again_when_one_loses_its_process(small_encoder, undisturbed, tmp_path, free_port):
+    saved_dir, caches = tmp_path / "out", [tmp_path / "cache-0", tmp_path / "cache-1"]
+    meeting = [
+        "--rdzv_backend",
+        "c10d",
+        "--rdzv_endpoint",
+        f"127.0.0.1:{free_port}",
+        "--rdzv_id",
+        "1",
+        "--max-restarts",
+        "3",
+    ]
+    launchers = machines(small_encoder, saved_dir, caches, *meeting, resume=True)
+    for state, rank in (("step-00000005", 1), ("step-00000015", 0)):
+        wait_for(saved_dir / "training_state" / state, launchers[0])
+        os.kill(rank_pid(launchers, rank), signal.SIGKILL)
+    errors = [launcher.communicate(timeout=150)[1] for launcher in launchers]
+    assert [launcher.returncode for launcher in launchers] == [0, 0], errors
+    assert sum(error.count("resumed from") for error in errors) == 2
     assert_same_model(saved_dir, undisturbed)
