@@ -6,14 +6,14 @@ from pathlib import Path
 
 import torch
 from loguru import logger
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bertorch.encoder.config import EncoderConfig, load_config
+from bertorch.encoder.config import EncoderConfig, beside, load_config
 from bertorch.encoder.model import Encoder
 from bertorch.encoder.names import BASE_PREFIX, hugging_face_names
 from bertorch.errors import UserError
+from bertorch.memory import check_memory
 
 # What a model directory may hold its weights in, the preferred first.
 WEIGHT_FILES = (
@@ -59,12 +59,12 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 def _shards(index: Path) -> list[Path]:
     try:
         names = sorted({str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise UserError(f"{index}: not a weight index (a JSON object with a weight_map is expected)") from None
     for name in names:
         if Path(name).name != name:
             raise UserError(f"{index}: shard {name!r} lies outside the model directory")
-        if not (index.parent / name).is_file():
+        if not beside(index, name).is_file():
             raise UserError(f"{index}: shard {name} is missing; download the model again")
     return [index.parent / name for name in names]
 
@@ -73,8 +73,9 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: damaged or no safetensors file ({error})") from None
+        except Exception as error:  # SafetensorError, and what torch says of a type that it does not have
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise UserError(f"{path}: damaged or no safetensors file ({reason})") from None
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises whatever the reader stumbles over: IndexError, AssertionError
@@ -85,6 +86,14 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         isinstance(x, Tensor) and isinstance(name, str) for name, x in loaded.items()
     ):
         raise UserError(f"{path}: holds more than named tensors; save a state_dict")
+    odd = next((name for name, x in loaded.items() if x.layout != torch.strided or x.device.type != "cpu"), None)
+    if odd is not None:
+        raise UserError(f"{path}: {odd!r} is no plain tensor of numbers (sparse, or without any); save dense ones")
+    # One number may stand for a whole tensor (``expand``), which takes its true size wherever it is copied.
+    sizes = {name: x.numel() * x.element_size() for name, x in loaded.items()}
+    expanded = [name for name, x in loaded.items() if sizes[name] > x.untyped_storage().nbytes()]
+    if expanded:
+        check_memory(path, listed([repr(name) for name in expanded]), sum(sizes[name] for name in expanded))
     return loaded
 
 
@@ -126,6 +135,11 @@ def copy_weights(module: nn.Module, names: dict[str, str], tensors: dict[str, Te
         f"{theirs} is {list(tensors[theirs].shape)}, expected {list(parameters[ours].shape)}"
         for ours, theirs in names.items()
         if tensors[theirs].shape != parameters[ours].shape
+    ]
+    wrong += [
+        f"{theirs} is of {tensors[theirs].dtype}, expected floating point"
+        for theirs in names.values()
+        if not tensors[theirs].dtype.is_floating_point
     ]
     if wrong:
         raise UserError(f"{source}: the weights do not fit the model: {listed(wrong)}")
