@@ -68,7 +68,10 @@ def _check_named_files(directory: Path) -> None:
         ("special_tokens_map.json", ("vocab", "merges", "gguf_file", "vocab_file", "merges_file", "tokenizer_file")),
     ):
         path = directory / name
-        settings = read_json_object(path) if path.is_file() else {}
+        try:
+            settings = read_json_object(path) if path.is_file() else {}
+        except UserError:  # transformers reads it too, or has no use for it
+            continue
         given = [settings.get(key) for key in keys]
         versions = settings.get("fast_tokenizer_files")  # of a tokenizer.json for several versions, by their names
         given += [file for file in versions if Path(str(file)).name != file] if isinstance(versions, list) else [versions]
