@@ -176,7 +176,7 @@ def predicts(directory: Path, name: str, content: bytes, monkeypatch, capsys) ->
     return error
 
 
-@examples(8)
+@examples(5)
 @given(data=st.data())
 def test_predict_from_damaged_descriptions_and_inputs(saved, data, monkeypatch, capsys):
     directory, task = saved
@@ -206,15 +206,19 @@ def copy_of(directory: Path, folder: Path) -> Path:
     return target
 
 
-@examples(100)
+@examples(60)
 @given(data=st.data())
 def test_damaged_config(tiny_model, folder, data):
     directory = copy_of(tiny_model("albert"), folder)
     valid = json.loads((tiny_model("albert") / "config.json").read_text())
     content = data.draw(damaged_json(valid) | damaged_bytes(json.dumps(valid).encode()))
     (directory / "config.json").write_bytes(content)
-    outcome(load_config, directory)
-    outcome(load_encoder, directory)
+
+    def load() -> None:
+        if load_config(directory).num_parameters < 10**6:  # a key left out has the value of a model that takes seconds
+            load_encoder(directory)
+
+    outcome(load)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])  # vocab.txt, and tokenizer.json
@@ -268,9 +272,8 @@ def sentence_directory(tiny_model, tmp_path_factory) -> Path:
 @examples(60)
 @given(data=st.data())
 def test_damaged_sentence_directories(sentence_directory, data):
-    name = data.draw(st.sampled_from(sorted(
-        str(path.relative_to(sentence_directory)) for path in sentence_directory.rglob("*.json") if "token" not in path.name
-    )))  # fmt: skip
+    found = (str(path.relative_to(sentence_directory)) for path in sentence_directory.rglob("*.json"))
+    name = data.draw(st.sampled_from(sorted(name for name in found if "token" not in name and name != "config.json")))
     whole = (sentence_directory / name).read_bytes()
     try:
         (sentence_directory / name).write_bytes(data.draw(damaged_json(json.loads(whole)) | damaged_bytes(whole)))
@@ -325,7 +328,7 @@ RUN = {
 
 
 @pytest.mark.parametrize("name", RUN)
-@examples(50)
+@examples(25)
 @given(data=st.data())
 def test_damaged_runs_are_reported(folder, name, data):
     """What a run left, as scripts/report.py and scripts/compare.py read it: what is damaged is left out."""
