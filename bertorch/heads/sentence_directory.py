@@ -248,12 +248,13 @@ def _load_dense(directory: Path, width: int) -> Dense:
         raise UserError(f"{directory}: a dense layer with a residual is not known here")
     tensors = read_weights(directory)
     weight, bias = tensors.get("linear.weight", torch.empty(0)), tensors.get("linear.bias")
+    refusal = UserError(f"{directory}: no weights of a dense layer for vectors of width {width} in it")
     if weight.dim() != 2 or weight.shape[1] != width or not len(weight) or not weight.dtype.is_floating_point:
-        raise UserError(f"{directory}: no weights of a dense layer for vectors of width {width} in it")
+        raise refusal
     check_memory(directory, f"a dense layer of {len(weight)} outputs", 4 * weight.numel())
     bias = torch.zeros(len(weight)) if bias is None else bias
     if bias.shape != weight.shape[:1] or not bias.dtype.is_floating_point:
-        raise UserError(f"{directory}: its dense layer has {len(weight)} outputs, and a bias of {list(bias.shape)}")
+        raise refusal
     dense = Dense(width, len(weight), _ACTIVATIONS[act])
     dense.linear.load_state_dict({"weight": weight, "bias": bias})
     return dense
