@@ -19,6 +19,7 @@ from bertorch.errors import UserError
 from bertorch.heads.pooling import POOLING_HELP, POOLING_MODES
 from bertorch.metrics.reading import SCORERS
 from bertorch.prediction.classification import predict_labels
+from bertorch.prediction.description import description_of
 from bertorch.prediction.entities import predict_entities
 from bertorch.prediction.explanations import check_explain
 from bertorch.prediction.masked import fill_masks
@@ -33,7 +34,6 @@ from bertorch.training.arguments import (
     count,
     whole_number,
 )
-from bertorch.training.checkpoints import read_description
 from bertorch.training.process_group import run_script, start_processes
 
 
@@ -138,7 +138,7 @@ def main():
     if (args.model_dir is None) == (args.pretrained_model_name_or_path is None):
         raise UserError("name the model with --model_dir, or with --pretrained_model_name_or_path and --init_from_ckpt")
     directory = local_directory(args.model_dir or args.pretrained_model_name_or_path)
-    description = read_description(directory) or {}
+    description = description_of(directory)
     task = task_of(args, directory, description)
     if args.explain:
         check_explain(args, task, directory)

@@ -1,11 +1,29 @@
-"""Memory: how much a process has needed, and what its allocator keeps."""
+"""Memory: what the machine has, how much a process has needed, and what its allocator keeps."""
 
 import contextlib
 import ctypes
+import os
 import resource
 import sys
+from pathlib import Path
 
 import torch
+
+from bertorch.errors import UserError
+
+
+def total_memory() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def check_memory(source: str | Path, what: str, size: int) -> None:
+    """Raises UserError where ``what``, of ``size`` bytes, is more than the machine can hold: a file may ask for anything."""
+    total = total_memory()
+    if size > total:
+        raise UserError(
+            f"{source}: {what} would take {size / 1e9:,.0f} GB of memory, and this machine has {total / 1e9:,.0f} GB"
+        )
 
 
 def give_back_memory() -> None:

@@ -35,7 +35,8 @@ def main(args):
     columns, rows = comparison(find_runs(args.directories))
     if args.sort is not None:
         rows = sorted_by(columns, rows, args.sort)
-    print(FORMATS[args.format](columns, rows))
+    text = FORMATS[args.format](columns, rows)
+    print(text.encode(errors="replace").decode())  # half characters, as JSON may hold them, cannot be printed
 
 
 if __name__ == "__main__":

@@ -24,8 +24,9 @@ from bertorch.heads.contrastive import Contrastive  # noqa: E402
 from bertorch.heads.sentence import Dense  # noqa: E402
 from bertorch.heads.sentence_directory import load_sentence_encoder, transformer_directory  # noqa: E402
 from bertorch.inference import compute  # noqa: E402
+from bertorch.prediction.description import description_of  # noqa: E402
 from bertorch.training.arguments import ArgumentParser, add_device_argument, whole_number  # noqa: E402
-from bertorch.training.checkpoints import holds_run, read_description, save_model  # noqa: E402
+from bertorch.training.checkpoints import holds_run, save_model  # noqa: E402
 from bertorch.training.process_group import run_script, start_processes  # noqa: E402
 
 BLOCK = 16_384  # texts encoded at a time
@@ -80,10 +81,12 @@ def main():
         raise UserError(f"--saved_dir {saved_dir} already holds a model; name another directory")
     sentence, length = load_sentence_encoder(directory)
     normalize, sentence.normalize = sentence.normalize, False  # comes after the whitening
-    description = read_description(directory) or {"task": "sentence_vectors", "pooling_mode": sentence.pooling_mode}
+    description = description_of(directory) or {"task": "sentence_vectors", "pooling_mode": sentence.pooling_mode}
     length = description.get("max_seq_length") or min(length or 512, sentence.encoder.config.max_seq_length)
     tokenizer = load_tokenizer(transformer_directory(directory))
+    sentence.encoder.config.check_length(length, directory)
     encoder = TextEncoder(tokenizer, length, description.get("truncation", "head"))
+    sentence.encoder.config.check_vocabulary(encoder.highest_id, directory)
 
     def vectors():
         texts = (text.strip() for _, text in read_lines(args.text_file) if text.strip())

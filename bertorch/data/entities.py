@@ -187,9 +187,9 @@ def _document(
 def _tagged(line: int, content: _Tokens, types: list[str] | None, repaired: list[tuple[int, int]]) -> Document:
     """The document of tokens and tags."""
     tokens, tags = content.tokens, content.tags
-    odd = next((token for token in tokens if not isinstance(token, str) or not token), None)
-    if odd is not None:
-        raise UnusableRow(f"{odd!r} in the list of tokens", "write strings of one character or more")
+    odd = [token for token in tokens if not isinstance(token, str) or not token]
+    if odd:
+        raise UnusableRow(f"{repr(odd[0])[:40]} in the list of tokens", "write strings of one character or more")
     separator = " " if any(len(token) > 1 for token in tokens) else ""
     units, place = [], 0
     for token in tokens:

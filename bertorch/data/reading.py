@@ -157,12 +157,14 @@ def _question(line: int, identity: str, context: str, entry: dict[str, Any], ans
     given = [] if given is None and impossible else given
     if not isinstance(text, str) or not text.strip():
         raise UnusableRow("no question", "write a text under key question")
-    if _SURROGATE.search(text) or _SURROGATE.search(context):
+    if any(_SURROGATE.search(part) for part in (identity, text, context)):
         raise UnusableRow("an escape such as \\ud83d is half a character", "write both halves, or the character itself")
     if not answers_needed and given is None:
         return Question(line, identity, text, context, [])
     if not isinstance(given, list) or not all(isinstance(one, dict) and isinstance(one.get("text"), str) for one in given):
         raise UnusableRow("no answers", 'write "answers": [{"text": ..., "answer_start": ...}], an empty list for no answer')
+    if any(_SURROGATE.search(one["text"]) for one in given):
+        raise UnusableRow("an escape such as \\ud83d is half a character", "write both halves, or the character itself")
     if any(type(one.get("answer_start", -1)) is not int for one in given):
         raise UnusableRow("an answer_start that is no whole number", "count characters from 0, or write -1")
     if answers_needed and not context.strip():

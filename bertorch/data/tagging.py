@@ -35,6 +35,8 @@ class UnitEncoder:
 
     def __init__(self, texts: TextEncoder, unit: str = "character", doc_stride: int | None = None):
         self.tokenizer, self.backend, self.unit = texts.tokenizer, texts.backend, unit
+        if self.tokenizer.unk_token_id is None:
+            raise UserError(f"{self.tokenizer.name_or_path}: the tokenizer has no token for what its vocabulary lacks")
         (self.before, self.after), _ = texts.layouts[1]
         self.room = texts.max_seq_length - len(self.before) - len(self.after)
         self.doc_stride = self.room // 2 if doc_stride is None else doc_stride

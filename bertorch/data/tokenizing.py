@@ -19,6 +19,7 @@ import bertorch
 from bertorch.cache import cache_root
 from bertorch.checksums import compare_checksums, write_checksums
 from bertorch.data.files import open_binary
+from bertorch.encoder.config import read_json_object
 from bertorch.errors import UserError
 
 TRUNCATIONS = ("head", "tail", "head_tail")
@@ -30,18 +31,20 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model directory.
 
     A ``vocab.txt`` without the files of another tokenizer is WordPiece, whatever family the config names: Chinese ALBERT
-    and RoBERTa come so.
+    and RoBERTa come so. Python code that lies there is not run, whatever the directory's settings say.
 
     Raises:
-        UserError: no vocabulary there, or files that transformers cannot read.
+        UserError: no vocabulary there, files that transformers cannot read, or that name others elsewhere.
     """
     directory = Path(directory)
+    _check_named_files(directory)
     others = ("tokenizer.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model")
     try:
         if (directory / "vocab.txt").is_file() and not any((directory / name).is_file() for name in others):
             tokenizer = BertTokenizer.from_pretrained(directory)
         elif any((directory / name).is_file() for name in others):
-            tokenizer = AutoTokenizer.from_pretrained(directory, use_fast=True)
+            # Without trust_remote_code transformers asks, and takes the answer from standard input: from our texts.
+            tokenizer = AutoTokenizer.from_pretrained(directory, use_fast=True, trust_remote_code=False)
         else:
             raise UserError(f"{directory}: no vocabulary here; looked for vocab.txt, {', '.join(others)}")
         tokenizer("ꙮ")  # a WordPiece vocabulary without [UNK] fails at the first word that it lacks
@@ -53,6 +56,29 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
     if not tokenizer.is_fast:
         raise UserError(f"{directory}: its tokenizer has no fast version; save one as tokenizer.json")
     return tokenizer
+
+
+def _check_named_files(directory: Path) -> None:
+    """Raises UserError where the tokenizer's settings name a file of another place.
+
+    The paths that ``tokenizer_config.json`` often has under ``vocab_file`` and the like are nothing to transformers, which
+    takes the directory's own files; these keys it follows.
+    """
+    for name, keys in (
+        ("tokenizer_config.json", ("vocab", "merges", "gguf_file")),
+        ("special_tokens_map.json", ("vocab", "merges", "gguf_file", "vocab_file", "merges_file", "tokenizer_file")),
+    ):
+        path = directory / name
+        try:
+            settings = read_json_object(path) if path.is_file() else {}
+        except UserError:  # transformers reads it too, or has no use for it
+            continue
+        given = [settings.get(key) for key in keys]
+        versions = settings.get("fast_tokenizer_files")  # of a tokenizer.json for several versions, by their names
+        given += [file for file in versions if Path(str(file)).name != file] if isinstance(versions, list) else [versions]
+        outside = next((file for file in given if isinstance(file, str)), None)
+        if outside is not None:
+            raise UserError(f"{path}: names the file {outside[:80]!r}, which does not belong to the directory; leave it out")
 
 
 class TextEncoder:
@@ -94,7 +120,17 @@ class TextEncoder:
             elif len(parts) == sequence + 1:
                 parts.append([])
                 types[sequence] = token_type
+        if len(parts) != len(texts) + 1:
+            raise UserError(
+                f"{self.tokenizer.name_or_path}: the tokenizer loses a text, or gives it twice; see tokenizer.json"
+            )
         return parts, [types[sequence] for sequence in range(len(texts))]
+
+    @property
+    def highest_id(self) -> int:
+        """The highest id that ``encode`` may give."""
+        special = (token for parts, _ in self.layouts.values() for part in parts for token in part)
+        return max([*self.tokenizer.get_vocab().values(), *special])
 
     def encode(self, rows: list[tuple[str, ...]]) -> list[tuple[list[int], int, bool]]:
         """``(input_ids, where the second segment starts, truncated)`` of each row of texts.

@@ -6,8 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from bertorch.errors import UserError
+from bertorch.memory import check_memory, total_memory
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "albert", "electra")
+_MOST_BLOCKS = 10_000  # of shared ones each turn counts; the deepest transformer published has 1,000 layers
+_SIZES = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+    "max_position_embeddings", "type_vocab_size", "embedding_size", "num_hidden_groups", "inner_group_num",
+)  # fmt: skip
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_python", "relu", "silu", "tanh")
 
 # Keys that describe the file a config was read from, or a head: written anew by whoever saves, never carried over.
@@ -71,6 +77,14 @@ class EncoderConfig:
         if max_seq_length > self.max_seq_length:
             raise UserError(f"--max_seq_length {max_seq_length}: {directory} has positions for {self.max_seq_length} tokens")
 
+    def check_vocabulary(self, highest_id: int, directory: str | Path) -> None:
+        """Raises UserError where the tokenizer of ``directory`` gives ids, up to ``highest_id``, that have no embedding."""
+        if highest_id >= self.vocab_size:
+            raise UserError(
+                f"{directory}: its tokenizer gives ids up to {highest_id}, and config.json says vocab_size "
+                f"{self.vocab_size}; take the vocabulary of this model"
+            )
+
     @classmethod
     def from_dict(cls, raw: dict[str, Any], path: str | Path = "config.json") -> "EncoderConfig":
         """Read the keys of a Hugging Face ``config.json``.
@@ -86,40 +100,79 @@ class EncoderConfig:
             values["model_type"] = "albert" if "num_hidden_groups" in raw else "bert"
         model_type = values["model_type"]
         if model_type not in FAMILIES:
-            raise UserError(f"{path}: model_type {model_type!r} is not supported; supported are {', '.join(FAMILIES)}")
+            raise UserError(f"{path}: model_type {_shown(model_type)} is not supported; supported are {', '.join(FAMILIES)}")
         if model_type in ("bert", "roberta", "xlm-roberta"):  # some BERT configs carry an embedding_size nobody reads
             for key in ("embedding_size", "num_hidden_groups", "inner_group_num"):
                 values.pop(key, None)
         if model_type == "electra":
             values.pop("num_hidden_groups", None)
-        for key in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-                    "max_position_embeddings", "type_vocab_size", "embedding_size", "num_hidden_groups",
-                    "inner_group_num"):  # fmt: skip
+        for key in _SIZES:
             value = values.get(key, 1)
             if value is None and key in ("embedding_size", "num_hidden_groups"):  # null: the family's own
                 continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UserError(f"{path}: {key} must be a whole number above 0, found {value!r}")
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**63:
+                raise UserError(f"{path}: {key} must be a whole number above 0, found {_shown(value)}")
         for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps"):
             value = values.get(key, 0.0)
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:
-                raise UserError(f"{path}: {key} must be a number from 0 to below 1, found {value!r}")
+                raise UserError(f"{path}: {key} must be a number from 0 to below 1, found {_shown(value)}")
+        for key in ("classifier_dropout", "classifier_dropout_prob"):
+            value = raw.get(key)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1):
+                raise UserError(f"{path}: {key} must be a number from 0 to 1, or null, found {_shown(value)}")
         if values.get("pad_token_id") is None:
             values["pad_token_id"] = 1 if model_type in ("roberta", "xlm-roberta") else 0
-        if not isinstance(values["pad_token_id"], int):
-            raise UserError(f"{path}: pad_token_id must be a whole number, found {values['pad_token_id']!r}")
+        if not isinstance(values["pad_token_id"], int) or isinstance(values["pad_token_id"], bool):
+            raise UserError(f"{path}: pad_token_id must be a whole number, found {_shown(values['pad_token_id'])}")
         config = cls(**values)
+        if not 0 <= config.position_offset < config.max_position_embeddings:
+            raise UserError(
+                f"{path}: pad_token_id {config.pad_token_id} leaves no positions; they are counted from behind it"
+            )
         if raw.get("position_embedding_type", "absolute") not in ("absolute", None):
             kind = raw["position_embedding_type"]
-            raise UserError(f"{path}: position_embedding_type {kind!r} is not supported, only 'absolute'")
+            raise UserError(f"{path}: position_embedding_type {_shown(kind)} is not supported, only 'absolute'")
         if config.hidden_act not in ACTIVATIONS:
-            raise UserError(f"{path}: hidden_act {config.hidden_act!r} is not supported; known: {', '.join(ACTIVATIONS)}")
+            known = ", ".join(ACTIVATIONS)
+            raise UserError(f"{path}: hidden_act {_shown(config.hidden_act)} is not supported; known: {known}")
         if config.hidden_size % config.num_attention_heads:
             raise UserError(
                 f"{path}: hidden_size {config.hidden_size} is no multiple of "
                 f"num_attention_heads {config.num_attention_heads}"
             )
+        config._check_sizes(values, path)
         return config
+
+    def _check_sizes(self, values: dict[str, Any], path: str | Path) -> None:
+        """Raises UserError, which names the keys, for more layers or weights than can be; before any memory is taken."""
+        for keys, blocks in (
+            (("num_hidden_layers", "inner_group_num"), self.num_hidden_layers * self.inner_group_num),
+            (("num_hidden_groups", "inner_group_num"), self.num_hidden_groups * self.inner_group_num),
+        ):
+            if blocks > _MOST_BLOCKS:
+                named = " and ".join(f"{key} {values[key]}" for key in keys if values.get(key, 1) > 1)
+                raise UserError(f"{path}: {named}: {blocks:,} blocks of layers, and at most {_MOST_BLOCKS:,} are built")
+        if 4 * self.num_parameters <= total_memory():
+            return
+        usual = EncoderConfig(model_type=self.model_type)
+        larger = [key for key in _SIZES if (values.get(key) or 0) > getattr(usual, key)]
+        # Those that alone make it so large, if there are such.
+        alone = [
+            key
+            for key in larger
+            if 4 * EncoderConfig(**{**values, key: getattr(usual, key)}).num_parameters <= total_memory()
+        ]
+        named = ", ".join(f"{key} {values[key]}" for key in alone or larger)
+        check_memory(path, f"an encoder of {named or self.model_type}", 4 * self.num_parameters)
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights of the encoder that this describes, without a pooler."""
+        width, inner, embedding = self.hidden_size, self.intermediate_size, self.embedding_size
+        embeddings = (self.vocab_size + self.max_position_embeddings + self.type_vocab_size + 2) * embedding
+        projection = (embedding + 1) * width if self.projects_embeddings else 0
+        block = 4 * (width + 1) * width + (width + 1) * inner + (inner + 1) * width + 2 * 2 * width
+        return embeddings + projection + self.num_hidden_groups * self.inner_group_num * block
 
     def to_dict(self) -> dict[str, Any]:
         """The keys of a Hugging Face ``config.json``, without those that name a head."""
@@ -129,6 +182,11 @@ class EncoderConfig:
         if self.model_type != "albert":
             values.pop("num_hidden_groups"), values.pop("inner_group_num")
         return {**self.other, **values}
+
+
+def _shown(value: Any) -> str:
+    """As Python writes it, cut: a file may hold a value of any length."""
+    return repr(value)[:60]
 
 
 def load_config(directory: str | Path) -> EncoderConfig:
@@ -166,6 +224,24 @@ def read_config(path: str | Path, bert_for_roberta: bool = False) -> EncoderConf
         raise UserError(f"{path}: a value has the wrong type ({error})") from None
 
 
+def beside(path: str | Path, name: str) -> Path:
+    """The file or folder that ``path`` names as one of its own: in its directory, or below.
+
+    Raises:
+        UserError: it would be elsewhere, or is no name.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise UserError(f"{path}: {_shown(name)} lies outside the model directory")
+    part = Path(path).parent / name
+    try:
+        part.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # whoever opens it says so
+    except (OSError, ValueError) as error:  # too long, half a character, a zero byte
+        raise UserError(f"{path}: {_shown(name)} cannot be opened ({error})") from None
+    return part
+
+
 def read_json_object(path: str | Path) -> dict[str, Any]:
     """The object that a JSON file holds.
 
@@ -178,7 +254,7 @@ def read_json_object(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the second where it is nested too deeply
         raise UserError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a JSON object is expected")

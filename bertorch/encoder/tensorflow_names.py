@@ -103,7 +103,11 @@ def hugging_face_tensors(variables: dict[str, np.ndarray], config: EncoderConfig
         raise UserError(f"{source}: no {_WORDS}, so neither BERT nor ALBERT as Google names them; it holds {shown} ...")
     variables, layout = dict(variables), _layout(variables)
     if layout == "albert_zh" and f"{_WORDS}_2" in variables:  # [vocab_size, E] @ [E, hidden_size]
-        variables[_WORDS] = variables[_WORDS] @ variables.pop(f"{_WORDS}_2")
+        words, second = variables[_WORDS], variables.pop(f"{_WORDS}_2")
+        if words.ndim != 2 or second.ndim != 2 or words.shape[1] != second.shape[0]:
+            shapes = f"{list(words.shape)} and {list(second.shape)}"
+            raise UserError(f"{source}: {_WORDS} and {_WORDS}_2 are of sizes that do not go together, {shapes}")
+        variables[_WORDS] = words @ second
     if config.model_type == "albert" and config.embedding_size == config.hidden_size:  # Google has no mapping then
         variables.setdefault(f"{_MAPPING}/kernel", np.eye(config.hidden_size))
         variables.setdefault(f"{_MAPPING}/bias", np.zeros(config.hidden_size))
@@ -117,6 +121,7 @@ def hugging_face_tensors(variables: dict[str, np.ndarray], config: EncoderConfig
         for name, (_, shape) in wanted.items()
         if variables[name].shape != shape
     ]
+    wrong += [f"{name} holds no numbers" for name in wanted if variables[name].dtype.kind in "OSU"]
     if wrong:
         raise UserError(f"{source}: {listed(wrong)}")
     unknown = sorted(name for name in variables if name not in wanted and not OPTIMIZER.search(name))

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import torch
 from loguru import logger
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bertorch.checksums import tensors_checksum
-from bertorch.encoder.config import EncoderConfig, load_config
+from bertorch.encoder.config import EncoderConfig, beside, load_config
 from bertorch.encoder.model import Encoder
 from bertorch.encoder.names import BASE_PREFIX, hugging_face_names
 from bertorch.errors import UserError
+from bertorch.memory import check_memory
 
 # What a model directory may hold its weights in, the preferred first.
 WEIGHT_FILES = (
@@ -67,12 +68,12 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 def _shards(index: Path) -> list[Path]:
     try:
         names = sorted({str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise UserError(f"{index}: not a weight index (a JSON object with a weight_map is expected)") from None
     for name in names:
         if Path(name).name != name:
             raise UserError(f"{index}: shard {name!r} lies outside the model directory")
-        if not (index.parent / name).is_file():
+        if not beside(index, name).is_file():
             raise UserError(f"{index}: shard {name} is missing; download the model again")
     return [index.parent / name for name in names]
 
@@ -83,8 +84,9 @@ def _read_file(path: Path) -> dict[str, Tensor]:
             with safe_open(path, framework="pt") as file:
                 expected = (file.metadata() or {}).get(_CHECKSUM)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: damaged or no safetensors file ({error})") from None
+        except Exception as error:  # SafetensorError, and what torch says of a type that it does not have
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise UserError(f"{path}: damaged or no safetensors file ({reason})") from None
         if expected is not None and tensors_checksum(tensors) != expected:
             raise UserError(f"{path}: damaged: its numbers are not those that were saved; take a copy of it, or train again")
         return tensors
@@ -98,6 +100,14 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         isinstance(x, Tensor) and isinstance(name, str) for name, x in loaded.items()
     ):
         raise UserError(f"{path}: holds more than named tensors; save a state_dict")
+    odd = next((name for name, x in loaded.items() if x.layout != torch.strided or x.device.type != "cpu"), None)
+    if odd is not None:
+        raise UserError(f"{path}: {odd!r} is no plain tensor of numbers (sparse, or without any); save dense ones")
+    # One number may stand for a whole tensor (``expand``), which takes its true size wherever it is copied.
+    sizes = {name: x.numel() * x.element_size() for name, x in loaded.items()}
+    expanded = [name for name, x in loaded.items() if sizes[name] > x.untyped_storage().nbytes()]
+    if expanded:
+        check_memory(path, listed([repr(name) for name in expanded]), sum(sizes[name] for name in expanded))
     return loaded
 
 
@@ -139,6 +149,11 @@ def copy_weights(module: nn.Module, names: dict[str, str], tensors: dict[str, Te
         f"{theirs} is {list(tensors[theirs].shape)}, expected {list(parameters[ours].shape)}"
         for ours, theirs in names.items()
         if tensors[theirs].shape != parameters[ours].shape
+    ]
+    wrong += [
+        f"{theirs} is of {tensors[theirs].dtype}, expected floating point"
+        for theirs in names.values()
+        if not tensors[theirs].dtype.is_floating_point
     ]
     if wrong:
         raise UserError(f"{source}: the weights do not fit the model: {listed(wrong)}")

@@ -10,10 +10,12 @@ from loguru import logger
 from torch import Tensor, nn
 
 from bertorch.encoder import Encoder, EncoderConfig, load_config
+from bertorch.encoder.config import beside
 from bertorch.encoder.weights import encoder_tensors, fill_encoder, load_encoder, read_weights
 from bertorch.errors import UserError
 from bertorch.heads.pooling import pooled_layers
 from bertorch.heads.sentence import Dense, SentenceEncoder
+from bertorch.memory import check_memory
 
 MODULES = "modules.json"
 _ARCHITECTURES = {
@@ -191,7 +193,7 @@ class _Module:
     def __init__(self, path: Path, entry: dict[str, Any]):
         try:
             self.kind = str(entry["type"]).rsplit(".", 1)[-1]
-            self.directory = path.parent / str(entry["path"])
+            self.directory = beside(path, str(entry["path"]))
         except (KeyError, TypeError):
             raise UserError(f"{path}: each entry needs a type and a path") from None
 
@@ -201,7 +203,7 @@ def _read_json(path: Path, kind: type) -> Any:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the second where it is nested too deeply
         raise UserError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(content, kind):
         raise UserError(f"{path}: a JSON {'list' if kind is list else 'object'} is expected")
@@ -222,7 +224,8 @@ def _pooling_mode(modules: dict[str, _Module], config: EncoderConfig) -> str:
     weights = read_weights(layers.directory).get("layer_weights")
     for mode in ("first_last", "last_two"):
         expected = _layer_weights(mode, config)
-        if modes[0] == "mean" and isinstance(start, int) and weights is not None and weights.tolist() == expected[start:]:
+        fits = isinstance(start, int) and weights is not None and list(weights.shape) == [len(expected[start:])]
+        if modes[0] == "mean" and fits and weights.tolist() == expected[start:]:
             return mode
     raise UserError(f"{layers.directory}: other weights of layers than those of first_last and last_two are not known")
 
@@ -244,10 +247,14 @@ def _load_dense(directory: Path, width: int) -> Dense:
     if config.get("use_residual"):
         raise UserError(f"{directory}: a dense layer with a residual is not known here")
     tensors = read_weights(directory)
-    weight = tensors.get("linear.weight", torch.empty(0))
-    bias = tensors.get("linear.bias", torch.zeros(len(weight)))
-    if weight.dim() != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
-        raise UserError(f"{directory}: no weights of a dense layer for vectors of width {width} in it")
+    weight, bias = tensors.get("linear.weight", torch.empty(0)), tensors.get("linear.bias")
+    refusal = UserError(f"{directory}: no weights of a dense layer for vectors of width {width} in it")
+    if weight.dim() != 2 or weight.shape[1] != width or not len(weight) or not weight.dtype.is_floating_point:
+        raise refusal
+    check_memory(directory, f"a dense layer of {len(weight)} outputs", 4 * weight.numel())
+    bias = torch.zeros(len(weight)) if bias is None else bias
+    if bias.shape != weight.shape[:1] or not bias.dtype.is_floating_point:
+        raise refusal
     dense = Dense(width, len(weight), _ACTIVATIONS[act])
     dense.linear.load_state_dict({"weight": weight, "bias": bias})
     return dense

@@ -16,6 +16,7 @@ from bertorch.data.tokenizing import TextEncoder, load_tokenizer
 from bertorch.encoder.config import load_config
 from bertorch.errors import UserError
 from bertorch.heads.sentence_directory import MODULES
+from bertorch.prediction.description import check_labels, is_text
 from bertorch.training.checkpoints import write_whole
 
 
@@ -33,7 +34,9 @@ def text_encoder(
     config = load_config(directory)
     length = args.max_seq_length or description.get("max_seq_length") or min(length or 512, config.max_seq_length)
     config.check_length(length, directory)
-    return TextEncoder(load_tokenizer(directory), length, args.truncation or description.get("truncation", "head"))
+    encoder = TextEncoder(load_tokenizer(directory), length, args.truncation or description.get("truncation", "head"))
+    config.check_vocabulary(encoder.highest_id, directory)
+    return encoder
 
 
 def task_of(args: argparse.Namespace, directory: Path, description: dict[str, Any]) -> str:
@@ -43,12 +46,13 @@ def task_of(args: argparse.Namespace, directory: Path, description: dict[str, An
         return task
     if args.pooling_mode is not None or (directory / MODULES).is_file():
         return "sentence_vectors"
-    architectures = _config(directory).get("architectures") or [""]
+    architectures = _config(directory).get("architectures")
+    architecture = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
     tasks = {
         "ForTokenClassification": "entities", "ForQuestionAnswering": "reading", "ForMaskedLM": "language_model",
         "ForPreTraining": "language_model",
     }  # fmt: skip
-    return next((task for name, task in tasks.items() if architectures[0].endswith(name)), "classification")
+    return next((task for name, task in tasks.items() if architecture.endswith(name)), "classification")
 
 
 def _config(directory: Path) -> dict[str, Any]:
@@ -135,4 +139,8 @@ def config_labels(directory: Path) -> list[str]:
             f"{directory}: config.json names no labels (id2label); give them with --label_file, "
             "or, for sentence vectors, say how they are made, with --pooling_mode mean for one"
         )
-    return [str(id2label[str(index)]) for index in range(len(id2label))]
+    labels = [str(id2label[str(index)]) for index in range(len(id2label))]
+    if not all(is_text(label) for label in labels):
+        raise UserError(f"{directory}: config.json names labels (id2label) that are half a character")
+    check_labels(directory, labels)
+    return labels

@@ -92,8 +92,8 @@ def note(*children: Any) -> Html:
 
 
 def number(value: Any) -> str:
-    """A figure as people read it: four digits, thousands set apart; a dash for none."""
-    if value is None or isinstance(value, bool | str):
+    """A figure as people read it: four digits, thousands set apart; a dash for none, and what is no figure as it is."""
+    if value is None or isinstance(value, bool) or not isinstance(value, int | float):
         return "–" if value is None else str(value)
     if value != value or abs(value) == float("inf"):
         return str(value)

@@ -99,7 +99,7 @@ def _section(title: str, make: Callable[[], Html | None], remark: Html | None = 
     """A heading and its content; a line instead where the files are not what they should be."""
     try:
         content = make()
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
         content = note(f"Left out: the files of this run are not as they should be ({type(error).__name__}: {error}).")
     return content and join([tag("h2", title), remark, content])
 
@@ -111,7 +111,7 @@ def _what(run: RunFiles) -> list[str]:
 
 
 def _data_name(value: Any) -> str | None:
-    return f"trained on {', '.join(value) if isinstance(value, list) else value}" if value else None
+    return f"trained on {', '.join(map(str, value)) if isinstance(value, list) else value}" if value else None
 
 
 def _labels(run: RunFiles) -> list[str] | None:

@@ -13,6 +13,7 @@ from bertorch.training.checkpoints import DATA_REPORT, DESCRIPTION, EVALUATION, 
 
 JOURNAL = "metrics.jsonl"
 SEEDS = "seeds.json"
+_LARGEST = 2**53  # up to which whole numbers are exact as floats, which charts compute with
 _NO_FLAGS_OF_A_RUN = ("saved_dir", "resume", "overwrite", "seeds", "local_rank")  # say nothing of what was computed
 
 
@@ -50,7 +51,8 @@ class RunFiles:
     @property
     def metric(self) -> str | None:
         """The metric that decides which model is the best; None where it is not known."""
-        return self.flags.get("metric")
+        metric = self.flags.get("metric")
+        return metric if isinstance(metric, str) else None
 
     @property
     def steps(self) -> int | None:
@@ -137,16 +139,31 @@ def read_run(path: str | Path, name: str | None = None) -> RunFiles:
     path = Path(path)
     run = RunFiles(name or path.absolute().name, path)
     run.description = _read_object(run, DESCRIPTION, "no model was saved yet, and flags are those of the training state")
+    _leave_out_odd(run, DESCRIPTION, run.description)
     run.data = _read_object(run, DATA_REPORT, "the data report is left out")
     for line in _journal_lines(run):
         kinds = {"train": run.train, "eval": run.evaluations, "test": run.tests}
         kinds.get(line.get("kind"), []).append(line)
     if run.evaluations:
         run.evaluation = _read_object(run, EVALUATION, "what the predictions were is left out")
+        _leave_out_odd(run, EVALUATION, run.evaluation)
     state = latest_state(path)
     if state is not None:
         run.state = _object(state / "state.json") or {}
+        _leave_out_odd(run, "state.json", run.state)
     return run
+
+
+def _leave_out_odd(run: RunFiles, name: str, content: dict[str, Any]) -> None:
+    """Remove values that are not what a run writes under these names, and say so."""
+    for key, fits in (("arguments", lambda value: isinstance(value, dict)), ("global_step", _is_step)):
+        if content.get(key) is not None and not fits(content[key]):
+            del content[key]
+            run.missing.append(f"{name}: {key} is damaged and left out")
+
+
+def _is_step(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _LARGEST
 
 
 def _read_object(run: RunFiles, name: str, consequence: str) -> dict[str, Any]:
@@ -179,8 +196,10 @@ def _journal_lines(run: RunFiles) -> list[dict[str, Any]]:
             continue
         try:
             line = json.loads(text)
-            damaged += not isinstance(line["global_step"], int)
-            lines += [line] if isinstance(line["global_step"], int) else []
+            whole = _is_step(line["global_step"]) and isinstance(line["kind"], str)
+            whole = whole and all(abs(value) < _LARGEST for value in line.values() if type(value) is int)
+            damaged += not whole
+            lines += [line] if whole else []
         except (ValueError, KeyError, TypeError, RecursionError):
             damaged += 1
     if damaged:

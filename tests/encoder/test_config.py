@@ -1,12 +1,15 @@
 """config.json in and out; what the encoder cannot be is refused in words."""
 
 import json
+import time
 from dataclasses import asdict
 
 import pytest
 from transformers import AutoConfig, AutoModel
 
+from bertorch import memory
 from bertorch.encoder import Encoder, EncoderConfig, load_config
+from bertorch.encoder import config as config_module
 from bertorch.encoder.names import hugging_face_names
 from bertorch.errors import UserError
 
@@ -74,6 +77,11 @@ def test_keys_the_encoder_has_no_use_for_survive():
         ({"layer_norm_eps": None}, "layer_norm_eps"),
         ({"initializer_range": -0.02}, "initializer_range"),
         ({"pad_token_id": "0"}, "pad_token_id"),
+        ({"pad_token_id": True}, "pad_token_id"),
+        ({"model_type": "xlm-roberta", "pad_token_id": -3}, "pad_token_id"),
+        ({"model_type": "xlm-roberta", "pad_token_id": 10**12}, "pad_token_id"),
+        ({"classifier_dropout": "0.3"}, "classifier_dropout"),
+        ({"model_type": "albert", "classifier_dropout_prob": 7}, "classifier_dropout_prob"),
     ],
     ids=str,
 )
@@ -85,7 +93,63 @@ def test_refused(tmp_path, change, says):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1, 2]", '"bert"', "null"])
+def test_weights_are_counted_exactly(family, tiny_model):
+    """Shared layers once, narrow embeddings as narrow as they are."""
+    config = load_config(tiny_model(family))
+    assert config.num_parameters == sum(parameter.numel() for parameter in Encoder(config).parameters())
+
+
+@pytest.mark.parametrize(
+    ("change", "named", "gigabytes"),
+    [
+        ({"vocab_size": 10**12}, ["vocab_size 1000000000000"], "128,000"),
+        ({"max_position_embeddings": 10**12}, ["max_position_embeddings 1000000000000"], "128,000"),
+        ({"type_vocab_size": 10**12}, ["type_vocab_size 1000000000000"], "128,000"),
+        ({"hidden_size": 10**7}, ["hidden_size 10000000"], "3,"),
+        ({"intermediate_size": 10**12}, ["intermediate_size 1000000000000"], "520,000"),
+        ({"num_hidden_layers": 10**9}, ["num_hidden_layers 1000000000"], ""),
+        ({"model_type": "albert", "num_hidden_layers": 10**9}, ["num_hidden_layers 1000000000"], ""),
+        ({"model_type": "albert", "num_hidden_groups": 10**9}, ["num_hidden_groups 1000000000"], ""),
+        ({"model_type": "albert", "inner_group_num": 10**9}, ["inner_group_num 1000000000"], ""),
+        ({"model_type": "albert", "embedding_size": 10**12}, ["embedding_size 1000000000000"], ""),
+        ({"vocab_size": 10**12, "hidden_size": 10**7}, ["vocab_size 1000000000000", "hidden_size 10000000"], ""),
+        ({"vocab_size": 10**400}, ["vocab_size"], ""),
+        ({"hidden_size": 2**62, "vocab_size": 2**62}, [f"vocab_size {2**62}", f"hidden_size {2**62}"], ""),
+    ],
+    ids=str,
+)
+def test_a_config_that_asks_for_too_much_is_refused_by_name(tmp_path, change, named, gigabytes):
+    """Before any memory is taken, and without counting through a billion layers."""
+    written(tmp_path, {**BERT, "intermediate_size": 64, **change})
+    start = time.monotonic()
+    with pytest.raises(UserError) as caught:
+        load_config(tmp_path)
+    said = str(caught.value)
+    assert time.monotonic() - start < 5
+    assert said.startswith(f"{tmp_path / 'config.json'}: ") and "\n" not in said
+    assert all(one in said for one in named) and f"would take {gigabytes}" in said + "would take "
+    assert "max_position" not in said or "max_position_embeddings" in change  # what is not at fault is not blamed
+
+
+def test_the_machine_decides_what_is_too_large(tmp_path, monkeypatch):
+    """A large model that is meant so is refused where memory is too small, and only there."""
+    xxl = {
+        "model_type": "xlm-roberta", "hidden_size": 4096, "num_attention_heads": 32, "num_hidden_layers": 48,
+        "intermediate_size": 16384, "max_position_embeddings": 514, "type_vocab_size": 1, "vocab_size": 250880,
+    }  # fmt: skip
+    written(tmp_path, xxl)
+    needed = 4 * EncoderConfig(**{**xxl, "pad_token_id": 1}).num_parameters
+    assert 40e9 < needed < 44e9  # 10.7 billion weights
+    for module in (memory, config_module):
+        monkeypatch.setattr(module, "total_memory", lambda: needed)
+    assert load_config(tmp_path).hidden_size == 4096
+    for module in (memory, config_module):
+        monkeypatch.setattr(module, "total_memory", lambda: needed - 1)
+    with pytest.raises(UserError, match="43 GB of memory, and this machine has 43 GB"):
+        load_config(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", '"bert"', "null", "[" * 100_000])
 def test_not_a_json_object(tmp_path, text):
     written(tmp_path, text)
     with pytest.raises(UserError) as caught:

@@ -5,6 +5,8 @@ Where TensorFlow is not installed, its one function is replaced, and everything 
 
 import io
 import json
+import os
+import pickle
 import re
 import sys
 from pathlib import Path
@@ -352,6 +354,48 @@ def test_sizes_that_disagree(released, tmp_path, layout):
         message = refusal(folder, tmp_path / "out")
         assert name in message and all(number in message for number in numbers), message
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("layout", "changed", "says"),
+    [
+        (
+            "albert_zh",
+            {"bert/embeddings/word_embeddings_2": np.zeros((15, 32))},
+            "do not go together, [50, 16] and [15, 32]",
+        ),
+        ("albert_zh", {"bert/embeddings/word_embeddings_2": np.zeros(16)}, "do not go together"),
+        ("bert", {"bert/pooler/dense/bias": np.full(32, b"text")}, "bert/pooler/dense/bias holds no numbers"),
+    ],
+    ids=["widths", "dimensions", "text"],
+)
+def test_variables_that_nothing_can_be_computed_with(released, tmp_path, layout, changed, says):
+    assert says in refusal(released(layout, **changed), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+class Malice:
+    """Unpickled naively it makes a folder."""
+
+    def __init__(self, trace: Path):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.mark.parametrize("name", ["bert_model.ckpt.index", "bert_model.ckpt.data-00000-of-00001", "bert_config.json"])
+def test_a_pickle_in_place_of_a_checkpoint_runs_no_code(tmp_path, name):
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "bert_model.ckpt.index").write_bytes(b"")
+    (folder / "bert_config.json").write_text(json.dumps(google_config("bert")))
+    (folder / "vocab.txt").write_text("[PAD]\n")
+    (folder / name).write_bytes(pickle.dumps(Malice(tmp_path / "trace")))
+    assert str(folder) in refusal(folder, tmp_path / "out")  # TensorFlow's reader, or that it is not installed
+    assert not (tmp_path / "trace").exists() and not (tmp_path / "out").exists()
+    pickle.loads((folder / name).read_bytes())
+    assert (tmp_path / "trace").exists()  # the file was armed
 
 
 @pytest.mark.parametrize(
