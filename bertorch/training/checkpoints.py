@@ -8,7 +8,6 @@ import argparse
 import contextlib
 import json
 import os
-import pickle
 import platform
 import re
 import shutil
@@ -23,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 import bertorch
 from bertorch.checksums import compare_checksums, write_checksums
+from bertorch.encoder.config import read_json_object
 from bertorch.encoder.weights import read_weights, write_weights
 from bertorch.errors import UserError
 
@@ -173,11 +173,8 @@ def read_description(directory: str | Path) -> dict[str, Any] | None:
     path = Path(directory) / DESCRIPTION
     if not path.is_file():
         return None
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(description, dict) or "task" not in description:
+    description = read_json_object(path)
+    if "task" not in description:
         raise UserError(f"{path}: not a description of a model (no task in it)")
     return description
 
@@ -273,9 +270,9 @@ def load_state(path: Path, model: nn.Module) -> tuple[dict[str, Any], dict[str, 
     """
     try:
         compare_checksums(path)
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        state = read_json_object(path / "state.json")
         tensors = torch.load(path / "tensors.pt", map_location="cpu", weights_only=True)
-    except (OSError, ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged pickle raises whatever the reader stumbles over: IndexError, AssertionError
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: damaged training state ({reason}); start anew with --overwrite") from None
     weights: dict[str, Tensor] = read_weights(path / "model.safetensors")

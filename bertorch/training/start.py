@@ -32,14 +32,17 @@ def open_model(args: argparse.Namespace, processes: Processes) -> tuple[Path, Te
     A model that is named is downloaded, one of ``--from_tf`` is converted into the cache.
 
     Raises:
-        UserError: there is no such model, or it has no positions for ``--max_seq_length``.
+        UserError: no such model, one without positions for ``--max_seq_length``, or with another model's vocabulary.
     """
     name = args.pretrained_model_name_or_path
     directory = processes.first_on_each_machine(
         lambda: converted_directory(name, args.cache_dir) if args.from_tf else local_directory(name)
     )
-    load_config(directory).check_length(args.max_seq_length, directory)
-    return directory, TextEncoder(load_tokenizer(directory), args.max_seq_length, args.truncation)
+    config = load_config(directory)
+    config.check_length(args.max_seq_length, directory)
+    encoder = TextEncoder(load_tokenizer(directory), args.max_seq_length, args.truncation)
+    config.check_vocabulary(encoder.highest_id, directory)
+    return directory, encoder
 
 
 def load_sets(args: argparse.Namespace, processes: Processes, load: Callable[[str, str], Samples]) -> dict[str, Samples]:

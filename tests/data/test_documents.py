@@ -223,7 +223,7 @@ def test_a_second_reading_comes_from_the_cache(opened, read, tmp_path):
         assert all(isinstance(getattr(documents, name), np.memmap) for name in ARRAYS)
         assert not documents.input_ids.flags.writeable
     (entry,) = (tmp_path / "cache").iterdir()  # nothing unfinished is left beside it
-    assert {path.name for path in entry.iterdir()} == {*(f"{name}.npy" for name in ARRAYS), "rest.json"}
+    assert {path.name for path in entry.iterdir()} == {*(f"{name}.npy" for name in ARRAYS), "rest.json", "checksums.json"}
 
 
 @pytest.mark.parametrize(

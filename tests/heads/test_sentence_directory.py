@@ -17,7 +17,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from bertorch.data.tokenizing import TextEncoder, load_tokenizer
 from bertorch.encoder import TokenBatch
-from bertorch.encoder.weights import read_weights
+from bertorch.encoder.weights import read_weights, write_weights
 from bertorch.errors import UserError
 from bertorch.heads.contrastive import Contrastive
 from bertorch.heads.pooling import POOLING_MODES
@@ -209,20 +209,20 @@ def test_a_failure_while_writing_leaves_the_old_model(tiny_model, tmp_path, monk
     before = contents(directory)
     calls = []
 
-    def save_file_to_a_full_disk(tensors, path, **options):
+    def write_to_a_full_disk(path, tensors):
         calls.append(path)
         if len(calls) == failing:
             Path(path).write_bytes(b"half")
             raise OSError(28, "No space left on device")
-        save_file(tensors, path, **options)
+        write_weights(path, tensors)
 
-    monkeypatch.setattr(checkpoints, "save_file", save_file_to_a_full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(checkpoints, "write_weights", write_to_a_full_disk)
+    with pytest.raises(UserError, match="No space left"):
         save(directory, base, "last_two", 5)
     assert len(calls) == failing
     assert contents(directory) == before
 
-    monkeypatch.setattr(checkpoints, "save_file", save_file)
+    monkeypatch.setattr(checkpoints, "write_weights", write_weights)
     expected = save(directory, base, "last_two", 5)
     assert contents(directory) != before
     assert_close(

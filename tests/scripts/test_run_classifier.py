@@ -29,7 +29,7 @@ def test_the_saved_directory_holds_what_it_should_and_nothing_else(trained):
     assert sorted(path.relative_to(saved_dir).as_posix() for path in saved_dir.rglob("*") if path.is_file()) == [
         "bertorch.json", "config.json", "data_report.json", "evaluation.json", "metrics.jsonl", "model.safetensors",
         "report.html", "test_predictions.tsv", "tokenizer.json", "tokenizer_config.json",
-        "training_state/step-00000060/model.safetensors",
+        "training_state/step-00000060/checksums.json", "training_state/step-00000060/model.safetensors",
         "training_state/step-00000060/state.json", "training_state/step-00000060/tensors.pt",
     ]  # fmt: skip
 

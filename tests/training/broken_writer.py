@@ -3,10 +3,12 @@
     python -m tests.training.broken_writer lines    # before every line of bertorch/training/checkpoints.py that runs
     python -m tests.training.broken_writer calls    # at every system call that writes, makes, renames or removes (strace)
     unshare -rm python -m tests.training.broken_writer disks    # on disks of all sizes, which are full sooner or later
+    python -m tests.training.broken_writer bits --every 499         # flip a bit in each so-manieth byte of what was saved
 
 A first model and a first state lie in a directory; saving the second ones over them is what is killed. After every kill the
 state must be the first or the second, bit for bit, and so must the model; then saving once more must work. A full disk must
-be said in one line, keep what was saved, and leave nothing unfinished.
+be said in one line, keep what was saved, and leave nothing unfinished. A flipped bit must be noticed, or change nothing that
+is read.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from pathlib import Path
 
 import torch
 
+from bertorch.checksums import tensors_checksum
 from bertorch.data.tokenizing import load_tokenizer
 from bertorch.encoder import Encoder
 from bertorch.encoder.config import EncoderConfig, read_json_object
@@ -168,6 +171,32 @@ def fill_disks(writer: Writer, folder: Path, every: int) -> None:
     print(f"{outcomes.total()} disks full: {told(outcomes)}; always whole")
 
 
+def flip_bits(writer: Writer, folder: Path, every: int) -> None:
+    """Print in how many bytes of a state and of a model a flipped bit was noticed."""
+    writer.save(folder, 1)
+    state, noticed, harmless = latest_state(folder), Counter(), Counter()
+    expected = tensors_checksum(read_weights(folder))
+    for path in (*sorted(state.iterdir()), folder / "model.safetensors"):
+        content = path.read_bytes()
+        for place in range(0, len(content), every):
+            flipped = bytearray(content)
+            flipped[place] ^= 1 << place % 8
+            path.write_bytes(flipped)
+            try:
+                if path.parent == state:
+                    load_state(state, writer.model)
+                assert path.parent == folder and tensors_checksum(read_weights(folder)) == expected, (path, place)
+                harmless[path.name] += 1
+            except UserError as error:
+                assert str(path.parent) in str(error)
+                noticed[path.parent == state] += 1
+        path.write_bytes(content)
+    print(
+        f"{noticed[True]} bits flipped in a training state, all noticed; in model.safetensors {noticed[False]} noticed, and "
+        f"{harmless.total()} that change nothing"
+    )
+
+
 def told(outcomes: Counter[tuple[int, int]]) -> str:
     names = ("no", "the first", "the second")
     return ", ".join(
@@ -177,13 +206,15 @@ def told(outcomes: Counter[tuple[int, int]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("how", choices=("lines", "calls", "disks"))
+    parser.add_argument("how", choices=("lines", "calls", "disks", "bits"))
     parser.add_argument("--every", type=int, default=1, help="leave out points in between")
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         if args.how == "disks":
             fill_disks(Writer(), Path(folder), args.every)
+        elif args.how == "bits":
+            flip_bits(Writer(), Path(folder), args.every)
         else:
             kill_everywhere(Writer(), Path(folder), args.how, args.every)
 

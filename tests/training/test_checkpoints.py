@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from bertorch.checksums import write_checksums
 from bertorch.errors import UserError
 from bertorch.training.checkpoints import load_state, save_state
 
@@ -43,6 +44,7 @@ def test_a_pickle_as_training_state_runs_no_code(state, tmp_path, form):
         file.write_bytes(pickle.dumps({"optimizer": Malice(trace)}))
     else:
         torch.save({"optimizer": Malice(trace)}, file, _use_new_zipfile_serialization=form == "torch zip")
+    write_checksums(state)  # whoever places it there can do that too
     with pytest.raises(UserError, match="damaged training state") as caught:
         load_state(state, nn.Linear(2, 3))
     assert str(state) in str(caught.value) and "\n" not in str(caught.value)
@@ -55,13 +57,15 @@ def test_a_pickle_as_training_state_runs_no_code(state, tmp_path, form):
 def test_a_pickle_in_place_of_the_other_files_runs_no_code(state, tmp_path, name):
     trace = tmp_path / "trace"
     (state / name).write_bytes(pickle.dumps(Malice(trace)))
+    write_checksums(state)
     with pytest.raises(UserError) as caught:
         load_state(state, nn.Linear(2, 3))
     assert str(state) in str(caught.value) and "\n" not in str(caught.value) and not trace.exists()
 
 
-@pytest.mark.parametrize("content", ["", "{", json.dumps({"global_step": 7})[:-2]])
+@pytest.mark.parametrize("content", ["", "{", "[]", "5", json.dumps({"global_step": 7})[:-2]])
 def test_damaged_counters(state, content):
     (state / "state.json").write_text(content)
+    write_checksums(state)
     with pytest.raises(UserError, match="damaged training state"):
         load_state(state, nn.Linear(2, 3))
