@@ -67,8 +67,8 @@ def tasks(work_dir):
             "--metric", "accuracy",
         ],
         "afqmc": [
-            "run_classifier.py", *files(SHARED / "pair/afqmc", ".txt", test=False), "--is_text_pair", "--epochs", 3,
-            "--metric", "macro_f1",
+            "run_sentencebert.py", *files(SHARED / "pair/afqmc", ".txt", test=False, labels=False), *mean,
+            "--objective", "cosent", "--epochs", 1, "--eval_steps", 250, "--metric", "spearman",
         ],
         "resume": ["run_ner.py", *files(resume, ".json"), "--epochs", 5, "--metric", "f1"],
         "stsb": [

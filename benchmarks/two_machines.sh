@@ -46,10 +46,11 @@ compare two "two machines beside two processes on one"
 # Again, elastic: a process of each machine is killed in turn; torchrun starts both again, which resume.
 rm -rf "$OUT/two"
 for node in 0 1; do
-    train $node --rdzv_backend c10d --rdzv_endpoint 10.77.0.1:29501 --rdzv_id 1 --max-restarts 3 &
+    train $node --rdzv_backend c10d --rdzv_endpoint 10.77.0.1:29501 --rdzv_id 1 --max-restarts 3 \
+        --rdzv_conf is_host=$((1 - node)) --local_addr 10.77.0.$((node + 1)) &
 done
 for step in 20 60; do
-    until [ -d "$OUT/two/training_state/step-000000$step" ]; do sleep 0.05; done
+    until [ -d "$OUT/two/training_state/step-000000$step" ]; do sleep 0.05; [ -n "$(jobs -r)" ] || exit 1; done
     pid=$(pgrep -f -- "-u run_classifier.py .*--saved_dir $OUT/two" | sed -n "$((step / 40 + 1))p")
     kill -9 "$pid"
 done
