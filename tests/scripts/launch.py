@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+from safetensors.torch import load_file
+
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "data"
 REVIEWS = DATA / "reviews"
@@ -77,6 +80,13 @@ def journal(saved_dir: Path, kind: str) -> list[dict]:
     """What a run wrote down: its ``train``, ``eval`` or ``test`` lines."""
     lines = [json.loads(line) for line in (saved_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [line for line in lines if line["kind"] == kind]
+
+
+def assert_same_model(saved_dir: Path, reference: Path) -> None:
+    """The weights in both directories are the same, bit for bit."""
+    expected, found = load_file(reference / "model.safetensors"), load_file(saved_dir / "model.safetensors")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 def complaint(error: str) -> str:

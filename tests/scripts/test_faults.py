@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from bertorch.encoder import Encoder
 from bertorch.heads.classifier import load_trained_classifier
 from bertorch.training.checkpoints import latest_state
-from tests.scripts.launch import ROOT, call, command, complaint, environment, run, start, training_flags
+from tests.scripts.launch import ROOT, assert_same_model, call, command, complaint, environment, run, start, training_flags
 from tests.training.mounts import needs_mounts
 
 SMALL = {
@@ -40,12 +40,6 @@ def undisturbed(small_encoder, tmp_path_factory):
     done = run("run_classifier.py", training_flags(small_encoder, saved_dir, **SMALL), processes=2)
     assert done.returncode == 0, done.stderr
     return saved_dir
-
-
-def assert_same_model(saved_dir, reference):
-    expected, found = load_file(reference / "model.safetensors"), load_file(saved_dir / "model.safetensors")
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 def assert_loadable(saved_dir):

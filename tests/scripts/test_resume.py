@@ -7,11 +7,9 @@ import signal
 import time
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from bertorch.heads.classifier import load_trained_classifier
-from tests.scripts.launch import REVIEWS, call, run, start, training_flags
+from tests.scripts.launch import REVIEWS, assert_same_model, call, run, start, training_flags
 
 FLAGS = {
     "max_steps": None, "epochs": 6, "batch_size": 8, "gradient_accumulation_steps": 2, "save_steps": 7, "eval_steps": 14,
@@ -28,9 +26,7 @@ def undisturbed(small_encoder, tmp_path_factory):
 
 
 def assert_same_run(saved_dir, reference):
-    expected, found = load_file(reference / "model.safetensors"), load_file(saved_dir / "model.safetensors")
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert_same_model(saved_dir, reference)
     lines = [
         [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()] for path in (reference, saved_dir)
     ]
