@@ -1,8 +1,9 @@
-"""Damaged files for tests: arbitrary bytes, mutated text, JSON with a node that is something else."""
+"""Damaged and hostile files for tests: arbitrary bytes, mutated text, JSON with an odd node, a pickle that runs code."""
 
 import copy
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -72,3 +73,13 @@ def _nodes(content: Any) -> list[tuple[Any, Any]]:
     """``(container, key)`` of every node."""
     keys = content if isinstance(content, dict) else range(len(content)) if isinstance(content, list) else ()
     return [node for key in keys for node in ((content, key), *_nodes(content[key]))]
+
+
+class Malice:
+    """Unpickled naively it makes a folder."""
+
+    def __init__(self, trace: Path):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.trace),)

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import pickle
 import shutil
 import struct
@@ -32,7 +31,7 @@ from bertorch.prediction.description import description_of
 from bertorch.reporting.comparison import FORMATS, comparison, sorted_by
 from bertorch.reporting.report import comparison_page, run_page
 from bertorch.reporting.runs import read_run
-from tests.damage import damaged_bytes, damaged_json, examples
+from tests.damage import Malice, damaged_bytes, damaged_json, examples
 from tests.scripts.launch import as_flags, call
 
 ROWS = "房间很干净\t服务好\t1\n早餐差\t贵\t0\n推荐\t便宜\t1\n".encode()
@@ -352,16 +351,6 @@ def test_damaged_runs_are_reported(folder, name, data):
     for write in FORMATS.values():
         write(columns, rows)
     outcome(sorted_by, columns, rows, "accuracy")
-
-
-class Malice:
-    """Unpickled naively it makes a folder."""
-
-    def __init__(self, trace: Path):
-        self.trace = trace
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.trace),)
 
 
 FILES = (

@@ -19,6 +19,7 @@ from bertorch.data import tokenizing
 from bertorch.data.rows import read_rows
 from bertorch.data.tokenizing import Samples, TextEncoder, load_tokenizer, tokenize, tokenize_cached
 from bertorch.errors import UserError
+from tests.damage import Malice
 
 CHARACTERS = "天地玄黄宇宙洪荒日月盈昃辰宿列张"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "##a", "##b", "ab", ",", *CHARACTERS]
@@ -455,21 +456,11 @@ def test_a_table_of_another_shape_is_noticed(source, wordpiece, content):
     assert (numbers["truncated"], numbers["unknown"]) == (1, 1)
 
 
-class Trap:
-    """An object that makes a folder when it is unpickled."""
-
-    def __init__(self, target: Path):
-        self.target = target
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.target),)
-
-
 @pytest.mark.parametrize("as_array", [True, False])
 def test_a_pickle_in_the_cache_is_not_executed(source, wordpiece, tmp_path, as_array):
     encoder = TextEncoder(load_tokenizer(wordpiece), 6)
     source.samples(encoder)
-    trap = Trap(tmp_path / "sprung")
+    trap = Malice(tmp_path / "sprung")
     if as_array:
         np.save(source.entry / "labels.npy", np.array([trap] * 3, dtype=object), allow_pickle=True)
     else:

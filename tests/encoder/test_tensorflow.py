@@ -5,7 +5,6 @@ Where TensorFlow is not installed, its one function is replaced, and everything 
 
 import io
 import json
-import os
 import pickle
 import re
 import sys
@@ -24,6 +23,7 @@ from bertorch.encoder import TokenBatch, load_config, load_encoder
 from bertorch.encoder.tensorflow import convert_checkpoint, converted_directory
 from bertorch.encoder.tensorflow_names import hugging_face_config, hugging_face_tensors
 from bertorch.errors import UserError
+from tests.damage import Malice
 from tests.scripts.launch import call, complaint
 
 SIZES = {
@@ -372,16 +372,6 @@ def test_sizes_that_disagree(released, tmp_path, layout):
 def test_variables_that_nothing_can_be_computed_with(released, tmp_path, layout, changed, says):
     assert says in refusal(released(layout, **changed), tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-class Malice:
-    """Unpickled naively it makes a folder."""
-
-    def __init__(self, trace: Path):
-        self.trace = trace
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.trace),)
 
 
 @pytest.mark.parametrize("name", ["bert_model.ckpt.index", "bert_model.ckpt.data-00000-of-00001", "bert_config.json"])

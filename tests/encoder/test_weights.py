@@ -1,7 +1,6 @@
 """Every form that weights come in loads to the same encoder; what does not fit is named; no file runs code."""
 
 import json
-import os
 import pickle
 import random
 import shutil
@@ -16,6 +15,7 @@ from transformers import AutoModel
 from bertorch.encoder import Encoder, load_config, load_encoder
 from bertorch.encoder.weights import encoder_tensors, read_weights, report_unused
 from bertorch.errors import UserError
+from tests.damage import Malice
 
 
 @pytest.fixture
@@ -181,16 +181,6 @@ def test_no_weights_trains_from_scratch_and_says_so(bert, messages):
     assert all((block.query.bias == 0).all() and (block.output_norm.weight == 1).all() for block in encoder.blocks)
     with pytest.raises(UserError, match="no weights"):
         read_weights(bert)
-
-
-class Malice:
-    """Unpickled naively it makes a file."""
-
-    def __init__(self, trace: Path):
-        self.trace = trace
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.trace),)
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")

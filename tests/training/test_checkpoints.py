@@ -1,7 +1,6 @@
 """Training states: what is damaged or hostile is named and runs nothing."""
 
 import json
-import os
 import pickle
 from pathlib import Path
 
@@ -12,16 +11,7 @@ from torch import nn
 from bertorch.checksums import write_checksums
 from bertorch.errors import UserError
 from bertorch.training.checkpoints import load_state, save_state
-
-
-class Malice:
-    """Unpickled naively it makes a folder."""
-
-    def __init__(self, trace: Path):
-        self.trace = trace
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.trace),)
+from tests.damage import Malice
 
 
 @pytest.fixture
