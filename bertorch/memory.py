@@ -11,6 +11,8 @@ import torch
 
 from bertorch.errors import UserError
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+
 
 def total_memory() -> int:
     """Bytes of memory that this machine has."""
@@ -24,6 +26,14 @@ def check_memory(source: str | Path, what: str, size: int) -> None:
         raise UserError(
             f"{source}: {what} would take {size / 1e9:,.0f} GB of memory, and this machine has {total / 1e9:,.0f} GB"
         )
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep large blocks that are freed, for the next ones: the system clears pages that are taken anew."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library, another system
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def give_back_memory() -> None:

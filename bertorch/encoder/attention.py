@@ -1,7 +1,7 @@
 """Attention over packed sequences: one function, one signature, three backends that agree.
 
-``grouped``  matrix products over runs of equally long sequences; the fast way on CPU, where SDPA with a mask and
-             dropout takes a slow path. Batches sorted by length have the longest runs.
+``grouped``  matrix products over groups of nearly equally long sequences; the fast way on CPU, where SDPA with a mask and
+             dropout takes a slow path. Batches sorted by length have the fewest groups.
 ``varlen``   flash attention on CUDA (``torch.nn.attention.varlen``), fp16 and bf16. That kernel has no dropout.
 ``padded``   scaled_dot_product_attention over a padded rectangle: the plain reference, and what CUDA uses where the
              varlen kernel cannot follow BERT (attention dropout in training, fp32).
@@ -13,13 +13,17 @@ dropout is BERT's ``attention_probs_dropout_prob``).
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bertorch.encoder.dropout import keep_mask
 from bertorch.encoder.tokens import TokenBatch, padded_places, to_padded
+
+_MOST_WASTED = 8192  # scores of padding in a group, over all heads; more take longer than the calls for one more group
 
 
 @functools.cache
@@ -48,13 +52,15 @@ def attention(
     """Self-attention within each sequence of ``batch``.
 
     Args:
-        query, key, value: ``[total_tokens, num_heads, head_dim]``.
+        query: ``[total_tokens, num_heads, head_dim]``; or of the first token of each sequence alone,
+            ``[batch_size, num_heads, head_dim]``.
+        key, value: ``[total_tokens, num_heads, head_dim]``.
         batch: gives the sequence boundaries.
         dropout_p: share of the attention probabilities set to zero; 0 outside training.
         backend: ``grouped``, ``varlen`` or ``padded``; None takes ``choose_backend``'s.
 
     Returns:
-        ``[total_tokens, num_heads, head_dim]``.
+        As many rows as ``query``.
     """
     backend = backend or choose_backend(query, dropout_p)
     if backend == "grouped":
@@ -62,20 +68,26 @@ def attention(
     if backend == "varlen":
         if dropout_p:
             raise ValueError("the varlen kernel has no dropout; use the padded backend")
-        return varlen_kernel()(query, key, value, batch.cu_seqlens, batch.cu_seqlens, batch.max_seqlen, batch.max_seqlen)
+        starts, longest = batch.cu_seqlens, batch.max_seqlen
+        if len(query) != len(key):
+            starts, longest = torch.arange(len(query) + 1, dtype=starts.dtype, device=starts.device), 1
+        return varlen_kernel()(query, key, value, starts, batch.cu_seqlens, longest, batch.max_seqlen)
     return _padded(query, key, value, batch, dropout_p)
 
 
 def _padded(query: Tensor, key: Tensor, value: Tensor, batch: TokenBatch, dropout_p: float) -> Tensor:
-    padded, mask = to_padded(torch.stack([query, key, value], dim=1), batch)
-    q, k, v = padded.permute(2, 0, 3, 1, 4)  # each [batch_size, num_heads, max_seqlen, head_dim]
+    first_only = len(query) != len(key)
+    padded, mask = to_padded(torch.stack([key, value] if first_only else [key, value, query], dim=1), batch)
+    k, v, *q = padded.permute(2, 0, 3, 1, 4)  # each [batch_size, num_heads, max_seqlen, head_dim]
+    q = query[:, :, None] if first_only else q[0]
     # [batch_size, 1, 1, max_seqlen]: every query sees the real keys of its sequence
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :], dropout_p=dropout_p)
-    return out.transpose(1, 2).flatten(0, 1).index_select(0, padded_places(batch))
+    return out[:, :, 0] if first_only else out.transpose(1, 2).flatten(0, 1).index_select(0, padded_places(batch))
 
 
 def _grouped(query: Tensor, key: Tensor, value: Tensor, batch: TokenBatch, dropout_p: float) -> Tensor:
-    return _GroupedAttention.apply(query, key, value, _equal_length_runs(batch.lengths), dropout_p)
+    groups = _Groups.of(tuple(batch.lengths), key.shape[1], key.device)
+    return _GroupedAttention.apply(query, key, value, groups, dropout_p)
 
 
 def leave_uncompiled() -> None:
@@ -84,86 +96,146 @@ def leave_uncompiled() -> None:
     _grouped = torch.compiler.disable(_grouped)  # not as a decorator: it loads torch's compiler
 
 
-def _equal_length_runs(lengths: list[int]) -> list[tuple[int, int, int]]:
-    """``(first token, sequences, length)`` of each run of neighbours of one length."""
-    runs: list[tuple[int, int, int]] = []
-    start = 0
+@dataclass(frozen=True)
+class _Groups:
+    """Neighbouring sequences of nearly one length, padded to the longest of them, and where their tokens go.
+
+    A row is one head of one token. Packed rows stand token after token, those of the groups sequence after sequence and
+    head after head, so that each group is one product of matrices.
+
+    Attributes:
+        shapes: of each group the matrices (sequences * heads) and the length that they are padded to.
+        gather: the packed row that each row of the groups holds; on padding one of the same sequence, LongTensor.
+        scatter: where in the groups each packed row is, LongTensor ``[total_tokens * heads]``.
+        padding: the rows of the groups that are padding, LongTensor; None where there is none.
+        biases: of each group what is added to its scores, 0 and on padded keys -inf, ``[matrices, 1, length]``; None where
+            nothing is padded.
+    """
+
+    shapes: list[tuple[int, int]]
+    gather: Tensor
+    scatter: Tensor
+    padding: Tensor | None
+    biases: list[Tensor | None]
+
+    @classmethod
+    @functools.lru_cache(maxsize=4)  # the layers of an encoder ask for the same ones
+    def of(cls, lengths: tuple[int, ...], heads: int, device: torch.device) -> "_Groups":
+        groups = _cut(lengths, heads)
+        sizes = np.array(lengths)
+        widths = np.repeat([width for _, width in groups], [count for count, _ in groups])
+        rows = widths * heads  # of each sequence
+        sequence = np.repeat(np.arange(len(sizes)), rows)
+        inside = np.arange(rows.sum()) - np.repeat(np.cumsum(rows) - rows, rows)
+        head, place = np.divmod(inside, widths[sequence])
+        token = np.cumsum(sizes)[sequence] - np.maximum(sizes[sequence] - place, 1)  # on padding the sequence's last
+        gather = torch.from_numpy(token * heads + head)
+        padded = torch.from_numpy(place >= sizes[sequence])
+        real = torch.from_numpy(np.flatnonzero(place < sizes[sequence]))
+        scatter = torch.empty_like(real).index_copy_(0, gather[real], real)
+        biases, first = [], 0
+        for count, width in groups:
+            outside = np.arange(width) >= sizes[first : first + count, None]
+            bias = torch.zeros(outside.shape).masked_fill_(torch.from_numpy(outside), -torch.inf)
+            biases.append(bias.repeat_interleave(heads, 0)[:, None].to(device) if outside.any() else None)
+            first += count
+        return cls(
+            [(count * heads, width) for count, width in groups],
+            gather.to(device), scatter.to(device), padded.nonzero()[:, 0].to(device) if padded.any() else None, biases,
+        )  # fmt: skip
+
+
+def _cut(lengths: tuple[int, ...], heads: int) -> list[tuple[int, int]]:
+    """``(sequences, longest)`` of each group: a neighbour joins while that is cheaper than another group."""
+    groups: list[tuple[int, int]] = []
+    wasted = 0  # scores of the last group that are padding
     for length in lengths:
-        if runs and runs[-1][2] == length:
-            first, count, _ = runs[-1]
-            runs[-1] = (first, count + 1, length)
+        count, width = groups[-1] if groups else (0, 0)
+        joint = max(width, length)
+        waste = wasted + (joint**2 - length**2) + count * (joint**2 - width**2)
+        if groups and waste * heads <= _MOST_WASTED:
+            groups[-1], wasted = (count + 1, joint), waste
         else:
-            runs.append((start, 1, length))
-        start += length
-    return runs
+            groups.append((1, length))
+            wasted = 0
+    return groups
 
 
 class _GroupedAttention(torch.autograd.Function):
-    """Attention run by run. One autograd node for all runs: slicing outside would cost a full-size gradient a run.
+    """Attention group by group. One autograd node for all groups: slicing outside would cost a full-size gradient a group.
 
-    The probabilities of all runs lie in one buffer, and so does their dropout mask: many blocks of ever other sizes would
+    The probabilities of all groups lie in one buffer, and so do those after dropout: many blocks of ever other sizes would
     leave the heap in pieces.
     """
 
     @staticmethod
-    def forward(ctx, query, key, value, runs, dropout_p):
-        heads, head_dim = query.shape[1:]
-        scale = 1.0 / math.sqrt(head_dim)
-        keep = 1.0 / (1.0 - dropout_p)  # inverted dropout: what is kept grows by this
-        sizes = [count * heads * length * length for _, count, length in runs]
-        probs = query.new_empty(sum(sizes))
-        mask = keep_mask(len(probs), dropout_p, probs.device) if dropout_p else None
-        out = torch.empty_like(query, memory_format=torch.contiguous_format)
-        for (start, count, length), p, m in zip(runs, *_squares(probs, mask, runs, sizes), strict=True):
-            q, k, v = (_heads_first(x, start, count, length) for x in (query, key, value))  # [count * heads, length, d]
-            torch.softmax(torch.bmm(q, k.transpose(1, 2)).mul_(scale), dim=-1, out=p)  # [count * heads, length, length]
-            context = torch.bmm(p, v) if m is None else torch.bmm(p * m, v).mul_(keep)
-            _write_run(out, context, start, count, length)
-        ctx.save_for_backward(query, key, value, probs, mask)
-        ctx.runs, ctx.sizes, ctx.scale, ctx.keep = runs, sizes, scale, keep
-        return out
+    def forward(ctx, query, key, value, groups, dropout_p):
+        head_dim = query.shape[-1]
+        scale, keep = 1.0 / math.sqrt(head_dim), 1.0 / (1.0 - dropout_p)  # inverted dropout: what is kept grows by this
+        first_only = len(query) != len(key)  # then the queries stand as the groups have them
+        keys = groups.shapes
+        queries = [(count, 1) for count, _ in keys] if first_only else keys
+        squares = [(*rows, width) for rows, (_, width) in zip(queries, keys, strict=True)]
+        k, v = (_gathered(x, groups) for x in (key, value))
+        q = query.reshape(-1, head_dim) if first_only else _gathered(query, groups)
+        probs = query.new_empty(sum(map(math.prod, squares)))
+        kept = keep_mask(len(probs), dropout_p, query) if dropout_p else probs
+        context = torch.empty_like(q)
+        parts = zip(
+            _parts(q, queries), _parts(k, keys), _parts(v, keys), _parts(context, queries), _parts(probs, squares),
+            _parts(kept, squares), groups.biases, strict=True,
+        )  # fmt: skip
+        for q_, k_, v_, out, p, left, bias in parts:
+            if bias is None:
+                p.baddbmm_(q_, k_.transpose(1, 2), beta=0, alpha=scale)
+            else:
+                torch.baddbmm(bias.to(p.dtype), q_, k_.transpose(1, 2), alpha=scale, out=p)
+            torch.softmax(p, dim=-1, out=p)
+            if dropout_p:
+                left.mul_(p)
+            out.baddbmm_(left, v_, beta=0, alpha=keep)
+        context = (context if first_only else context.index_select(0, groups.scatter)).view(query.shape)
+        ctx.save_for_backward(q, k, v, probs, kept, context)
+        ctx.groups, ctx.shapes, ctx.scale, ctx.keep = groups, (queries, keys, squares), scale, keep
+        return context
 
     @staticmethod
     def backward(ctx, grad_out):
-        query, key, value, probs, mask = ctx.saved_tensors
-        grads = [torch.empty_like(query, memory_format=torch.contiguous_format) for _ in range(3)]
-        for (start, count, length), p, m in zip(ctx.runs, *_squares(probs, mask, ctx.runs, ctx.sizes), strict=True):
-            q, k, v, g = (_heads_first(x, start, count, length) for x in (query, key, value, grad_out))
-            grad_p = torch.bmm(g, v.transpose(1, 2))
-            if m is None:
-                grad_v = torch.bmm(p.transpose(1, 2), g)
-            else:
-                grad_v = torch.bmm((p * m).transpose(1, 2), g).mul_(ctx.keep)
-                grad_p.mul_(m).mul_(ctx.keep)
-            # d softmax: p * (g - sum(g * p))
-            grad_scores = torch.ops.aten._softmax_backward_data(grad_p, p, -1, p.dtype).mul_(ctx.scale)
-            for grad, part in zip(
-                grads, (torch.bmm(grad_scores, k), torch.bmm(grad_scores.transpose(1, 2), q), grad_v), strict=True
-            ):
-                _write_run(grad, part, start, count, length)
-        return *grads, None, None
+        q, k, v, probs, kept, context = ctx.saved_tensors
+        groups, (queries, keys, squares) = ctx.groups, ctx.shapes
+        # d softmax is p * (d p - sum(p * d p)); the sum is that of a query's context times its gradient (Dao et al. 2022).
+        sums = (grad_out * context).sum(dim=-1, keepdim=True)
+        if queries is keys:
+            g, sums = _gathered(grad_out, groups), _gathered(sums, groups)
+            if groups.padding is not None:
+                g.index_fill_(0, groups.padding, 0)
+                sums.index_fill_(0, groups.padding, 0)
+        else:
+            g, sums = grad_out.reshape(q.shape), sums.view(-1, 1)
+        grads = [torch.empty_like(x) for x in (q, k, v)]
+        parts = zip(
+            _parts(q, queries), _parts(k, keys), _parts(v, keys), _parts(g, queries), _parts(sums, queries),
+            _parts(probs, squares), _parts(kept, squares),
+            *(_parts(x, rows) for x, rows in zip(grads, (queries, keys, keys), strict=True)), strict=True,
+        )  # fmt: skip
+        for q_, k_, v_, g_, sum_, p, left, grad_q, grad_k, grad_v in parts:
+            grad_scores = torch.empty_like(p).baddbmm_(g_, v_.transpose(1, 2), beta=0, alpha=ctx.keep)
+            grad_scores.mul_(left).addcmul_(p, sum_, value=-1)
+            grad_q.baddbmm_(grad_scores, k_, beta=0, alpha=ctx.scale)
+            grad_k.baddbmm_(grad_scores.transpose(1, 2), q_, beta=0, alpha=ctx.scale)
+            grad_v.baddbmm_(left.transpose(1, 2), g_, beta=0, alpha=ctx.keep)
+        grad_q, grad_k, grad_v = grads
+        grad_q = grad_q.index_select(0, groups.scatter) if queries is keys else grad_q
+        grad_k, grad_v = (x.index_select(0, groups.scatter).view(-1, *grad_out.shape[1:]) for x in (grad_k, grad_v))
+        return grad_q.view(grad_out.shape), grad_k, grad_v, None, None
 
 
-def _squares(
-    probs: Tensor, mask: Tensor | None, runs: list[tuple[int, int, int]], sizes: list[int]
-) -> tuple[list[Tensor], list[Tensor | None]]:
-    """The buffers of probabilities and mask, cut into ``[count * heads, length, length]`` of each run."""
-    shapes = [(-1, length, length) for _, _, length in runs]
-    cut = [part.view(shape) for part, shape in zip(probs.split(sizes), shapes, strict=True)]
-    if mask is None:
-        return cut, [None] * len(runs)
-    return cut, [part.view(shape) for part, shape in zip(mask.split(sizes), shapes, strict=True)]
+def _gathered(x: Tensor, groups: _Groups) -> Tensor:
+    """``[total_tokens, num_heads, n]`` -> the rows of all groups, ``[rows, n]``."""
+    return x.reshape(-1, x.shape[-1]).index_select(0, groups.gather)
 
 
-def _write_run(out: Tensor, values: Tensor, start: int, count: int, length: int) -> None:
-    """Put ``[count * heads, length, head_dim]`` of a run into its place in ``[total_tokens, heads, head_dim]``."""
-    heads, head_dim = out.shape[1:]
-    run = out[start : start + count * length].view(count, length, heads, head_dim)
-    run.copy_(values.view(count, heads, length, head_dim).transpose(1, 2))
-
-
-def _heads_first(x: Tensor, start: int, count: int, length: int) -> Tensor:
-    """``[total_tokens, heads, head_dim]`` -> ``[count * heads, length, head_dim]`` of one run."""
-    heads, head_dim = x.shape[1:]
-    run = x[start : start + count * length].view(count, length, heads, head_dim)
-    return run.transpose(1, 2).reshape(count * heads, length, head_dim)
+def _parts(x: Tensor, shapes: list[tuple[int, ...]]) -> list[Tensor]:
+    """Each group's part of ``x``, its first dimension cut into the group's."""
+    parts = x.split([math.prod(shape) for shape in shapes])
+    return [part.view(*shape, *x.shape[1:]) for part, shape in zip(parts, shapes, strict=True)]

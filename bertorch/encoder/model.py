@@ -19,19 +19,21 @@ class Encoder(nn.Module):
     as the authors' code divides them). BERT has as many groups as layers; ALBERT usually one.
 
     ``with_pooler``: a head that does not use the pooler must not own one, or DistributedDataParallel would wait for a
-    gradient that never comes.
+    gradient that never comes. ``initialise=False``: for ``fill_encoder``, its weights are whatever stood in memory; random
+    numbers take longer than reading a file.
     """
 
-    def __init__(self, config: EncoderConfig, with_pooler: bool = False):
+    def __init__(self, config: EncoderConfig, with_pooler: bool = False, initialise: bool = True):
         super().__init__()
         self.config = config
         self.embeddings = Embeddings(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_groups * config.inner_group_num))
         self.pooler = Pooler(config) if with_pooler else None
         self.gradient_checkpointing = False
-        self.apply(self._initialise)
+        if initialise:
+            self.apply(self.initialise)
 
-    def _initialise(self, module: nn.Module) -> None:
+    def initialise(self, module: nn.Module) -> None:
         """BERT's initialisation: normal(0, initializer_range), zero biases."""
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
@@ -51,11 +53,12 @@ class Encoder(nn.Module):
         for block in self.blocks:
             block.attention_dropout = dropout
 
-    def forward(self, batch: TokenBatch, average_layers: Sequence[int] | None = None) -> Tensor:
+    def forward(self, batch: TokenBatch, average_layers: Sequence[int] | None = None, first_only: bool = False) -> Tensor:
         """States of the real tokens, ``[total_tokens, hidden_size]``.
 
         Those of the last layer; or the mean of the states after each of ``average_layers``, counted from 1, with 0 for the
-        embeddings.
+        embeddings; or with ``first_only`` those of the last layer of each sequence's first token, ``[batch_size,
+        hidden_size]``, which spare most of that layer.
         """
         config = self.config
         x = self.embeddings(batch)
@@ -64,10 +67,11 @@ class Encoder(nn.Module):
             group = layer * config.num_hidden_groups // config.num_hidden_layers
             for inner in range(config.inner_group_num):
                 block = self.blocks[group * config.inner_group_num + inner]
+                last = layer + 1 == config.num_hidden_layers and inner + 1 == config.inner_group_num
                 if self.gradient_checkpointing and self.training:
-                    x = checkpoint(block, x, batch, use_reentrant=False)
+                    x = checkpoint(block, x, batch, first_only and last, use_reentrant=False)
                 else:
-                    x = block(x, batch)
+                    x = block(x, batch, first_only and last)
             if average_layers is not None and layer + 1 in average_layers:
                 states[layer + 1] = x
         return x if average_layers is None else sum(states[layer] for layer in average_layers) / len(average_layers)

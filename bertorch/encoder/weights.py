@@ -186,6 +186,7 @@ def fill_encoder(
             f"{source}: no pooler in this checkpoint; it starts from random weights. --pooling_mode mean does without it"
         )
         names = {ours: theirs for ours, theirs in names.items() if ours not in pooler}
+        encoder.pooler.apply(encoder.initialise)
     copy_weights(encoder, names, tensors, source)
     return set(names.values())
 
@@ -206,12 +207,12 @@ def load_encoder(
     Raises:
         UserError: encoder weights are missing or do not fit; all are named.
     """
-    encoder = Encoder(config or load_config(directory), with_pooler=with_pooler)
+    config = config or load_config(directory)
     weights = find_weights(directory)
     if weights is None:
         logger.warning(f"{directory}: no weights here; the encoder starts from scratch, from random numbers")
-        return encoder, {}
-    tensors = read_weights(weights)
+        return Encoder(config, with_pooler), {}
+    encoder, tensors = Encoder(config, with_pooler, initialise=False), read_weights(weights)
     taken = fill_encoder(encoder, tensors, weights)
     return encoder, {name: tensor for name, tensor in tensors.items() if name not in taken}
 

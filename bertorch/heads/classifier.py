@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from bertorch.data.batching import Batch
 from bertorch.encoder import Encoder, EncoderConfig, TokenBatch, load_config
 from bertorch.encoder.dropout import Dropout
-from bertorch.encoder.layers import activation, first_tokens
+from bertorch.encoder.layers import activation
 from bertorch.encoder.weights import encoder_tensors
 from bertorch.heads.loading import FAMILY_PREFIXES, fill_layers, load_head, load_trained_head
 from bertorch.heads.loss import ClassLoss, Loss, sampled
-from bertorch.heads.pooling import pool, pooled_layers
+from bertorch.heads.pooling import pooled_states
 
 # Hugging Face's ...ForSequenceClassification, by family: the activation of a dense layer that the head puts before its
 # output (None: the encoder's own pooler serves), and the names of the head's weights.
@@ -55,13 +55,12 @@ class Classifier(nn.Module):
         return self.classifier(self.dropout(self._vectors(tokens)))
 
     def _vectors(self, tokens: TokenBatch) -> Tensor:  # [batch_size, hidden_size]
-        layers = pooled_layers(self.pooling_mode, self.encoder.config.num_hidden_layers)
-        hidden_states = self.encoder(tokens, layers)  # [total_tokens, hidden_size]
+        vectors = pooled_states(self.encoder, tokens, self.pooling_mode)
         if self.pooling_mode != "linear":
-            return pool(hidden_states, tokens, self.pooling_mode)
+            return vectors
         if self.dense is None:
-            return self.encoder.pooler(hidden_states, tokens)
-        return activation(self.dense_act, self.dense(self.dropout(first_tokens(hidden_states, tokens))))
+            return self.encoder.pooler(vectors)
+        return activation(self.dense_act, self.dense(self.dropout(vectors)))
 
     def forward(self, batch: Batch) -> Loss:
         vectors = self._vectors(batch.tokens)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bertorch.data.masking import MaskedBatch
 from bertorch.encoder import Encoder
-from bertorch.encoder.layers import activation
+from bertorch.encoder.layers import activation, first_tokens
 from bertorch.encoder.names import LANGUAGE_MODEL_NAMES
 from bertorch.encoder.weights import encoder_tensors, find_weights, wrapper_prefix
 from bertorch.errors import UserError
@@ -79,7 +79,7 @@ class LanguageModel(nn.Module):
     def logits(self, batch: MaskedBatch) -> tuple[Tensor, Tensor | None]:
         """Scores of all tokens for each masked one, ``[masked, vocab_size]``; of the two orders, ``[batch_size, 2]``."""
         states = self.encoder(batch.tokens)
-        order = None if self.order is None else self.order(self.encoder.pooler(states, batch.tokens))
+        order = None if self.order is None else self.order(self.encoder.pooler(first_tokens(states, batch.tokens)))
         return self.token_logits(states.index_select(0, batch.places)), order
 
     def forward(self, batch: MaskedBatch) -> LanguageModelLoss:

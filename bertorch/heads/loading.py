@@ -43,7 +43,7 @@ def load_head(
         encoder, rest = load_encoder(directory, with_pooler, config)
         report_unused(rest, directory)
         return build(encoder)
-    model = build(Encoder(config, with_pooler))
+    model = build(Encoder(config, with_pooler, initialise=False))
     tensors = read_weights(init_from_ckpt)
     taken = fill_encoder(model.encoder, tensors, init_from_ckpt)
     head = model.fill_head(tensors, init_from_ckpt, required=False)
@@ -63,7 +63,7 @@ def load_trained_head(
     Raises:
         UserError: weights are missing or do not fit.
     """
-    model = build(Encoder(load_config(directory), with_pooler))
+    model = build(Encoder(load_config(directory), with_pooler, initialise=False))
     source = weights or directory
     tensors = read_weights(source)
     fill_encoder(model.encoder, tensors, source, pooler_required=True)

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from bertorch.encoder import TokenBatch
-from bertorch.encoder.layers import first_tokens
+from bertorch.encoder import Encoder, TokenBatch
 
 POOLING_MODES = ("linear", "cls", "mean", "max", "first_last", "last_two")
 POOLING_HELP = (
@@ -25,15 +24,22 @@ def pooled_layers(mode: str, num_hidden_layers: int) -> tuple[int, int] | None:
     }.get(mode)
 
 
+def pooled_states(encoder: Encoder, batch: TokenBatch, mode: str) -> Tensor:
+    """One vector a sequence, ``[batch_size, hidden_size]``.
+
+    ``linear`` needs weights of its own, which are the head's business: its vector is that of ``cls``, the first token's.
+    """
+    if mode in ("linear", "cls"):
+        return encoder(batch, first_only=True)
+    return pool(encoder(batch, pooled_layers(mode, encoder.config.num_hidden_layers)), batch, mode)
+
+
 def pool(hidden_states: Tensor, batch: TokenBatch, mode: str) -> Tensor:
     """One vector a sequence: ``[total_tokens, D]`` -> ``[batch_size, D]``.
 
-    ``cls`` takes the first token, ``mean`` and ``max`` go over all tokens of the sequence, special ones included
-    (Reimers & Gurevych 2019, section 3); ``first_last`` and ``last_two`` are the mean of what ``pooled_layers`` names.
-    ``linear`` needs weights of its own and is the head's business.
+    ``mean`` and ``max`` go over all tokens of the sequence, special ones included (Reimers & Gurevych 2019, section 3);
+    ``first_last`` and ``last_two`` are the mean of what ``pooled_layers`` names.
     """
-    if mode == "cls":
-        return first_tokens(hidden_states, batch)
     if mode in ("mean", "max", "first_last", "last_two"):
         offsets = batch.cu_seqlens.long()
         wide = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from bertorch.encoder import Encoder, TokenBatch
 from bertorch.encoder.layers import activation
-from bertorch.heads.pooling import pool, pooled_layers
+from bertorch.heads.pooling import pooled_states
 
 
 class Dense(nn.Module):
@@ -63,12 +63,9 @@ class SentenceEncoder(nn.Module):
         return torch.cat([checkpoint(self._vectors, chunk, use_reentrant=False) for chunk in chunks])
 
     def _vectors(self, tokens: TokenBatch) -> Tensor:
-        layers = pooled_layers(self.pooling_mode, self.encoder.config.num_hidden_layers)
-        hidden_states = self.encoder(tokens, layers)  # [total_tokens, hidden_size]
+        vectors = pooled_states(self.encoder, tokens, self.pooling_mode)
         if self.pooling_mode == "linear":
-            vectors = self.encoder.pooler(hidden_states, tokens)
-        else:
-            vectors = pool(hidden_states, tokens, self.pooling_mode)
+            vectors = self.encoder.pooler(vectors)
         for dense in self.dense:
             vectors = dense(vectors)
         return F.normalize(vectors, dim=-1) if self.normalize else vectors

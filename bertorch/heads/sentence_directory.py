@@ -63,7 +63,7 @@ def new_sentence_encoder(
     if init_from_ckpt is None:
         encoder, rest = load_encoder(directory, with_pooler, config)
     else:
-        encoder = Encoder(config, with_pooler)
+        encoder = Encoder(config, with_pooler, initialise=False)
         tensors = read_weights(init_from_ckpt)
         taken = fill_encoder(encoder, tensors, init_from_ckpt)
         rest = {name: tensor for name, tensor in tensors.items() if name not in taken}
@@ -83,7 +83,7 @@ def plain_sentence_encoder(directory: str | Path, pooling_mode: str, weights: st
     Raises:
         UserError: weights are missing or do not fit.
     """
-    encoder = Encoder(load_config(directory), with_pooler=pooling_mode == "linear")
+    encoder = Encoder(load_config(directory), pooling_mode == "linear", initialise=False)
     source = weights or directory
     fill_encoder(encoder, read_weights(source), source, pooler_required=True)
     return SentenceEncoder(encoder, pooling_mode).eval()
@@ -126,7 +126,7 @@ def load_sentence_encoder(directory: str | Path) -> tuple[SentenceEncoder, int |
         UserError: parts that are missing, damaged, or of a kind that is not known here.
     """
     parts = _read_parts(Path(directory))
-    encoder = Encoder(parts.config)
+    encoder = Encoder(parts.config, initialise=False)
     fill_encoder(encoder, read_weights(parts.home), parts.home)
     return SentenceEncoder(encoder, parts.pooling_mode, parts.dense, parts.normalize).eval(), _max_seq_length(parts.home)
 

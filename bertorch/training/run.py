@@ -24,7 +24,7 @@ from bertorch.data.batching import MovableBatch, collate, epoch_plan
 from bertorch.data.tokenizing import Samples
 from bertorch.errors import UserError
 from bertorch.heads.loss import Loss
-from bertorch.memory import give_back_memory, peak_memory_mb
+from bertorch.memory import give_back_memory, keep_freed_memory, peak_memory_mb
 from bertorch.reporting.readable import with_texts
 from bertorch.training.checkpoints import (
     DATA_REPORT,
@@ -154,6 +154,8 @@ class Run:
         if data_report is not None and processes.is_main:
             write_json(self.directory / DATA_REPORT, data_report)
 
+        if processes.device.type == "cpu":
+            keep_freed_memory()
         model.encoder.gradient_checkpointing = args.gradient_checkpointing
         if args.compile:
             model.encoder.compile(dynamic=True)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bertorch.encoder import TokenBatch
-from bertorch.encoder.attention import attention
+from bertorch.encoder.attention import _MOST_WASTED, _Groups, attention
 
 LENGTHS = [[1], [4], [1, 7, 33, 2, 33], [6, 6, 6, 2, 2, 1], [3, 1, 3]]
 
@@ -190,3 +190,47 @@ def test_varlen_refuses_dropout():
     query, key, value, _ = draw(lengths, 1, 8)
     with pytest.raises(ValueError, match="dropout"):
         attention(query, key, value, packed(lengths), dropout_p=0.1, backend="varlen")
+
+
+@pytest.fixture
+def garbage():
+    """What torch takes from the heap without filling it holds NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3])
+@pytest.mark.parametrize("lengths", [[1], [3, 2, 2], [33, 32, 31, 7, 6, 1, 9]], ids=str)
+def test_no_number_comes_from_memory_that_nobody_filled(garbage, lengths, p):
+    assert torch.empty(3).isnan().all()
+    *inputs, grad_out = draw(lengths, 2, 4)
+    for part in (slice(None), [sum(lengths[:place]) for place in range(len(lengths))]):
+        found = with_gradients(
+            lambda q, k, v, part=part: attention(q[part], k, v, packed(lengths), p, "grouped"), inputs, grad_out[part]
+        )
+        assert all(torch.isfinite(x).all() for x in found)
+
+
+@pytest.mark.parametrize("backend", ["grouped", "padded"])
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+def test_queries_of_first_tokens_alone(backend, lengths):
+    """Output and gradients are those of all queries where only the first tokens' outputs are used."""
+    *inputs, grad_out = draw(lengths, 3, 5)
+    first = [sum(lengths[:place]) for place in range(len(lengths))]
+    found = with_gradients(
+        lambda q, k, v: attention(q[first], k, v, packed(lengths), backend=backend), inputs, grad_out[first]
+    )
+    assert_all_close(found, with_gradients(lambda q, k, v: by_hand(q, k, v, lengths)[first], inputs, grad_out[first]))
+
+
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=12), heads=st.integers(1, 16))
+def test_every_token_has_its_place_in_a_group(lengths, heads):
+    groups = _Groups.of(tuple(lengths), heads, torch.device("cpu"))
+    rows = sum(count * width for count, width in groups.shapes)
+    wasted = sum(count * width * width for count, width in groups.shapes) - heads * sum(length**2 for length in lengths)
+    assert wasted <= _MOST_WASTED * len(groups.shapes)
+    assert len(groups.gather) == rows
+    assert torch.equal(groups.gather[groups.scatter], torch.arange(sum(lengths) * heads))
+    padding = [] if groups.padding is None else groups.padding.tolist()
+    assert sorted(padding + groups.scatter.tolist()) == list(range(rows))

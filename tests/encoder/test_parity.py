@@ -10,6 +10,7 @@ from transformers import AutoModel
 
 from bertorch.encoder import TokenBatch, load_encoder, to_padded
 from bertorch.encoder.config import ACTIVATIONS
+from bertorch.encoder.layers import first_tokens
 from bertorch.encoder.names import hugging_face_names
 from bertorch.encoder.weights import read_weights
 
@@ -53,7 +54,7 @@ def assert_same(directory: Path, lengths: list[int], dtype: torch.dtype = torch.
     weight = torch.randn(expected.shape, generator=generator, dtype=dtype)
     loss, expected_loss = (hidden_states * weight).sum(), (expected * weight).sum()
     if pooled:
-        pooler_output = ours.pooler(hidden_states, batch)
+        pooler_output = ours.pooler(first_tokens(hidden_states, batch))
         assert_close(pooler_output, reference.pooler_output, "pooled output")
         weight = torch.randn(pooler_output.shape, generator=generator, dtype=dtype)
         loss = loss + (pooler_output * weight).sum()
@@ -74,6 +75,26 @@ def assert_same(directory: Path, lengths: list[int], dtype: torch.dtype = torch.
         assert_close(parameters[mine].grad, reference_grads[name], f"gradient of {mine}", scale)
     trained = {name for name, gradient in reference_grads.items() if gradient is not None}
     assert trained == set(names.values())
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("lengths", SHAPES.values(), ids=SHAPES)
+def test_first_tokens_alone(family, lengths, checkpointing, tiny_model):
+    """What spares most of the last layer computes the same states and gradients."""
+    encoder = load_encoder(tiny_model(family))[0].double().train()
+    encoder.set_dropout(0.0)
+    batch = draw(lengths, encoder.config.vocab_size, encoder.config.type_vocab_size)
+    weight = torch.randn(len(lengths), encoder.config.hidden_size, dtype=torch.double)
+    results = []
+    for first_only in (False, True):
+        encoder.gradient_checkpointing = checkpointing and first_only
+        encoder.zero_grad()
+        states = encoder(batch, first_only=first_only)
+        states = states if first_only else first_tokens(states, batch)
+        (states * weight).sum().backward()
+        results.append([states.detach(), *(parameter.grad for parameter in encoder.parameters())])
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("lengths", SHAPES.values(), ids=SHAPES)

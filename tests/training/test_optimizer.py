@@ -1,6 +1,9 @@
 """Parameter groups, LAMB against its algorithm, and clipping against PyTorch's."""
 
 import copy
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -280,3 +283,27 @@ def test_a_lamb_without_decay_adapts_the_same_layers():
     moved = {name: (parameter.detach() - before[name]).norm() for name, parameter in model.named_parameters()}
     torch.testing.assert_close(moved["dense.weight"], 0.01 * before["dense.weight"].norm())
     torch.testing.assert_close(moved["gate.weight"], torch.tensor(0.01 * 3**0.5, dtype=torch.float64))
+
+
+def test_adamw_is_that_of_torch():
+    """Updates, state and its loading; but torch's own methods load its compiler, a second of every start."""
+    code = """
+import sys, torch
+from bertorch.training.optimizer import AdamW
+optimizers = []
+for kind in (AdamW, torch.optim.AdamW):
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(3, 4))
+    optimizer = kind([weight], lr=0.1, fused=True)
+    for _ in range(3):
+        optimizer.zero_grad()
+        weight.square().sum().backward()
+        optimizer.step()
+        optimizer.load_state_dict(optimizer.state_dict())
+    optimizers.append((weight, optimizer.state_dict()))
+    assert ("torch._dynamo" in sys.modules) == (kind is not AdamW)
+(ours, state), (theirs, expected) = optimizers
+assert torch.equal(ours, theirs) and state["param_groups"] == expected["param_groups"]
+assert all(torch.equal(state["state"][0][name], value) for name, value in expected["state"][0].items())
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
