@@ -23,6 +23,7 @@ between the chunks:
     model    3 * (layers * (24 * T * D^2 + 4 * S * D) + head)        forward, and twice that backward
              T real tokens, S the sum of squared lengths, D hidden size, B rows; head: 2 * B * D * (D + labels) for
              classes, 2 * T * D * tags, 2 * T * D * 2 for answers, 2 * B * B * D for in-batch negatives
+             for classes our last layer makes keys and values only of all tokens: 4 * T * D^2 + 20 * B * D^2 + 4 * T * D
     ceiling  the six linear maps of a block over T tokens, 4 of [D, D], [D, 4D] and [4D, D], each y = x w^T, and backward
              g w and g^T x
 Peak memory is VmHWM of the process, with its libraries and its data, or with --device cuda what torch reserved there.
@@ -196,8 +197,12 @@ class Chunks:
             "classes": rows * (hidden + len(self.labels)), "tags": tokens * len(self.labels), "answers": 2 * tokens,
             "pairs": rows * rows,
         }[self.task.head]  # fmt: skip
-        flops = 3 * (layers * (24 * tokens * hidden**2 + 4 * squares * hidden) + 2 * head * hidden)
-        padded = rows * int(lengths.max(axis=0).sum()) if self.args.worker["side"].startswith("trainer") else tokens
+        last = layer = 24 * tokens * hidden**2 + 4 * squares * hidden
+        theirs = self.args.worker["side"].startswith("trainer")
+        if self.task.head == "classes" and not theirs:
+            last = (4 * tokens + 20 * rows) * hidden**2 + 4 * tokens * hidden
+        flops = 3 * ((layers - 1) * layer + last + 2 * head * hidden)
+        padded = rows * int(lengths.max(axis=0).sum()) if theirs else tokens
         return {"samples": rows, "tokens": tokens, "padded": padded, "flops": flops}
 
     def answer(self, loss: float) -> None:

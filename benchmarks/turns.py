@@ -92,13 +92,18 @@ class Worker:
             )
 
     def ask(self, word: object = "go") -> dict[str, Any]:
-        print(word, file=self.process.stdin, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # answer() says why
+            print(word, file=self.process.stdin, flush=True)
         return self.answer()
 
     def answer(self, optional: bool = False) -> dict[str, Any] | None:
         """The worker's next one; None where it is ``optional`` and the worker has ended with a line that says why."""
         line = self.process.stdout.readline().strip()
         log = self.log.read_text(encoding="utf-8").strip()
+        if not line and self.process.wait() < 0:
+            raise SystemExit(
+                f"{self.name}: killed by signal {-self.process.returncode}; all sides at once may need more memory"
+            )
         if not line and (not optional or "Traceback" in log or not log):
             raise SystemExit(f"{self.name}:\n{log[-3000:]}")
         print(f"{self.name}: {line or log.splitlines()[-1]}", file=sys.stderr, flush=True)
