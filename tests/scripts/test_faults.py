@@ -87,11 +87,11 @@ def test_weights_that_are_no_numbers_are_not_saved(small_encoder, tmp_path, monk
     assert assert_loadable(saved_dir).name == "step-00000002"
 
 
-def no_memory_on_a_gpu(*_):
+def no_memory_on_a_gpu(*_, **__):
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
 
-def no_memory_on_a_cpu(*_):
+def no_memory_on_a_cpu(*_, **__):
     torch.empty(10**16)
 
 

@@ -120,7 +120,7 @@ class Trained:
             wrong = [(a, b, 1 - label) if place % 7 == 0 else (a, b, label) for place, (a, b, label) in enumerate(pairs)]
             write_table(directory / f"binary-{part}.tsv", wrong)
         self.script, flags = CASES[name]
-        flags = {"test_data_file": DATA / "graded" / "test.tsv", "learning_rate": 3e-3, **flags}
+        flags = {"test_data_file": DATA / "graded" / "test.tsv", "learning_rate": 2e-3, **flags}
         files = {key: directory / value for key, value in flags.items() if str(value).startswith("binary-")}
         self.flags = {**flags, **files}
         how = {"max_steps": 12, "eval_steps": 4, "save_steps": 6, "logging_steps": 1, "max_seq_length": 14}
