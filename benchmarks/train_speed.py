@@ -211,7 +211,7 @@ class Chunks:
         self.turns.answer(**{key: sum(batch[key] for batch in of_batches) for key in of_batches[0]}, loss=loss)
         self.done += 1
         if self.args.shape == "base":  # room for the others
-            from bertorch.search import give_back_memory
+            from bertorch.memory import give_back_memory
 
             give_back_memory()
         if self.done == len(self.counts):
