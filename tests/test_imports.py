@@ -2,6 +2,8 @@
 
 import ast
 import importlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,3 +19,11 @@ def test_what_is_imported_from_bertorch_is_there(path):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "bertorch":
             module = importlib.import_module(node.module)
             assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == [], node.module
+
+
+def test_the_collector_is_left_as_it_was():
+    for code in (
+        "import gc, bertorch; assert gc.isenabled()",
+        "import gc; gc.disable(); import bertorch; assert not gc.isenabled()",
+    ):
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

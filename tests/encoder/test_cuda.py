@@ -16,14 +16,19 @@ def batch(vocab_size: int = 100) -> TokenBatch:
     return TokenBatch.from_lengths(torch.randint(5, vocab_size, (total,)), torch.zeros(total, dtype=torch.long), LENGTHS)
 
 
+@pytest.mark.parametrize("queries", ["all", "first tokens"])
 @pytest.mark.parametrize(
-    ("backend", "dtype", "tolerance"), [("padded", torch.float32, 1e-5), ("varlen", torch.bfloat16, 2e-2)]
+    ("backend", "dtype", "tolerance"),
+    [("padded", torch.float32, 1e-5), ("grouped", torch.float32, 1e-5), ("varlen", torch.bfloat16, 2e-2)],
 )
-def test_attention_agrees_with_the_cpu(backend, dtype, tolerance):
+def test_attention_agrees_with_the_cpu(backend, dtype, tolerance, queries):
     if backend == "varlen" and varlen_kernel() is None:
         pytest.skip("this torch has no varlen attention")
     tokens = batch()
     inputs = [torch.randn(sum(LENGTHS), 4, 16) for _ in range(4)]
+    if queries == "first tokens":
+        first = tokens.cu_seqlens[:-1].long()
+        inputs = [inputs[0][first], *inputs[1:3], inputs[3][first]]
     results = []
     for device, chosen, kind in (("cpu", "grouped", torch.float32), ("cuda", backend, dtype)):
         query, key, value = (x.to(device, kind).requires_grad_() for x in inputs[:3])
@@ -43,13 +48,14 @@ def test_the_backend_that_follows_bert_is_chosen():
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 5e-2)])
-def test_encoder_agrees_with_the_cpu(tiny_model, precision, tolerance):
+@pytest.mark.parametrize("first_only", [False, True])
+def test_encoder_agrees_with_the_cpu(tiny_model, precision, tolerance, first_only):
     encoder, _ = load_encoder(tiny_model("bert"))
     encoder.eval()
     tokens = batch(encoder.config.vocab_size)
     with torch.no_grad():
-        expected = encoder(tokens)
+        expected = encoder(tokens, first_only=first_only)
         cuda = torch.device("cuda")
         with torch.autocast("cuda", dtype=precision, enabled=precision != torch.float32):
-            found = encoder.to(cuda)(tokens.to(cuda))
+            found = encoder.to(cuda)(tokens.to(cuda), first_only=first_only)
     torch.testing.assert_close(found.float().cpu(), expected, rtol=tolerance, atol=tolerance * expected.abs().max().item())
