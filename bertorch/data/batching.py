@@ -32,7 +32,7 @@ class Batch(MovableBatch):
     """A packed batch and its labels.
 
     Attributes:
-        tokens: the sequences, the longest first, so that attention finds runs of equal length.
+        tokens: the sequences, the longest first, so that attention finds groups of like length.
         labels: label ids, LongTensor ``[rows]``, -1 where a row has none; or scores, FloatTensor ``[rows]``.
         rows: the place of each row in its ``Samples``. Rows stand in the order of their first sequences' lengths, so that
             with one sequence a row, row i is sequence i of ``tokens``.

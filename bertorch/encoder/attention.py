@@ -119,7 +119,7 @@ class _Groups:
     biases: list[Tensor | None]
 
     @classmethod
-    @functools.lru_cache(maxsize=4)  # the layers of an encoder ask for the same ones
+    @functools.lru_cache(maxsize=1)  # all layers of an encoder ask for the same
     def of(cls, lengths: tuple[int, ...], heads: int, device: torch.device) -> "_Groups":
         groups = _cut(lengths, heads)
         sizes = np.array(lengths)
