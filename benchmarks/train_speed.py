@@ -22,8 +22,8 @@ the model's arithmetic over real tokens a second, divided by the best GFLOP/s of
 between the chunks:
     model    3 * (layers * (24 * T * D^2 + 4 * S * D) + head)        forward, and twice that backward
              T real tokens, S the sum of squared lengths, D hidden size, B rows; head: 2 * B * D * (D + labels) for
-             classes, 2 * T * D * tags, 2 * T * D * 2 for answers, 2 * B * B * D for in-batch negatives
-             for classes our last layer makes keys and values only of all tokens: 4 * T * D^2 + 20 * B * D^2 + 4 * T * D
+             classes, 2 * T * D * tags, 2 * T * D * 2 for answers, 2 * B * B * D for in-batch negatives.
+             For classes our last layer makes only keys and values of all tokens, 4 * T * D^2 + 20 * B * D^2 + 4 * T * D
     ceiling  the six linear maps of a block over T tokens, 4 of [D, D], [D, 4D] and [4D, D], each y = x w^T, and backward
              g w and g^T x
 Peak memory is VmHWM of the process, with its libraries and its data, or with --device cuda what torch reserved there.

@@ -107,7 +107,7 @@ class _Groups:
         shapes: of each group the matrices (sequences * heads) and the length that they are padded to.
         gather: the packed row that each row of the groups holds; on padding one of the same sequence, LongTensor.
         scatter: where in the groups each packed row is, LongTensor ``[total_tokens * heads]``.
-        padding: the rows of the groups that are padding, LongTensor; None where there is none.
+        padding: the rows of the groups that are padding, LongTensor.
         biases: of each group what is added to its scores, 0 and on padded keys -inf, ``[matrices, 1, length]``; None where
             nothing is padded.
     """
@@ -115,7 +115,7 @@ class _Groups:
     shapes: list[tuple[int, int]]
     gather: Tensor
     scatter: Tensor
-    padding: Tensor | None
+    padding: Tensor
     biases: list[Tensor | None]
 
     @classmethod
@@ -129,20 +129,19 @@ class _Groups:
         inside = np.arange(rows.sum()) - np.repeat(np.cumsum(rows) - rows, rows)
         head, place = np.divmod(inside, widths[sequence])
         token = np.cumsum(sizes)[sequence] - np.maximum(sizes[sequence] - place, 1)  # on padding the sequence's last
-        gather = torch.from_numpy(token * heads + head)
-        padded = torch.from_numpy(place >= sizes[sequence])
-        real = torch.from_numpy(np.flatnonzero(place < sizes[sequence]))
-        scatter = torch.empty_like(real).index_copy_(0, gather[real], real)
+        gather = token * heads + head
+        padded = place >= sizes[sequence]
+        padding, real = np.flatnonzero(padded), np.flatnonzero(~padded)
+        scatter = np.empty_like(real)
+        scatter[gather[real]] = real
         biases, first = [], 0
         for count, width in groups:
             outside = np.arange(width) >= sizes[first : first + count, None]
             bias = torch.zeros(outside.shape).masked_fill_(torch.from_numpy(outside), -torch.inf)
             biases.append(bias.repeat_interleave(heads, 0)[:, None].to(device) if outside.any() else None)
             first += count
-        return cls(
-            [(count * heads, width) for count, width in groups],
-            gather.to(device), scatter.to(device), padded.nonzero()[:, 0].to(device) if padded.any() else None, biases,
-        )  # fmt: skip
+        indices = (torch.from_numpy(index).to(device) for index in (gather, scatter, padding))
+        return cls([(count * heads, width) for count, width in groups], *indices, biases)
 
 
 def _cut(lengths: tuple[int, ...], heads: int) -> list[tuple[int, int]]:
@@ -173,11 +172,11 @@ class _GroupedAttention(torch.autograd.Function):
         head_dim = query.shape[-1]
         scale, keep = 1.0 / math.sqrt(head_dim), 1.0 / (1.0 - dropout_p)  # inverted dropout: what is kept grows by this
         first_only = len(query) != len(key)  # then the queries stand as the groups have them
+        gather, scatter = (None, None) if first_only else (groups.gather, groups.scatter)
         keys = groups.shapes
         queries = [(count, 1) for count, _ in keys] if first_only else keys
         squares = [(*rows, width) for rows, (_, width) in zip(queries, keys, strict=True)]
-        k, v = (_gathered(x, groups) for x in (key, value))
-        q = query.reshape(-1, head_dim) if first_only else _gathered(query, groups)
+        q, k, v = _rows(query, gather), _rows(key, groups.gather), _rows(value, groups.gather)
         probs = query.new_empty(sum(map(math.prod, squares)))
         kept = keep_mask(len(probs), dropout_p, query) if dropout_p else probs
         context = torch.empty_like(q)
@@ -194,24 +193,23 @@ class _GroupedAttention(torch.autograd.Function):
             if dropout_p:
                 left.mul_(p)
             out.baddbmm_(left, v_, beta=0, alpha=keep)
-        context = (context if first_only else context.index_select(0, groups.scatter)).view(query.shape)
+        context = _rows(context, scatter).view(query.shape)
         ctx.save_for_backward(q, k, v, probs, kept, context)
-        ctx.groups, ctx.shapes, ctx.scale, ctx.keep = groups, (queries, keys, squares), scale, keep
+        ctx.groups, ctx.first_only, ctx.shapes = groups, first_only, (queries, keys, squares)
+        ctx.scale, ctx.keep = scale, keep
         return context
 
     @staticmethod
     def backward(ctx, grad_out):
         q, k, v, probs, kept, context = ctx.saved_tensors
         groups, (queries, keys, squares) = ctx.groups, ctx.shapes
+        gather, scatter = (None, None) if ctx.first_only else (groups.gather, groups.scatter)
         # d softmax is p * (d p - sum(p * d p)); the sum is that of a query's context times its gradient (Dao et al. 2022).
-        sums = (grad_out * context).sum(dim=-1, keepdim=True)
-        if queries is keys:
-            g, sums = _gathered(grad_out, groups), _gathered(sums, groups)
-            if groups.padding is not None:
-                g.index_fill_(0, groups.padding, 0)
-                sums.index_fill_(0, groups.padding, 0)
-        else:
-            g, sums = grad_out.reshape(q.shape), sums.view(-1, 1)
+        sums = _rows((grad_out * context).sum(dim=-1, keepdim=True), gather)
+        g = _rows(grad_out, gather)
+        if not ctx.first_only:
+            for rows in (g, sums):
+                rows.index_fill_(0, groups.padding, 0)
         grads = [torch.empty_like(x) for x in (q, k, v)]
         parts = zip(
             _parts(q, queries), _parts(k, keys), _parts(v, keys), _parts(g, queries), _parts(sums, queries),
@@ -224,15 +222,15 @@ class _GroupedAttention(torch.autograd.Function):
             grad_q.baddbmm_(grad_scores, k_, beta=0, alpha=ctx.scale)
             grad_k.baddbmm_(grad_scores.transpose(1, 2), q_, beta=0, alpha=ctx.scale)
             grad_v.baddbmm_(left.transpose(1, 2), g_, beta=0, alpha=ctx.keep)
-        grad_q, grad_k, grad_v = grads
-        grad_q = grad_q.index_select(0, groups.scatter) if queries is keys else grad_q
-        grad_k, grad_v = (x.index_select(0, groups.scatter).view(-1, *grad_out.shape[1:]) for x in (grad_k, grad_v))
-        return grad_q.view(grad_out.shape), grad_k, grad_v, None, None
+        indices = (scatter, groups.scatter, groups.scatter)
+        grads = (_rows(x, index).view(-1, *grad_out.shape[1:]) for x, index in zip(grads, indices, strict=True))
+        return *grads, None, None
 
 
-def _gathered(x: Tensor, groups: _Groups) -> Tensor:
-    """``[total_tokens, num_heads, n]`` -> the rows of all groups, ``[rows, n]``."""
-    return x.reshape(-1, x.shape[-1]).index_select(0, groups.gather)
+def _rows(x: Tensor, index: Tensor | None) -> Tensor:
+    """``[..., n]`` -> its rows in this order, ``[rows, n]``; None: as they stand."""
+    rows = x.reshape(-1, x.shape[-1])
+    return rows if index is None else rows.index_select(0, index)
 
 
 def _parts(x: Tensor, shapes: list[tuple[int, ...]]) -> list[Tensor]:

@@ -232,5 +232,4 @@ def test_every_token_has_its_place_in_a_group(lengths, heads):
     assert wasted <= _MOST_WASTED * len(groups.shapes)
     assert len(groups.gather) == rows
     assert torch.equal(groups.gather[groups.scatter], torch.arange(sum(lengths) * heads))
-    padding = [] if groups.padding is None else groups.padding.tolist()
-    assert sorted(padding + groups.scatter.tolist()) == list(range(rows))
+    assert sorted(groups.padding.tolist() + groups.scatter.tolist()) == list(range(rows))
