@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification
 
 from bertorch.data.batching import Batch
 from bertorch.encoder import TokenBatch, to_padded
+from bertorch.encoder.layers import first_tokens
 from bertorch.errors import UserError
 from bertorch.heads.classifier import Classifier, load_classifier, load_trained_classifier
 from bertorch.heads.pooling import POOLING_MODES, pool
@@ -87,19 +88,21 @@ def test_every_weight_has_a_gradient(family, tiny_model, mode):
 def test_pool_by_hand():
     states = torch.tensor([[1.0, 8.0], [3.0, 2.0], [5.0, -4.0], [-7.0, -1.0], [2.0, 2.0], [4.0, -2.0]])
     batch = TokenBatch.from_lengths(torch.arange(6), torch.zeros(6, dtype=torch.long), [3, 1, 2])
+    assert first_tokens(states, batch).tolist() == [[1.0, 8.0], [-7.0, -1.0], [2.0, 2.0]]
     assert pool(states, batch, "mean").tolist() == [[3.0, 2.0], [-7.0, -1.0], [3.0, 0.0]]
     assert pool(states, batch, "max").tolist() == [[5.0, 8.0], [-7.0, -1.0], [4.0, 2.0]]
     with pytest.raises(ValueError, match="sum"):
         pool(states, batch, "sum")
 
 
-@pytest.mark.parametrize("mode", ["mean", "max"])
+@pytest.mark.parametrize("mode", POOLED)
 def test_pool_gradient(mode):
     batch = TokenBatch.from_lengths(torch.arange(6), torch.zeros(6, dtype=torch.long), [3, 1, 2])
     states = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
     weight = torch.randn(3, 3, generator=torch.Generator().manual_seed(1))
-    (gradient,) = torch.autograd.grad((pool(states, batch, mode) * weight).sum(), states)
-    reduce = {"mean": lambda x: x.mean(dim=0), "max": lambda x: x.amax(dim=0)}[mode]
+    pooled = first_tokens(states, batch) if mode == "cls" else pool(states, batch, mode)
+    (gradient,) = torch.autograd.grad((pooled * weight).sum(), states)
+    reduce = {"cls": lambda x: x[0], "mean": lambda x: x.mean(dim=0), "max": lambda x: x.amax(dim=0)}[mode]
     expected = torch.stack([reduce(part) for part in states.split([3, 1, 2])])
     torch.testing.assert_close(gradient, torch.autograd.grad((expected * weight).sum(), states)[0])
 

@@ -1,6 +1,5 @@
 """A training is that of the padded reference, update by update."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -9,13 +8,12 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, get_linear_schedule_with_warmup
 
-import run_classifier
 from bertorch.data.batching import epoch_plan
 from bertorch.data.files import read_labels
 from bertorch.data.rows import read_rows
+from tests.scripts.launch import REVIEWS, ROOT, call, journal, training_flags
 
-ROOT = Path(__file__).parents[2]
-REVIEWS, ENCODER = ROOT / "data" / "reviews", ROOT / "models" / "bertorch-tiny-zh"
+ENCODER = ROOT / "models" / "bertorch-tiny-zh"
 LENGTH, BATCH_SIZE, RATE, UPDATES = 64, 16, 5e-4, 60
 
 
@@ -23,9 +21,7 @@ LENGTH, BATCH_SIZE, RATE, UPDATES = 64, 16, 5e-4, 60
 def start(tmp_path_factory) -> Path:
     """The shipped encoder with a head over it, in transformers' layout, and without dropout: its masks would differ."""
     directory = tmp_path_factory.mktemp("start")
-    for path in ENCODER.iterdir():
-        if path.is_file():
-            shutil.copy(path, directory)
+    shutil.copytree(ENCODER, directory, dirs_exist_ok=True)
     torch.manual_seed(0)
     none = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     AutoModelForSequenceClassification.from_pretrained(ENCODER, num_labels=2, **none).save_pretrained(directory)
@@ -60,18 +56,13 @@ def reference(start: Path, labels: list[str]) -> list[float]:
 
 
 def test_the_loss_of_every_update(start, tmp_path, monkeypatch):
-    flags = {
-        "train_data_file": REVIEWS / "train.tsv", "label_file": REVIEWS / "labels.txt", "saved_dir": tmp_path / "saved",
-        "pretrained_model_name_or_path": start, "init_from_ckpt": start, "max_seq_length": LENGTH, "batch_size": BATCH_SIZE,
-        "learning_rate": RATE, "warmup_proportion": 0.1, "weight_decay": 0.01, "max_grad_norm": 1.0, "scheduler": "linear",
-        "max_steps": UPDATES, "logging_steps": 1, "save_steps": UPDATES, "seed": 1, "device": "cpu",
-    }  # fmt: skip
-    monkeypatch.setattr(
-        "sys.argv", ["run_classifier.py", *(str(part) for item in flags.items() for part in (f"--{item[0]}", item[1]))]
-    )
-    run_classifier.main(run_classifier.parse_args())
-    lines = map(json.loads, (tmp_path / "saved" / "metrics.jsonl").read_text().splitlines())
-    found = np.array([line["loss"] for line in lines if line["kind"] == "train"])
+    flags = training_flags(
+        start, tmp_path / "saved", dev_data_file=None, init_from_ckpt=start, max_seq_length=LENGTH, batch_size=BATCH_SIZE,
+        learning_rate=RATE, warmup_proportion=0.1, weight_decay=0.01, max_grad_norm=1.0, scheduler="linear",
+        max_steps=UPDATES, logging_steps=1, save_steps=UPDATES, seed=1, device="cpu",
+    )  # fmt: skip
+    assert call("run_classifier.py", flags, monkeypatch) == 0
+    found = np.array([line["loss"] for line in journal(tmp_path / "saved", "train")])
     expected = np.array(reference(start, read_labels(REVIEWS / "labels.txt")))
     assert len(found) == UPDATES and expected[-10:].mean() < 0.8 * expected[0]  # it learns something
     np.testing.assert_allclose(found, expected, rtol=1e-4)  # single precision, through updates that amplify its rounding
