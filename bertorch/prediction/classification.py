@@ -9,12 +9,13 @@ from scipy.special import softmax
 
 from bertorch.data.files import read_labels
 from bertorch.data.tokenizing import tokenize
+from bertorch.encoder.config import read_json_object
 from bertorch.errors import UserError
 from bertorch.heads.classifier import load_trained_classifier
 from bertorch.inference import compute
 from bertorch.metrics.classification import classification_metrics, per_class_table
 from bertorch.prediction.attribution import explain_rows
-from bertorch.prediction.explanations import NOT_EXPLAINED, explanation_lines
+from bertorch.prediction.explanations import explanation_lines
 from bertorch.prediction.rows import (
     config_labels,
     label_lines,
@@ -30,8 +31,7 @@ from bertorch.training.process_group import Processes
 def predict_labels(args: argparse.Namespace, directory: Path, description: dict[str, Any], processes: Processes) -> None:
     """Classify every row of the input."""
     labels = read_labels(args.label_file) if args.label_file else description.get("labels") or config_labels(directory)
-    if args.explain and len(labels) == 1:
-        raise UserError(f"{NOT_EXPLAINED}{directory} has one label, and gives a score")
+    _check_answers(directory, labels)
     pooling_mode = description.get("pooling_mode", "linear")
     model = load_trained_classifier(directory, len(labels), pooling_mode, weights=args.init_from_ckpt)
     model.to(processes.device)
@@ -53,3 +53,15 @@ def predict_labels(args: argparse.Namespace, directory: Path, description: dict[
             write_lines(args, explanation_lines(args, rows, labels, explained))
         else:
             write_lines(args, label_lines(args, rows, labels, softmax(logits, axis=1)))
+
+
+def _check_answers(directory: Path, labels: list[str]) -> None:
+    """Raises UserError for a model of transformers whose outputs are not the scores of labels that exclude each other."""
+    kind = read_json_object(directory / "config.json").get("problem_type")
+    what = "it has one label, and gives a score" if len(labels) == 1 else None
+    if kind == "regression":
+        what = what or "its problem_type is regression, and it gives scores"
+    elif kind == "multi_label_classification":
+        what = what or f"its problem_type is {kind}: a text may have several of its labels, or none"
+    if what is not None:
+        raise UserError(f"{directory}: {what}; predict.py answers with the one label of a text, so use transformers for it")

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from tests.scripts.launch import REVIEWS, call, journal, run, training_flags
+from tests.scripts.launch import REVIEWS, as_flags, call, complaint, journal, run, training_flags
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,27 @@ def test_a_classifier_of_transformers_opens_in_predict(tiny_model, tmp_path, mon
     torch.testing.assert_close(
         torch.tensor([[float(cell) for cell in row[1:]] for row in rows]), expected, rtol=0, atol=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"num_labels": 1}, "it has one label, and gives a score"),
+        ({"num_labels": 1, "problem_type": "regression"}, "it has one label, and gives a score"),
+        ({"num_labels": 3, "problem_type": "regression"}, "its problem_type is regression, and it gives scores"),
+        ({"num_labels": 3, "problem_type": "multi_label_classification"}, "a text may have several of its labels"),
+    ],
+)
+def test_a_model_whose_answer_is_no_label_is_refused(config, says, tiny_model, tmp_path, monkeypatch, capsys):
+    """The softmax over one score is 1, whatever the text."""
+    directory = tiny_model("bert", "ForSequenceClassification", **config)
+    texts = tmp_path / "texts.tsv"
+    texts.write_text("房间干净\n", encoding="utf-8")
+    capsys.readouterr()
+    assert call("predict.py", as_flags(model_dir=directory, input_file=texts), monkeypatch) == 2
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert f"{directory}: {says}" in complaint(found.err)
 
 
 def test_the_flags_of_the_reference_predict_too(trained, small_encoder, monkeypatch, capsys):
