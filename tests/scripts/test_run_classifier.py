@@ -113,7 +113,10 @@ def test_a_classifier_of_transformers_opens_in_predict(tiny_model, tmp_path, mon
         ({"num_labels": 1}, "it has one label, and gives a score"),
         ({"num_labels": 1, "problem_type": "regression"}, "it has one label, and gives a score"),
         ({"num_labels": 3, "problem_type": "regression"}, "its problem_type is regression, and it gives scores"),
-        ({"num_labels": 3, "problem_type": "multi_label_classification"}, "a text may have several of its labels"),
+        (
+            {"num_labels": 3, "problem_type": "multi_label_classification"},
+            "its problem_type is multi_label_classification: a text may have several",
+        ),
     ],
 )
 def test_a_model_whose_answer_is_no_label_is_refused(config, says, tiny_model, tmp_path, monkeypatch, capsys):
