@@ -109,6 +109,38 @@ def test_texts_come_back_as_they_were(texts, portion):
         assert [file.text(place) for place in reversed(range(len(texts)))] == texts[::-1]
 
 
+@pytest.mark.parametrize("width", [24, 768])
+def test_of_equal_vectors_the_earlier_is_better(width):
+    """Wherever they stand in their blocks, however many queries there are: cosines depend on the two vectors alone."""
+    generator = np.random.default_rng(0)
+    vectors, queries = (unit(generator.normal(size=(rows, width))) for rows in (11, 9))
+    expected = np.argsort(-(queries @ vectors.T), axis=1, kind="stable")
+    expected = (expected[:, :, None] + 11 * np.arange(30)).reshape(9, -1)[:, :100]
+    answers = []
+    for size, portion in ((1, 9), (7, 2), (64, 1), (128, 9), (1000, 9), (1000, 1)):
+        with in_blocks_of(size), filled(np.tile(vectors, (30, 1))) as file:
+            found = [top_k(queries[start : start + portion], file, 100) for start in range(0, 9, portion)]
+        scores, places = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        assert places.tolist() == expected.tolist(), (size, portion)
+        answers.append(scores)
+    assert all((scores == answers[0]).all() for scores in answers)
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.lists(st.integers(0, 9), max_size=3))
+def test_a_text_may_have_the_vector_of_an_earlier_one(which, portions):
+    """Of this call or of one before; all its bits."""
+    vectors = np.random.default_rng(0).normal(size=(6, 5))
+    same_as = np.array([which.index(one) for one in which])
+    with VectorFile(5) as file:
+        for start, end in pairwise([*np.cumsum([0, *portions]).clip(max=len(which)), len(which)]):
+            new = [one for place, one in enumerate(which[start:end], start) if same_as[place] == place]
+            file.add([str(place) for place in range(start, end)], vectors[new], same_as[start:end])
+        assert [file.text(place) for place in range(len(which))] == [str(place) for place in range(len(which))]
+        found = np.concatenate([block for _, block in file.blocks()])
+    np.testing.assert_allclose(found, vectors[which] / np.linalg.norm(vectors[which], axis=1, keepdims=True), atol=1e-7)
+    assert (found == found[same_as]).all()
+
+
 @pytest.fixture
 def scratch(tmp_path, monkeypatch):
     """Where temporary files go."""

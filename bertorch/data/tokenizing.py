@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -242,6 +242,21 @@ class Samples:
     def row_lengths(self) -> np.ndarray:
         """Tokens of each row, all its sequences together, ``[rows]``."""
         return np.diff(self.offsets[self.row_starts])
+
+    def take(self, rows: np.ndarray) -> "Samples":
+        """Some of the rows, which have one sequence each; ``truncated`` and ``unknown`` still count all."""
+        lengths = self.lengths[rows]
+        starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        return replace(
+            self,
+            input_ids=self.input_ids[np.arange(starts[-1]) + np.repeat(self.offsets[:-1][rows] - starts[:-1], lengths)],
+            offsets=starts,
+            second=self.second[rows],
+            text_hashes=self.text_hashes[rows],
+            row_starts=np.arange(len(rows) + 1),
+            labels=self.labels[rows],
+            lines=self.lines[rows],
+        )
 
     @cached_property
     def fingerprint(self) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from bertorch.data.files import BadRows, as_stream, file_format, read_cells, read_lines
 from bertorch.data.rows import JSON_TEXT_KEYS, Row
 from bertorch.data.sentences import QUERY_KEYS, read_positives, score_of
-from bertorch.data.tokenizing import TextEncoder, tokenize
+from bertorch.data.tokenizing import Samples, TextEncoder, tokenize
 from bertorch.encoder import TokenBatch
 from bertorch.errors import UserError
 from bertorch.heads.sentence import SentenceEncoder
@@ -84,9 +84,11 @@ class _Task:
     def __init__(self, args: argparse.Namespace, sentence: SentenceEncoder, encoder: TextEncoder, processes: Processes):
         self.args, self.sentence, self.encoder, self.processes = args, sentence, encoder, processes
 
-    def vectors(self, texts: Iterable[str]) -> np.ndarray:
-        """``[texts, width]``, on every rank."""
-        samples = tokenize(((line, (text,), -1) for line, text in enumerate(texts, 1)), self.encoder)
+    def samples(self, texts: Iterable[str]) -> Samples:
+        return tokenize(((line, (text,), -1) for line, text in enumerate(texts, 1)), self.encoder)
+
+    def vectors(self, samples: Samples) -> np.ndarray:
+        """``[rows, width]``, on every rank."""
         how = (self.args.batch_size, self.processes, self.args.precision)
         return compute(self.sentence, self.sentence, samples, *how)
 
@@ -205,7 +207,7 @@ def _write_vectors(task: _Task, rows: list[Row]) -> None:
     args = task.args
     usable = np.array([bool(row.texts) for row in rows])
     vectors = np.full((len(rows), task.sentence.output_size), np.nan, dtype=np.float32)
-    vectors[usable] = task.vectors(row.texts[0] for row in rows if row.texts)
+    vectors[usable] = task.vectors(task.samples(row.texts[0] for row in rows if row.texts))
     if not task.processes.is_main:
         return
     if str(args.output_file).endswith(".npy"):
@@ -221,10 +223,16 @@ def _save_array(path: Path, array: np.ndarray) -> None:
 
 
 def _add(task: _Task, corpus: VectorFile, texts: Iterable[str]) -> None:
-    """Encode texts, block by block."""
+    """Encode texts, block by block, and of those that are the same tokens to the model the first only.
+
+    Rounding depends on the batch, so encoding a text twice may give two vectors.
+    """
     texts = iter(texts)
     while block := list(islice(texts, _CORPUS_BLOCK)):
-        corpus.add(block, task.vectors(block))
+        samples = task.samples(block)
+        same_as = corpus.first_places(np.split(samples.input_ids, samples.offsets[1:-1]))
+        new = np.flatnonzero(same_as == len(corpus) + np.arange(len(block)))
+        corpus.add(block, task.vectors(samples.take(new)) if len(new) else np.empty((0, corpus.width)), same_as)
         give_back_memory()
 
 
@@ -264,7 +272,7 @@ def _hits(task: _Task, rows: list[Row], corpus: VectorFile, numbers: list[int]) 
         usable = [row for row in block if row.texts]
         found = iter(())
         if usable:
-            vectors = task.vectors(row.texts[0] for row in usable)
+            vectors = task.vectors(task.samples(row.texts[0] for row in usable))
             if task.processes.is_main:
                 found = iter(zip(*top_k(vectors, corpus, task.args.top_k), strict=True))
         for row in block:
@@ -299,7 +307,7 @@ def _evaluate_retrieval(task: _Task) -> None:
         _add(task, corpus, places)
         if args.corpus is not None:
             _add_lines(task, corpus, args.corpus, leave_out=places)
-        queries = task.vectors(positives)
+        queries = task.vectors(task.samples(positives))
         if task.processes.is_main:
             wanted = [sorted({places[text] for text in texts}) for texts in positives.values()]
             ranks = [

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import itertools
 import json
 import re
 import shutil
@@ -10,6 +11,7 @@ import tempfile
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 from scipy.special import softmax
 from scipy.stats import pearsonr, spearmanr
@@ -18,6 +20,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize,
 from sklearn.metrics import accuracy_score, f1_score
 
 from bertorch import search
+from bertorch.heads.sentence import SentenceEncoder
 from bertorch.prediction import sentences
 from tests.scripts.launch import DATA, as_flags, call, complaint
 
@@ -472,6 +475,42 @@ def test_equal_lines_and_a_small_corpus(model, predict, tmp_path):
     assert [len(answers) for answers in found.values()] == [5, 5, 5]
     assert found[3][0][2:] == (5, "早餐")
     assert list(hits(predict(model_dir=model, stdin="电影\n", corpus=corpus, top_k=2)).values())[0] == found[1][:2]
+
+
+@pytest.fixture
+def rounding(monkeypatch):
+    """Vectors differ in their last bits from batch to batch, as on many processors; counts the texts that are encoded."""
+    forward, encoded = SentenceEncoder.forward, []
+
+    def differently(self, tokens):
+        vectors = forward(self, tokens)
+        encoded.append(tokens.batch_size)
+        noise = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(len(encoded)))
+        return vectors * (1 + 1e-6 * noise)
+
+    monkeypatch.setattr(SentenceEncoder, "forward", differently)
+    return encoded
+
+
+@pytest.mark.parametrize("batch_size", [3, 64])
+@pytest.mark.parametrize("block", [4, 50, 1000])
+def test_lines_that_are_read_alike_stand_in_their_order(model, predict, tmp_path, monkeypatch, rounding, block, batch_size):
+    """In whatever block and batch they are; each is encoded once."""
+    distinct = [*SENTENCES[:20], "Tv 电影"]
+    lines = [line for start in range(6) for line in (*distinct[start:], "tv  电影", *distinct[:start])]
+    monkeypatch.setattr(sentences, "_CORPUS_BLOCK", block)
+    monkeypatch.setattr(search, "_BLOCK", 32)
+    corpus = write(tmp_path / "corpus.txt", *lines)
+    queries = [*distinct[:5], "TV 电影"]
+    found = hits(predict(model_dir=model, stdin="\n".join(queries), corpus=corpus, top_k=30, batch_size=batch_size))
+    for query, answers in zip(queries, found.values(), strict=True):
+        own = [number for number, line in enumerate(lines, 1) if line.lower().split() == query.lower().split()]
+        assert [number for _, _, number, _ in answers[: len(own)]] == own
+        assert all(text == lines[number - 1] for _, _, number, text in answers)
+        for _, group in itertools.groupby(answers, key=lambda answer: answer[3].lower().split()):
+            numbers = [number for _, _, number, _ in group]
+            assert numbers == sorted(numbers)
+    assert sum(rounding) == len(distinct) + len(queries)
 
 
 def test_search_as_json_lines(model, predict, tmp_path):
