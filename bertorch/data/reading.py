@@ -240,6 +240,7 @@ class ReadingSamples(Samples):
         token_offsets: the characters of the passage that a token stands for, int32 ``[total_tokens, 2]``; -1 for others.
         starts, ends: the first and last token of the answer within the row, int64 ``[rows]``; 0, the first special token,
             where the row does not hold it; the row's length for yes, one more for no; -1 where the answer is not known.
+        uncut_lengths: tokens of each question, cut at ``max_query_length``, and its whole passage, int32 ``[questions]``.
         cut_questions: questions longer than ``max_query_length``.
     """
 
@@ -267,6 +268,7 @@ def window_questions(
         offsets = passage.offsets
         answer = _answer_tokens(question, offsets)
         head = [*encoder.before, *query, *encoder.between]
+        columns["uncut_lengths"].append(len(head) + len(passage.ids) + len(encoder.after))
         for first, end in encoder.windows(len(query), len(passage.ids)):
             ids = [*head, *passage.ids[first:end], *encoder.after]
             unknown += passage.ids[first:end].count(unknown_id) if unknown_id is not None else 0
@@ -298,7 +300,7 @@ def window_questions(
         context_starts=np.asarray(columns["context_starts"], dtype=np.int32),
         text_hashes=np.asarray(columns["text_hashes"], dtype=np.uint64),
         **{name: np.asarray(columns[name], dtype=np.int64) for name in ("starts", "ends", "questions", "lines")},
-        truncated=0,
+        uncut_lengths=np.asarray(columns["uncut_lengths"], dtype=np.int32),
         unknown=unknown,
         cut_questions=cut,
     )

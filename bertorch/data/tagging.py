@@ -257,6 +257,7 @@ def tag_documents(
     lengths = [len(ids) for ids, _, _ in laid_out]
     offsets = _starts(lengths)
     surfaces = [row.document.text[start:end] for row in rows for start, end in row.offsets]
+    special = len(encoder.before) + len(encoder.after)
     unknown_id = encoder.tokenizer.unk_token_id
     unknown = sum(unknown_id in ids for row in rows for ids in row.pieces)
     blank = sum(surface in encoder.blank for surface in surfaces)
@@ -268,7 +269,7 @@ def tag_documents(
         row_starts=_starts([len(own) for own in windows]),
         labels=np.full(len(rows), -1, dtype=np.int64),
         lines=np.asarray([row.document.line for row in rows], dtype=np.int64),
-        truncated=0,
+        uncut_lengths=np.asarray([special + sum(map(len, row.pieces)) for row in rows], dtype=np.int32),
         unknown=unknown - blank,
         units=_joined([units for _, units, _ in laid_out], np.int32),
         unit_starts=_starts([len(row.pieces) for row in rows]),

@@ -132,8 +132,8 @@ class TextEncoder:
         special = (token for parts, _ in self.layouts.values() for part in parts for token in part)
         return max([*self.tokenizer.get_vocab().values(), *special])
 
-    def encode(self, rows: list[tuple[str, ...]]) -> list[tuple[list[int], int, bool]]:
-        """``(input_ids, where the second segment starts, truncated)`` of each row of texts.
+    def encode(self, rows: list[tuple[str, ...]]) -> list[tuple[list[int], int, int]]:
+        """``(input_ids, where the second segment starts, tokens before truncation)`` of each row of texts.
 
         The second segment starts after the first separator; at the end where the tokenizer knows one segment only.
         """
@@ -158,10 +158,11 @@ class TextEncoder:
             left_out.append((own[lost[0]][0], own[lost[-1]][1]) if lost else None)
         return [place and (place[0], *offsets[place[0]][place[1]]) for place in kept], left_out
 
-    def _assemble(self, texts: list[list]) -> tuple[list, int, bool]:
+    def _assemble(self, texts: list[list]) -> tuple[list, int, int]:
         parts, types = self.layouts[len(texts)]
-        room = self.max_seq_length - sum(len(part) for part in parts)
-        budgets = _budgets([len(text) for text in texts], room)
+        special = sum(len(part) for part in parts)
+        lengths = [len(text) for text in texts]
+        budgets = _budgets(lengths, self.max_seq_length - special)
         kept = [_cut(text, budget, self.truncation) for text, budget in zip(texts, budgets, strict=True)]
         ids = parts[0] + kept[0] + parts[1]
         second = len(ids)
@@ -169,7 +170,7 @@ class TextEncoder:
             ids = ids + kept[1] + parts[2]
             if types[1] == 0:
                 second = len(ids)
-        return ids, second, any(len(cut) < len(text) for cut, text in zip(kept, texts, strict=True))
+        return ids, second, special + sum(lengths)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -215,7 +216,9 @@ class Samples:
         row_starts: the first sequence of each row, and their number, int64 ``[rows + 1]``.
         labels: label ids, int64 ``[rows]``, -1 where a row has none; or scores, float64 ``[rows]``, nan where it has none.
         lines: the row's line in its file, int64 ``[rows]``.
-        truncated, unknown: sequences that were cut, tokens that the vocabulary lacks.
+        uncut_lengths: tokens of each sequence before it was cut, special ones included, int32 ``[sequences]``; where texts
+            are read in windows, of each whole text.
+        unknown: tokens that the vocabulary lacks.
         copies: how often each row's sequences go into a batch; SimCSE sees every sentence twice.
     """
 
@@ -226,7 +229,7 @@ class Samples:
     row_starts: np.ndarray
     labels: np.ndarray
     lines: np.ndarray
-    truncated: int
+    uncut_lengths: np.ndarray
     unknown: int
     copies: int = 1
 
@@ -263,7 +266,7 @@ class Samples:
         """What decides the course of a training: the rows, their order and their labels."""
         digest = hashlib.blake2b(digest_size=16)
         for name, value in vars(self).items():
-            if isinstance(value, np.ndarray) and name not in ("lines", "text_hashes"):
+            if isinstance(value, np.ndarray) and name not in ("lines", "text_hashes", "uncut_lengths"):
                 digest.update(np.ascontiguousarray(value))
         return digest.hexdigest()
 
@@ -282,8 +285,9 @@ def tokenize(
         unknown_id: the token that stands for what the vocabulary lacks, to be counted.
         separate: each text of a row becomes a sequence of its own; otherwise one text, or two as a pair, are one.
     """
-    ids, second, hashes, labels, lines, truncated = [], [], [], [], [], 0
+    ids, second, hashes, labels, lines = [], [], [], [], []
     lengths: list[int] = []
+    uncut_lengths: list[int] = []
     counts: list[int] = []
     unknown = 0
     rows = iter(rows)
@@ -295,12 +299,12 @@ def tokenize(
             counts.append(len(own))
             labels.append(label)
             lines.append(line)
-        for texts, (sequence_ids, start, cut) in zip(sequences, encoder.encode(sequences), strict=True):
+        for texts, (sequence_ids, start, uncut_length) in zip(sequences, encoder.encode(sequences), strict=True):
             ids.append(np.asarray(sequence_ids, dtype=np.int32))
             lengths.append(len(sequence_ids))
             second.append(start)
             hashes.append(text_hash("\t".join(texts)))
-            truncated += cut
+            uncut_lengths.append(uncut_length)
             unknown += sequence_ids.count(unknown_id) if unknown_id is not None else 0
     scores = any(isinstance(label, float) for label in labels)
     return Samples(
@@ -311,7 +315,7 @@ def tokenize(
         row_starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         labels=np.asarray(labels, dtype=np.float64 if scores else np.int64),
         lines=np.asarray(lines, dtype=np.int64),
-        truncated=truncated,
+        uncut_lengths=np.asarray(uncut_lengths, dtype=np.int32),
         unknown=unknown,
     )
 
@@ -365,7 +369,8 @@ def from_cache(
         cache_dir: None takes ``BERTORCH_CACHE`` or ``~/.cache/bertorch``.
     """
     paths = [paths] if isinstance(paths, str | Path) else paths
-    digest = hashlib.blake2b(f"{kind.__name__}|{key!r}".encode(), digest_size=16)
+    names = [field.name for field in fields(kind)]  # an entry of an older version with other ones is not looked at
+    digest = hashlib.blake2b(f"{kind.__name__}|{names}|{key!r}".encode(), digest_size=16)
     for path in paths:
         digest.update(b"|file|")
         with open_binary(path, unpack=False) as handle:

@@ -23,7 +23,7 @@ def samples_of(lengths: list[int]) -> Samples:
         labels=np.arange(len(lengths), dtype=np.int64) - 1,
         text_hashes=np.arange(len(lengths), dtype=np.uint64),
         lines=np.arange(1, len(lengths) + 1, dtype=np.int64),
-        truncated=0,
+        uncut_lengths=np.array(lengths),
         unknown=0,
     )
 
@@ -189,7 +189,7 @@ def samples_of_texts(rows: list[list[str]], labels: np.ndarray, copies: int = 1)
         labels=labels,
         text_hashes=np.array([(numbers[text] * 0x9E3779B97F4A7C15 - 1) % 2**64 for text in texts], dtype=np.uint64),
         lines=np.arange(1, len(rows) + 1, dtype=np.int64),
-        truncated=0,
+        uncut_lengths=np.array(lengths),
         unknown=0,
         copies=copies,
     )

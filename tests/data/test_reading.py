@@ -549,6 +549,7 @@ def test_a_long_question_is_cut(tiny_model):
     first, second = (of_ours(samples, np.flatnonzero(samples.questions == number)) for number in (0, 1))
     assert first == second and len(first) > 1
     assert samples.cut_questions == 1
+    assert samples.uncut_lengths.tolist() == [8 + 40 + 3] * 2  # question as read, passage, special tokens
 
 
 def test_an_empty_passage_has_one_window(tiny_model):

@@ -3,43 +3,50 @@
 import json
 
 import numpy as np
+import pytest
 
-from bertorch.data.report import report_data, report_entities
+from bertorch.data.documents import tokenize_documents
+from bertorch.data.reading import Question, ReadingEncoder, window_questions
+from bertorch.data.report import report_data, report_documents, report_entities, report_questions
 from bertorch.data.tagging import TaggedSamples
-from bertorch.data.tokenizing import Samples
+from bertorch.data.tokenizing import Samples, TextEncoder, load_tokenizer
 
 
-def samples_of(lengths: list[int], labels: list[int], hashes: list[int], truncated: int = 0, unknown: int = 0) -> Samples:
+def samples_of(lengths: list[int], labels: list[int], hashes: list[int], unknown: int = 0, room: int = 96) -> Samples:
+    """Sequences of these lengths, cut at ``room`` tokens, as many a row as there are fewer labels."""
+    uncut, lengths = lengths, [min(length, room) for length in lengths]
     return Samples(
         input_ids=np.zeros(sum(lengths), dtype=np.int32),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         second=np.array(lengths, dtype=np.int32),
-        row_starts=np.arange(len(lengths) + 1),
+        row_starts=np.arange(0, len(lengths) + 1, len(lengths) // len(labels)),
         labels=np.array(labels, dtype=np.int64),
         text_hashes=np.array(hashes, dtype=np.uint64),
         lines=np.arange(len(lengths), dtype=np.int64),
-        truncated=truncated,
+        uncut_lengths=np.array(uncut, dtype=np.int32),
         unknown=unknown,
     )
 
 
 def test_rows_lengths_shares_and_label_counts(messages):
-    train = samples_of([4] * 50 + [8] * 49 + [16], [0, 1] * 30 + [0] * 40, list(range(100)), truncated=3, unknown=6)
+    lengths = [4] * 50 + [8] * 43 + [17, 20, 30, 40, 50, 60, 70]
+    train = samples_of(lengths, [0, 1] * 30 + [0] * 40, list(range(100)), unknown=6, room=16)
     report = report_data({"train": train}, 16, ["bad", "good"])
     assert report == {
         "train": {
             "figures": {
-                "rows": 100, "tokens_p50": 6, "tokens_p90": 8, "tokens_p99": 8, "tokens_longest": 16,
-                "truncated_share": 0.03, "unknown_share": 6 / 608,
+                # the 50th and 51st of 100 sorted lengths are 4 and 8, the 90th 8, the 95th and 96th 20 and 30, the 99th 60
+                "rows": 100, "tokens_mean": 8.3, "tokens_p50": 6, "tokens_p90": 8, "tokens_p95": 20, "tokens_p99": 60,
+                "tokens_longest": 70, "truncated_share": 0.07, "unknown_share": 6 / (50 * 4 + 43 * 8 + 7 * 16),
             },
             "counts": {"bad": 70, "good": 30},
         }
     }  # fmt: skip
     json.dumps(report)
     rows, labels = messages
-    assert rows.startswith("train: 100 rows, ") and "p50=6 p90=8 p99=8 longest=16" in rows
-    assert "3.0% cut at max_seq_length 16" in rows
-    assert "0.99% unknown tokens" in rows  # 6 of 608
+    assert rows.startswith("train: 100 rows, ") and "tokens mean=8.3 p50=6 p90=8 p95=20 p99=60 longest=70, " in rows
+    assert "7.0% longer than max_seq_length 16 and cut" in rows
+    assert "0.91% unknown tokens" in rows  # 6 of 656 that are left
     assert labels == "train: labels bad 70, good 30"
 
 
@@ -51,6 +58,67 @@ def test_texts_that_also_stand_in_the_training_set(messages):
     assert [report[name]["figures"].get("texts_also_in_train") for name in report] == [None, 3, 0]
     shared = [message for message in messages if "also stand" in message]
     assert shared == ["3 of 4 texts of dev also stand in train"]
+
+
+def test_of_pairs_that_are_encoded_apart_texts_are_counted_among_texts(messages):
+    """All four texts of two rows, not four of two; three of the test set's six."""
+    train = samples_of([3] * 6, [0, 1, 0], [1, 2, 3, 4, 5, 6])
+    dev, test = samples_of([3] * 4, [0, 1], [6, 1, 2, 2]), samples_of([3] * 6, [0, 1, 1], [7, 6, 8, 1, 9, 5])
+    report = report_data({"train": train, "dev": dev, "test": test}, 16)
+    assert [message for message in messages if "also stand" in message] == [
+        "4 of 4 texts of dev also stand in train", "3 of 6 texts of test also stand in train",
+    ]  # fmt: skip
+    assert [report[name]["figures"]["rows"] for name in report] == [3, 2, 3]
+    assert [report[name]["figures"]["texts"] for name in report] == [6, 4, 6]
+    assert messages[1].startswith("dev: 2 rows of 4 texts, ")
+
+
+def test_a_question_counts_once_however_many_windows_its_passage_takes(tiny_model, messages):
+    encoder = ReadingEncoder(TextEncoder(load_tokenizer(tiny_model("bert")), 24), 8, 5)
+    long, short = "酒店服务" * 10, "酒店"
+    listed = {
+        "train": [Question(1, "1", "where", long, [""])],
+        "dev": [Question(1, "1", "where", long, [""]), Question(2, "2", "where", short, [""])],
+    }
+    sets = {name: window_questions(questions, encoder) for name, questions in listed.items()}
+    assert len(sets["dev"]) > 3
+    report = report_questions(sets, listed, 24)
+    assert [message for message in messages if "also stand" in message] == ["1 of 2 questions of dev also stand in train"]
+    figures = report["dev"]["figures"]
+    assert figures["questions_also_in_train"] == 1
+    # five pieces of the question and three special tokens beside 40 and 2 of the passages
+    assert (figures["tokens_mean"], figures["tokens_p50"], figures["tokens_longest"]) == (29.0, 29, 48)
+    assert figures["in_windows_share"] == 0.5
+
+
+@pytest.mark.parametrize(("unknown", "warned"), [(0, False), (30, False), (31, True), (217, True)])
+def test_many_unknown_tokens_are_a_warning_for_each_set(messages, unknown, warned):
+    train, dev = samples_of([10] * 100, [0] * 100, list(range(100))), samples_of([10] * 100, [0] * 100, [0] * 100, unknown)
+    report_data({"train": train, "dev": dev}, 16)
+    said = [message for message in messages if "the vocabulary lacks" in message]
+    assert [message.split(";")[0] for message in said] == [
+        f"dev: the vocabulary lacks {unknown / 10:.2f}% of the tokens (a vocabulary that fits lacks less than 1%)"
+    ] * warned
+    assert all(word in message for message in said for word in ("language", "traditional", "do_lower_case"))
+
+
+def test_unknown_units_of_entity_texts_are_a_warning_too(messages):
+    report_entities(
+        {"train": tagged([50, 50], [0], [1, 2], unknown=4), "dev": tagged([100], [0], [3], unknown=3)}, ["PER"], 32
+    )
+    assert [message.split(" of ")[0] for message in messages if "lacks" in message] == ["train: the vocabulary lacks 4.00%"]
+
+
+def test_unknown_tokens_of_passages_and_documents_are_a_warning_too(tiny_model, tmp_path, messages):
+    texts = TextEncoder(load_tokenizer(tiny_model("bert")), 24)
+    asked = [Question(1, "1", "where", "酒店" * 4 + "龘", [""])]
+    report_questions({"dev": window_questions(asked, ReadingEncoder(texts, 8, 5), texts.tokenizer.unk_token_id)},
+                     {"dev": asked}, 24)  # fmt: skip
+    (tmp_path / "a.txt").write_text("酒店" * 10 + "龘" * 5 + "\n", encoding="utf-8")
+    report_documents({"train": tokenize_documents([tmp_path / "a.txt"], texts, 22, False)})
+    assert [message.split("%")[0] for message in messages if "lacks" in message] == [
+        "dev: the vocabulary lacks 11.11", "train: the vocabulary lacks 20.00",
+    ]  # fmt: skip
 
 
 def test_labels_without_a_row_are_a_warning(messages):
@@ -84,7 +152,7 @@ def tagged(
         row_starts=np.concatenate([[0], np.cumsum(windows)]),
         labels=np.full(len(counts), -1),
         lines=np.arange(len(counts)),
-        truncated=0,
+        uncut_lengths=np.array(counts, dtype=np.int32) + 2,
         units=np.full(tokens, -1, dtype=np.int32),
         unit_starts=np.concatenate([[0], np.cumsum(counts)]),
         unit_tokens=np.arange(total),
@@ -104,7 +172,8 @@ def test_texts_windows_and_entity_counts(messages):
     report_entities({"train": samples}, ["PER", "LOC", "ORG"], 32)
     texts, entities = messages
     # of 100 texts the 50th and 51st have 10 and 20 units, the 90th and 91st 20, the 99th 20 and the last 70; 1,550 in all
-    assert texts.startswith("train: 100 texts, characters p50=15 p90=20 p99=20 longest=70, ")
+    assert texts.startswith("train: 100 texts, characters mean=15.5 p50=15 p90=20 p95=20 p99=20 longest=70, ")
+    assert ", tokens mean=17.5 p50=17 p90=22 p95=22 p99=22 longest=72, " in texts
     assert "3.0% longer than max_seq_length 32 and read in windows" in texts
     assert texts.endswith("2.00% unknown, 0.52% blank")
     assert entities == "train: 6 entities, PER 2, LOC 1, ORG 3"
@@ -112,7 +181,7 @@ def test_texts_windows_and_entity_counts(messages):
 
 def test_units_of_several_characters_are_words(messages):
     report_entities({"train": tagged([3], [0], [1], width=4)}, ["PER"], 32)
-    assert messages[0].startswith("train: 1 texts, words p50=3 ")
+    assert messages[0].startswith("train: 1 texts, words mean=3.0 p50=3 ")
 
 
 def test_types_without_an_entity_are_a_warning(messages):

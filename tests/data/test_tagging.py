@@ -320,7 +320,8 @@ def test_samples_agree_with_their_documents(units_of, room, stride):
     documents = without_overlaps(random_documents(random.Random(room), 25))
     encoder = units_of(room, doc_stride=stride)
     samples = tag_documents(documents, encoder, TYPES, BIO, "a.json")
-    assert (len(samples), samples.truncated, samples.unknown, samples.blank, samples.labelled) == (25, 0, 0, 0, 1)
+    assert (len(samples), samples.unknown, samples.blank, samples.labelled) == (25, 0, 0, 1)
+    assert samples.uncut_lengths.tolist() == [len(one.text) + 2 for one in documents]
     assert samples.unit == "character"
     assert samples.lines.tolist() == list(range(1, 26)) and samples.labels.tolist() == [-1] * 25
     assert samples.second.tolist() == samples.lengths.tolist() and samples.lengths.max() <= room + 2

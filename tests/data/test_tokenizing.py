@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
 from bertorch.checksums import write_checksums
 from bertorch.data import tokenizing
 from bertorch.data.rows import read_rows
-from bertorch.data.tokenizing import Samples, TextEncoder, load_tokenizer, tokenize, tokenize_cached
+from bertorch.data.tokenizing import Samples, TextEncoder, from_cache, load_tokenizer, tokenize, tokenize_cached
 from bertorch.errors import UserError
 from tests.damage import Malice
 
@@ -78,10 +79,10 @@ def assert_as_transformers(rows: list[tuple[str, ...]], encoder: TextEncoder, re
     texts = [list(column) for column in zip(*rows, strict=True)]
     wanted = reference(*texts, truncation="longest_first", max_length=encoder.max_seq_length, return_token_type_ids=True)
     whole = reference(*texts, return_token_type_ids=True)
-    for place, (ids, second, truncated) in enumerate(encoder.encode(rows)):
+    for place, (ids, second, uncut_length) in enumerate(encoder.encode(rows)):
         assert ids == wanted["input_ids"][place], (rows[place], encoder.max_seq_length)
         assert [0] * second + [1] * (len(ids) - second) == wanted["token_type_ids"][place]
-        assert truncated == (len(whole["input_ids"][place]) > encoder.max_seq_length)
+        assert uncut_length == len(whole["input_ids"][place])
 
 
 def test_pairs_of_all_small_lengths_are_cut_as_transformers_cuts_them(directory, reference):
@@ -115,25 +116,25 @@ def test_what_head_tail_and_head_tail_keep(wordpiece):
     kept = {"head": ids[:8], "tail": ids[8:], "head_tail": ids[:2] + ids[10:]}
     for truncation, middle in kept.items():
         encoder = TextEncoder(load_tokenizer(wordpiece), 10, truncation)
-        assert encoder.encode([(CHARACTERS,)]) == [([cls, *middle, sep], 10, True)]
-        assert encoder.encode([(CHARACTERS[:8],)]) == [([cls, *ids[:8], sep], 10, False)]
+        assert encoder.encode([(CHARACTERS,)]) == [([cls, *middle, sep], 10, 18)]
+        assert encoder.encode([(CHARACTERS[:8],)]) == [([cls, *ids[:8], sep], 10, 10)]
     # 13 tokens leave room for 10: the second text keeps its 3, the first 7 of its 16.
     kept = {"head": ids[:7], "tail": ids[9:], "head_tail": ids[:1] + ids[10:]}
     for truncation, middle in kept.items():
         encoder = TextEncoder(load_tokenizer(wordpiece), 13, truncation)
         expected = [cls, *middle, sep, *ids[:3], sep]
-        assert encoder.encode([(CHARACTERS, CHARACTERS[:3])]) == [(expected, 9, True)]
+        assert encoder.encode([(CHARACTERS, CHARACTERS[:3])]) == [(expected, 9, 22)]
     # 4 + 5: an odd token stays with the longer text.
     encoder = TextEncoder(load_tokenizer(wordpiece), 12, "tail")
     expected = [cls, *ids[6:10], sep, *ids[11:], sep]
-    assert encoder.encode([(CHARACTERS[:10], CHARACTERS)]) == [(expected, 6, True)]
+    assert encoder.encode([(CHARACTERS[:10], CHARACTERS)]) == [(expected, 6, 29)]
 
 
 def test_an_empty_text_is_special_tokens_alone(wordpiece):
     encoder = TextEncoder(load_tokenizer(wordpiece), 8)
     cls, sep = WORDS.index("[CLS]"), WORDS.index("[SEP]")
     assert encoder.encode([("",), ("", "a"), ("a", "")]) == [
-        ([cls, sep], 2, False), ([cls, sep, 5, sep], 2, False), ([cls, 5, sep, sep], 3, False),
+        ([cls, sep], 2, 2), ([cls, sep, 5, sep], 2, 4), ([cls, 5, sep, sep], 3, 4),
     ]  # fmt: skip
 
 
@@ -205,14 +206,14 @@ def test_directories_without_a_usable_vocabulary(tmp_path, files):
 
 
 ROWS = [(1, ("天地",), 0), (2, ("玄黄宇宙洪荒日月",), 1), (4, ("a x",), -1)]
-ARRAYS = ("input_ids", "offsets", "second", "text_hashes", "row_starts", "labels", "lines")
+ARRAYS = ("input_ids", "offsets", "second", "text_hashes", "row_starts", "labels", "lines", "uncut_lengths")
 
 
 def assert_same(found: Samples, wanted: Samples):
     for name in ARRAYS:
         left, right = getattr(found, name), getattr(wanted, name)
         assert left.dtype == right.dtype and left.tolist() == right.tolist(), name
-    assert (found.truncated, found.unknown) == (wanted.truncated, wanted.unknown)
+    assert found.unknown == wanted.unknown
 
 
 def test_samples(wordpiece):
@@ -227,7 +228,8 @@ def test_samples(wordpiece):
     assert samples.lengths.tolist() == samples.second.tolist() == [4, 6, 4]
     assert samples.labels.tolist() == [0, 1, -1]
     assert samples.lines.tolist() == [1, 2, 4]
-    assert (len(samples), samples.truncated, samples.unknown) == (3, 1, 1)
+    assert samples.uncut_lengths.tolist() == [4, 10, 4]
+    assert (len(samples), samples.unknown) == (3, 1)
 
 
 def test_a_large_file_is_tokenized_in_pieces(wordpiece, monkeypatch):
@@ -276,11 +278,11 @@ def test_separate_texts_are_sequences_of_their_own(wordpiece):
     samples = tokenize(RAGGED, encoder, WORDS.index("[UNK]"), separate=True)
     texts = [text for _, row, _ in RAGGED for text in row]
     alone = tokenize([(1, (text,), 0) for text in texts], encoder, WORDS.index("[UNK]"))
-    for name in ("input_ids", "offsets", "second", "text_hashes"):
+    for name in ("input_ids", "offsets", "second", "text_hashes", "uncut_lengths"):
         assert getattr(samples, name).tolist() == getattr(alone, name).tolist(), name
     assert samples.row_starts.tolist() == [0, 2, 3, 6] and samples.row_starts.dtype == np.int64
     assert samples.lines.tolist() == [3, 4, 7]
-    assert (len(samples), samples.truncated, samples.unknown, samples.copies) == (3, 1, 1, 1)
+    assert (len(samples), samples.unknown, samples.copies) == (3, 1, 1)
     assert alone.row_starts.tolist() == list(range(7))
     as_pairs = tokenize([(1, ("天地", "ab"), 0)], encoder)
     assert as_pairs.row_starts.tolist() == [0, 1] and len(as_pairs.offsets) == 2
@@ -374,6 +376,25 @@ def test_the_second_call_reads_no_rows_and_maps_the_arrays(source, wordpiece):
     assert source.reads == 1
 
 
+def test_an_entry_of_a_version_with_other_columns_is_left_alone(source, wordpiece, messages):
+    """It is another entry: nothing is called damaged, and the older version still finds its own."""
+    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+
+    @dataclass(kw_only=True)
+    class Older:
+        labels: np.ndarray
+
+        def __len__(self) -> int:
+            return len(self.labels)
+
+    Older.__name__ = "Samples"
+    key, labels = (encoder.fingerprint, (), False), np.arange(3)
+    from_cache(source.path, key, lambda: Older(labels=labels), Older, source.cache)
+    assert_same(source.samples(encoder), tokenize(ROWS, encoder, 1))
+    assert not any("damaged" in message for message in messages)
+    assert from_cache(source.path, key, list, Older, source.cache).labels.tolist() == [0, 1, 2]
+
+
 def test_the_environment_names_the_cache(source, wordpiece, tmp_path, monkeypatch):
     monkeypatch.setenv("BERTORCH_CACHE", str(tmp_path / "elsewhere"))
     tokenize_cached(source.path, source.rows, TextEncoder(load_tokenizer(wordpiece), 6), ())
@@ -453,7 +474,7 @@ def test_a_table_of_another_shape_is_noticed(source, wordpiece, content):
     write_checksums(source.entry)
     assert_same(source.samples(encoder), tokenize(ROWS, encoder, 1))
     numbers = json.loads((source.entry / "rest.json").read_text(encoding="utf-8"))["others"]
-    assert (numbers["truncated"], numbers["unknown"]) == (1, 1)
+    assert numbers == {"unknown": 1, "copies": 1}
 
 
 @pytest.mark.parametrize("as_array", [True, False])

@@ -28,7 +28,7 @@ def samples_of(labels, sequences=1):
         row_starts=np.arange(rows + 1) * sequences,
         labels=np.asarray(labels),
         lines=np.arange(rows) + 1,
-        truncated=0,
+        uncut_lengths=np.full(rows * sequences, 2),
         unknown=0,
     )
 
