@@ -1,7 +1,6 @@
-"""Attention over packed sequences: one function, one signature, three backends that agree.
+"""Attention over packed sequences: one function, one signature, three backends that agree, and which of them is taken.
 
-``grouped``  matrix products over groups of nearly equally long sequences; the fast way on CPU, where SDPA with a mask and
-             dropout takes a slow path. Batches sorted by length have the fewest groups.
+``grouped``  matrix products over groups of nearly equally long sequences; the fast way on CPU (``grouped_attention.py``).
 ``varlen``   flash attention on CUDA (``torch.nn.attention.varlen``), fp16 and bf16. That kernel has no dropout.
 ``padded``   scaled_dot_product_attention over a padded rectangle: the plain reference, and what CUDA uses where the
              varlen kernel cannot follow BERT (attention dropout in training, fp32).
@@ -11,39 +10,14 @@ dropout is BERT's ``attention_probs_dropout_prob``).
 """
 
 import functools
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bertorch.encoder.dropout import keep_mask
+from bertorch.encoder.grouped_attention import grouped_attention
 from bertorch.encoder.tokens import TokenBatch, padded_places, to_padded
-
-_MOST_WASTED = 8192  # scores of padding in a group, over all heads; more take longer than the calls for one more group
-
-
-@functools.cache
-def varlen_kernel() -> Callable | None:
-    """``varlen_attn`` where torch has it. Imported when it is asked for: it loads torch's compiler, a second of start-up."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:  # older torch
-        return None
-    return varlen_attn
-
-
-def choose_backend(query: Tensor, dropout_p: float) -> str:
-    """The fastest backend that computes what BERT computes for this tensor."""
-    if query.device.type == "cpu":
-        return "grouped"
-    fits = query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] % 8 == 0 and query.shape[-1] <= 256
-    if dropout_p == 0.0 and fits and varlen_kernel() is not None:
-        return "varlen"
-    return "padded"
 
 
 def attention(
@@ -57,22 +31,41 @@ def attention(
         key, value: ``[total_tokens, num_heads, head_dim]``.
         batch: gives the sequence boundaries.
         dropout_p: share of the attention probabilities set to zero; 0 outside training.
-        backend: ``grouped``, ``varlen`` or ``padded``; None takes ``choose_backend``'s.
+        backend: a key of ``BACKENDS``; None takes ``choose_backend``'s.
 
     Returns:
         As many rows as ``query``.
     """
-    backend = backend or choose_backend(query, dropout_p)
-    if backend == "grouped":
-        return _grouped(query, key, value, batch, dropout_p)
-    if backend == "varlen":
-        if dropout_p:
-            raise ValueError("the varlen kernel has no dropout; use the padded backend")
-        starts, longest = batch.cu_seqlens, batch.max_seqlen
-        if len(query) != len(key):
-            starts, longest = torch.arange(len(query) + 1, dtype=starts.dtype, device=starts.device), 1
-        return varlen_kernel()(query, key, value, starts, batch.cu_seqlens, longest, batch.max_seqlen)
-    return _padded(query, key, value, batch, dropout_p)
+    return BACKENDS[backend or choose_backend(query, dropout_p)](query, key, value, batch, dropout_p)
+
+
+def choose_backend(query: Tensor, dropout_p: float) -> str:
+    """The fastest backend that computes what BERT computes for this tensor."""
+    if query.device.type == "cpu":
+        return "grouped"
+    fits = query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] % 8 == 0 and query.shape[-1] <= 256
+    if dropout_p == 0.0 and fits and varlen_kernel() is not None:
+        return "varlen"
+    return "padded"
+
+
+@functools.cache
+def varlen_kernel() -> Callable | None:
+    """``varlen_attn`` where torch has it. Imported when it is asked for: it loads torch's compiler, a second of start-up."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:  # older torch
+        return None
+    return varlen_attn
+
+
+def _varlen(query: Tensor, key: Tensor, value: Tensor, batch: TokenBatch, dropout_p: float) -> Tensor:
+    if dropout_p:
+        raise ValueError("the varlen kernel has no dropout; use the padded backend")
+    starts, longest = batch.cu_seqlens, batch.max_seqlen
+    if len(query) != len(key):
+        starts, longest = torch.arange(len(query) + 1, dtype=starts.dtype, device=starts.device), 1
+    return varlen_kernel()(query, key, value, starts, batch.cu_seqlens, longest, batch.max_seqlen)
 
 
 def _padded(query: Tensor, key: Tensor, value: Tensor, batch: TokenBatch, dropout_p: float) -> Tensor:
@@ -85,155 +78,17 @@ def _padded(query: Tensor, key: Tensor, value: Tensor, batch: TokenBatch, dropou
     return out[:, :, 0] if first_only else out.transpose(1, 2).flatten(0, 1).index_select(0, padded_places(batch))
 
 
-def _grouped(query: Tensor, key: Tensor, value: Tensor, batch: TokenBatch, dropout_p: float) -> Tensor:
-    groups = _Groups.of(tuple(batch.lengths), key.shape[1], key.device)
-    return _GroupedAttention.apply(query, key, value, groups, dropout_p)
+BACKENDS: dict[str, Callable[[Tensor, Tensor, Tensor, TokenBatch, float], Tensor]] = {
+    "grouped": grouped_attention,
+    "varlen": _varlen,
+    "padded": _padded,
+}
 
 
 def leave_uncompiled() -> None:
-    """Keep ``torch.compile`` off the grouped backend: it loops over lengths that change with each batch."""
-    global _grouped
-    _grouped = torch.compiler.disable(_grouped)  # not as a decorator: it loads torch's compiler
+    """Keep ``torch.compile`` off the grouped backend: it loops over lengths that change with each batch.
 
-
-@dataclass(frozen=True)
-class _Groups:
-    """Neighbouring sequences of nearly one length, padded to the longest of them, and where their tokens go.
-
-    A row is one head of one token. Packed rows stand token after token, those of the groups sequence after sequence and
-    head after head, so that each group is one product of matrices.
-
-    Attributes:
-        shapes: of each group the matrices (sequences * heads) and the length that they are padded to.
-        gather: the packed row that each row of the groups holds; on padding one of the same sequence, LongTensor.
-        scatter: where in the groups each packed row is, LongTensor ``[total_tokens * heads]``.
-        padding: the rows of the groups that are padding, LongTensor.
-        biases: of each group what is added to its scores, 0 and on padded keys -inf, ``[matrices, 1, length]``; None where
-            nothing is padded.
+    Called when a model is compiled, and not a decorator: ``torch.compiler.disable`` loads torch's compiler, a second of
+    start-up.
     """
-
-    shapes: list[tuple[int, int]]
-    gather: Tensor
-    scatter: Tensor
-    padding: Tensor
-    biases: list[Tensor | None]
-
-    @classmethod
-    @functools.lru_cache(maxsize=1)  # all layers of an encoder ask for the same
-    def of(cls, lengths: tuple[int, ...], heads: int, device: torch.device) -> "_Groups":
-        groups = _cut(lengths, heads)
-        sizes = np.array(lengths)
-        widths = np.repeat([width for _, width in groups], [count for count, _ in groups])
-        rows = widths * heads  # of each sequence
-        sequence = np.repeat(np.arange(len(sizes)), rows)
-        inside = np.arange(rows.sum()) - np.repeat(np.cumsum(rows) - rows, rows)
-        head, place = np.divmod(inside, widths[sequence])
-        token = np.cumsum(sizes)[sequence] - np.maximum(sizes[sequence] - place, 1)  # on padding the sequence's last
-        gather = token * heads + head
-        padded = place >= sizes[sequence]
-        padding, real = np.flatnonzero(padded), np.flatnonzero(~padded)
-        scatter = np.empty_like(real)
-        scatter[gather[real]] = real
-        biases, first = [], 0
-        for count, width in groups:
-            outside = np.arange(width) >= sizes[first : first + count, None]
-            bias = torch.zeros(outside.shape).masked_fill_(torch.from_numpy(outside), -torch.inf)
-            biases.append(bias.repeat_interleave(heads, 0)[:, None].to(device) if outside.any() else None)
-            first += count
-        indices = (torch.from_numpy(index).to(device) for index in (gather, scatter, padding))
-        return cls([(count * heads, width) for count, width in groups], *indices, biases)
-
-
-def _cut(lengths: tuple[int, ...], heads: int) -> list[tuple[int, int]]:
-    """``(sequences, longest)`` of each group: a neighbour joins while that is cheaper than another group."""
-    groups: list[tuple[int, int]] = []
-    wasted = 0  # scores of the last group that are padding
-    for length in lengths:
-        count, width = groups[-1] if groups else (0, 0)
-        joint = max(width, length)
-        waste = wasted + (joint**2 - length**2) + count * (joint**2 - width**2)
-        if groups and waste * heads <= _MOST_WASTED:
-            groups[-1], wasted = (count + 1, joint), waste
-        else:
-            groups.append((1, length))
-            wasted = 0
-    return groups
-
-
-class _GroupedAttention(torch.autograd.Function):
-    """Attention group by group. One autograd node for all groups: slicing outside would cost a full-size gradient a group.
-
-    The probabilities of all groups lie in one buffer, and so do those after dropout: many blocks of ever other sizes would
-    leave the heap in pieces.
-    """
-
-    @staticmethod
-    def forward(ctx, query, key, value, groups, dropout_p):
-        head_dim = query.shape[-1]
-        scale, keep = 1.0 / math.sqrt(head_dim), 1.0 / (1.0 - dropout_p)  # inverted dropout: what is kept grows by this
-        first_only = len(query) != len(key)  # then the queries stand as the groups have them
-        gather, scatter = (None, None) if first_only else (groups.gather, groups.scatter)
-        keys = groups.shapes
-        queries = [(count, 1) for count, _ in keys] if first_only else keys
-        squares = [(*rows, width) for rows, (_, width) in zip(queries, keys, strict=True)]
-        q, k, v = _rows(query, gather), _rows(key, groups.gather), _rows(value, groups.gather)
-        probs = query.new_empty(sum(map(math.prod, squares)))
-        kept = keep_mask(len(probs), dropout_p, query) if dropout_p else probs
-        context = torch.empty_like(q)
-        parts = zip(
-            _parts(q, queries), _parts(k, keys), _parts(v, keys), _parts(context, queries), _parts(probs, squares),
-            _parts(kept, squares), groups.biases, strict=True,
-        )  # fmt: skip
-        for q_, k_, v_, out, p, left, bias in parts:
-            if bias is None:
-                p.baddbmm_(q_, k_.transpose(1, 2), beta=0, alpha=scale)
-            else:
-                torch.baddbmm(bias.to(p.dtype), q_, k_.transpose(1, 2), alpha=scale, out=p)
-            torch.softmax(p, dim=-1, out=p)
-            if dropout_p:
-                left.mul_(p)
-            out.baddbmm_(left, v_, beta=0, alpha=keep)
-        context = _rows(context, scatter).view(query.shape)
-        ctx.save_for_backward(q, k, v, probs, kept, context)
-        ctx.groups, ctx.first_only, ctx.shapes = groups, first_only, (queries, keys, squares)
-        ctx.scale, ctx.keep = scale, keep
-        return context
-
-    @staticmethod
-    def backward(ctx, grad_out):
-        q, k, v, probs, kept, context = ctx.saved_tensors
-        groups, (queries, keys, squares) = ctx.groups, ctx.shapes
-        gather, scatter = (None, None) if ctx.first_only else (groups.gather, groups.scatter)
-        # d softmax is p * (d p - sum(p * d p)); the sum is that of a query's context times its gradient (Dao et al. 2022).
-        sums = _rows((grad_out * context).sum(dim=-1, keepdim=True), gather)
-        g = _rows(grad_out, gather)
-        if not ctx.first_only:
-            for rows in (g, sums):
-                rows.index_fill_(0, groups.padding, 0)
-        grads = [torch.empty_like(x) for x in (q, k, v)]
-        parts = zip(
-            _parts(q, queries), _parts(k, keys), _parts(v, keys), _parts(g, queries), _parts(sums, queries),
-            _parts(probs, squares), _parts(kept, squares),
-            *(_parts(x, rows) for x, rows in zip(grads, (queries, keys, keys), strict=True)), strict=True,
-        )  # fmt: skip
-        for q_, k_, v_, g_, sum_, p, left, grad_q, grad_k, grad_v in parts:
-            grad_scores = torch.empty_like(p).baddbmm_(g_, v_.transpose(1, 2), beta=0, alpha=ctx.keep)
-            grad_scores.mul_(left).addcmul_(p, sum_, value=-1)
-            grad_q.baddbmm_(grad_scores, k_, beta=0, alpha=ctx.scale)
-            grad_k.baddbmm_(grad_scores.transpose(1, 2), q_, beta=0, alpha=ctx.scale)
-            grad_v.baddbmm_(left.transpose(1, 2), g_, beta=0, alpha=ctx.keep)
-        indices = (scatter, groups.scatter, groups.scatter)
-        grads = (_rows(x, index).view(-1, *grad_out.shape[1:]) for x, index in zip(grads, indices, strict=True))
-        return *grads, None, None
-
-
-def _rows(x: Tensor, index: Tensor | None) -> Tensor:
-    """``[..., n]`` -> its rows in this order, ``[rows, n]``; None: as they stand."""
-    rows = x.reshape(-1, x.shape[-1])
-    return rows if index is None else rows.index_select(0, index)
-
-
-def _parts(x: Tensor, shapes: list[tuple[int, ...]]) -> list[Tensor]:
-    """Each group's part of ``x``, its first dimension cut into the group's."""
-    parts = x.split([math.prod(shape) for shape in shapes])
-    return [part.view(*shape, *x.shape[1:]) for part, shape in zip(parts, shapes, strict=True)]
+    BACKENDS["grouped"] = torch.compiler.disable(grouped_attention)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bertorch.encoder import TokenBatch
-from bertorch.encoder.attention import _MOST_WASTED, _Groups, attention
+from bertorch.encoder.attention import attention
+from bertorch.encoder.grouped_attention import _MOST_WASTED, _Groups
 
 LENGTHS = [[1], [4], [1, 7, 33, 2, 33], [6, 6, 6, 2, 2, 1], [3, 1, 3]]
 
