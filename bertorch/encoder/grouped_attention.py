@@ -1,9 +1,9 @@
 """Attention on a CPU: matrix products over groups of sequences of nearly one length, in one autograd node.
 
 scaled_dot_product_attention with a mask and dropout takes a slow path on a CPU. Forward and backward of 32 sequences of 8 to
-128 tokens, 12 heads of 64, dropout 0.1: padded SDPA takes 4.3 to 4.7 times as long as this, up to 256 tokens 5.4 to 5.8 times
-(`python benchmarks/attention_speed.py`, one thread of a busy Xeon with AMX). Batches are sorted by length, so neighbours
-differ little: padding a group to its longest sequence is cheaper than one more group.
+128 tokens, 12 heads of 64, dropout 0.1: padded SDPA takes 4.3 to 4.7 times as long as this, with up to 256 tokens 5.4 to 5.8
+times (`python benchmarks/attention_speed.py`, one thread of a busy Xeon with AMX). Batches are sorted by length, so
+neighbours differ little: padding a group to its longest sequence is cheaper than one more group.
 """
 
 import functools
