@@ -9,6 +9,7 @@ from typing import BinaryIO
 from loguru import logger
 
 from bertorch.data.files import BadRows, UnusableRow, file_format, read_cells, read_lines
+from bertorch.data.rows import HEADER_WORDS
 from bertorch.data.tags import Span, count_repairs, lenient_spans, parse_tag
 from bertorch.errors import UserError
 
@@ -16,6 +17,12 @@ ENTITY_FORMATS = ("text", "columns", "jsonl")
 UNITS = ("character", "word")
 _CJK = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+|\S")
+# Cells that give the header row of a column file away; compared in lower case.
+_HEADER_WORDS = {
+    *HEADER_WORDS, "token", "tokens", "word", "words", "form", "char", "chars", "character", "characters", "tag", "tags",
+    "ner", "ner_tag", "ner_tags", "bio", "entity", "entities", "pos", "pos_tag", "chunk", "lemma", "sentence #", "字", "词",
+    "字符", "词性", "实体", "标记", "标注",
+}  # fmt: skip
 _TOKEN_KEYS = ("text", "tokens", "words")
 _TAG_KEYS = ("label", "labels", "tags", "ner_tags")
 
@@ -53,7 +60,7 @@ def read_documents(
       "entities": [[0, 2, "PER"]]}``, end exclusive, also ``{"start": 0, "end": 2, "type": "PER"}``; and CLUENER's
       ``{"text": …, "label": {"name": {"小明": [[0, 1]]}}}``, end inclusive.
     - column files (any other ending): a token and its tag a line, a blank line between texts; or a text a line, tokens and
-      tags separated by a TAB. Where there are more columns, the first and the last count.
+      tags separated by a TAB. Where there are more columns, the first and the last count. A header row is passed over.
     - plain text (``kind`` text), a text a line.
 
     Tags may be of any scheme. They are read as conlleval reads them, so an I- that continues nothing begins an entity; a
@@ -126,7 +133,7 @@ def _column_rows(
 ) -> Iterator[tuple[int, _Tokens | None]]:
     """Texts of a column file. A line that cannot be read spoils its text: (line, None)."""
     first, tokens, tags, spoiled = 0, [], [], False
-    text_a_line = None
+    begun = text_a_line = False
     for number, line in read_lines(path, stream):
         line = line.rstrip()
         if not line or line.startswith("-DOCSTART-"):
@@ -135,15 +142,26 @@ def _column_rows(
             tokens, tags, spoiled = [], [], False
             continue
         cells = line.split("\t" if "\t" in line else " ")
-        if text_a_line is None:  # the first line tells
-            text_a_line = "\t" in line and len(cells) == 2 and " " in cells[1]
+        if not begun and _is_header(cells):
+            logger.warning(f"{path}:{number}: a header row ({', '.join(filter(None, cells))}), passed over")
+            begun = True
+            continue
+        if not text_a_line and "\t" in line and len(cells) == 2 and " " in cells[1]:
+            # The first line tells, or a later one that cannot be another layout: until then each was a text of one token.
+            text_a_line = not begun or None not in map(parse_tag, cells[1].split())
+            if text_a_line and spoiled:
+                yield first, None
+            elif text_a_line:
+                yield from ((first + place, _tokens([tokens[place]], [tags[place]])) for place in range(len(tokens)))
+            tokens, tags, spoiled = ([], [], False) if text_a_line else (tokens, tags, spoiled)
+        begun = True
         if text_a_line and "\t" in line:
             yield number, _Tokens([token for token in cells[0].split(" ") if token], cells[-1].split())
             continue
         if not tokens and not spoiled:
             first = number
         if text_a_line:
-            bad.add(number, "no TAB", "write tokens, TAB, tags, as in the first line")
+            bad.add(number, "no TAB", "write tokens, TAB, tags, as in the other lines")
             yield number, None
         elif len(cells) < 2 and label_needed:
             bad.add(number, "no tag", "write token, space or TAB, tag; a blank line between texts")
@@ -153,6 +171,11 @@ def _column_rows(
             tags.append(cells[-1] if len(cells) > 1 else None)
     if tokens or spoiled:
         yield first, None if spoiled else _tokens(tokens, tags)
+
+
+def _is_header(cells: list[str]) -> bool:
+    names = [cell.strip().lower() for cell in cells if cell.strip()]
+    return len(names) > 1 and parse_tag(cells[-1]) is None and all(name in _HEADER_WORDS for name in names)
 
 
 def _tokens(tokens: list[str], tags: list[str | None]) -> _Tokens:

@@ -15,7 +15,7 @@ _TEXT_WORDS = {
     "anchor", "positive", "negative", "pos", "neg", "#1 string", "#2 string", "文本", "句子", "内容", "评论", "标题",
 }  # fmt: skip
 _LABEL_WORDS = {"label", "labels", "target", "class", "category", "quality", "score", "标签", "类别"}
-_HEADER_WORDS = {*_TEXT_WORDS, *_LABEL_WORDS, "index", "id", "idx", "#1 id", "#2 id"}
+HEADER_WORDS = {*_TEXT_WORDS, *_LABEL_WORDS, "index", "id", "idx", "#1 id", "#2 id"}
 _TEXT_ROLES = {1: ("text",), 2: ("text_a", "text_b")}
 JSON_TEXT_KEYS = {
     1: (("text",), ("sentence",), ("content",)),
@@ -190,7 +190,7 @@ class Columns:
     def _refuse_header(self, line: int, cells: list[str]) -> None:
         lowered = [cell.lower() for cell in cells]
         is_label = self.labels is not None and any(cell in self.labels for cell in cells)
-        if is_label or not all(word in _HEADER_WORDS for word in lowered):
+        if is_label or not all(word in HEADER_WORDS for word in lowered):
             return
         texts = list(dict.fromkeys(cell for cell in cells if cell.lower() in _TEXT_WORDS))
         label = [cell for cell in cells if cell.lower() in _LABEL_WORDS][:1]

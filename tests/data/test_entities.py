@@ -314,6 +314,50 @@ def test_in_a_text_a_line_each_line_stands_for_itself():
     assert [one.line for one in read(content, "a.bmes", bad_rows="skip")] == [1, 3]
 
 
+@pytest.mark.parametrize("bad_rows", ["error", "skip"])
+@pytest.mark.parametrize(
+    ("header", "content"),
+    [
+        ("token\ttag\n", COLUMNS.replace(" ", "\t") + "\n好\tO\n"),
+        ("\nword  pos  chunk  ner\n", COLUMNS.replace(" ", " NN x ") + "\n好 A x O\n"),
+        ("Sentence #\tWord\tPOS\tTag\n\n", COLUMNS.replace(" ", "\tNN\tx\t") + "\n好\tA\tx\tO\n"),
+        ("text\tlabel\n", " ".join(SENTENCE) + "\t" + " ".join(TAGS) + "\n好\tO\n"),
+        ("文本\t标签\n", "好\tO\n" + " ".join(SENTENCE) + "\t" + " ".join(TAGS) + "\n"),
+    ],
+    ids=["two columns", "four columns", "more names than blanks", "a text a line", "a short text first"],
+)  # fmt: skip
+def test_a_header_row_of_a_column_file_is_passed_over(header, content, bad_rows, messages):
+    """It costs no text, and is said to be passed over."""
+    plain, found = read(content, "a.txt"), read(header + content, "a.txt", ["PER", "LOC"], bad_rows=bad_rows)
+    before = header.count("\n")
+    assert [(one.line - before, one.text, one.units, one.entities) for one in found] == [
+        (one.line, one.text, one.units, one.entities) for one in plain
+    ]
+    assert sorted(one.text for one in found) == sorted([SENTENCE, "好"])
+    names = ", ".join(header.strip().split("\t" if "\t" in header else None))
+    line = 1 + header.startswith("\n")
+    assert messages == [f"a.txt:{line}: a header row ({names}), passed over"]
+
+
+def test_a_first_line_of_other_words_costs_its_own_text_alone(messages):
+    """Of a text a line, even where it says nothing of the layout; of a token a line, the text that it stands in."""
+    content = "\t".join(("column one", "column two")) + "\n" + " ".join(SENTENCE) + "\t" + " ".join(TAGS) + "\n好\tO\n"
+    assert [one.line for one in read(content, "a.txt", bad_rows="skip")] == [2, 3]
+    content = "column_two\tcolumn_one\n" + content.partition("\n")[2]
+    with pytest.raises(UserError, match="^a.txt:1: 'column_one' is no tag; "):
+        read(content, "a.txt")
+    assert [one.line for one in read(content, "a.txt", bad_rows="skip")] == [2, 3]
+    content = "mot etiquette\n" + COLUMNS + "\n" + COLUMNS
+    assert [one.line for one in read(content, "a.txt", bad_rows="skip")] == [8]
+    assert not any("header" in message for message in messages)
+
+
+@pytest.mark.parametrize("content", ["tag O\nlabel O\n", "token\n", "word B-PER\ntoken I-PER\n"])
+def test_words_that_name_columns_are_texts_like_any_other(content, messages):
+    (document,) = read(content, "a.txt", label_needed=False)
+    assert document.line == 1 and messages == []
+
+
 def test_in_a_text_a_line_a_line_without_tags_is_bad():
     with pytest.raises(UserError, match="a.bmes:2: "):
         read("小 明\tB-PER I-PER\n小 明 O\n", "a.bmes")
