@@ -38,14 +38,12 @@ from transformers import (
     TrainingArguments,
 )
 
+import bertorch
+from bertorch.data.files import read_labels
+from bertorch.data.rows import Row, read_rows
+from bertorch.data.tokenizing import load_tokenizer
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-import bertorch  # noqa: E402
-from bertorch.data.files import read_labels  # noqa: E402
-from bertorch.data.rows import Row, read_rows  # noqa: E402
-from bertorch.data.tokenizing import load_tokenizer  # noqa: E402
-
 SIDES = ("bertorch", "trainer")
 SAMPLE_SEED = 0
 

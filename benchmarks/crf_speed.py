@@ -9,17 +9,12 @@ agree is checked first; then both run in turn, --rounds times each, and the medi
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from turns import cpu_name
 
 from bertorch.heads.crf import CRF

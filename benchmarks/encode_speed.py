@@ -22,8 +22,6 @@ import numpy as np
 from chunked_batch import ROOT
 from turns import SHAPES, Turns, Worker, add_arguments, in_turn, machine, random_encoder, seconds, spread
 
-sys.path.insert(0, str(ROOT))
-
 # Libraries are imported where they are used: a worker loads those of its own side, because its memory is compared.
 
 SIDES = ("bertorch", "sentence-transformers")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All that only a GPU can show, in about ten minutes: bash benchmarks/gpu_check.sh [folder for what it prints]
-# It needs a torch for CUDA, requirements.txt, and for the Trainer's side accelerate. Without a GPU it ends at once.
+# It needs a torch for CUDA, `pip install -e .`, and for the Trainer's side accelerate. Without a GPU it ends at once.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 OUT=${1:-${OUT:-runs/gpu_check}}

@@ -17,11 +17,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from bertorch.heads.classifier import load_trained_classifier
+from bertorch.training.checkpoints import latest_state
 
-from bertorch.heads.classifier import load_trained_classifier  # noqa: E402
-from bertorch.training.checkpoints import latest_state  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def command(saved_dir: Path, epochs: int, model: str) -> list[str]:

@@ -31,8 +31,6 @@ from chunked_batch import ROOT
 from torch.nn.parallel import DistributedDataParallel
 from turns import SHAPES, cpu_name, random_encoder
 
-sys.path.insert(0, str(ROOT))
-
 from bertorch.data.batching import Batch, epoch_plan
 from bertorch.data.files import read_lines
 from bertorch.encoder import TokenBatch

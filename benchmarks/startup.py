@@ -22,8 +22,6 @@ from pathlib import Path
 from chunked_batch import ROOT
 from turns import SHAPES, in_turn, machine, random_encoder
 
-sys.path.insert(0, str(ROOT))
-
 REVIEWS = ROOT / "data" / "reviews"
 TRAINER = "an equivalent Trainer script"
 

@@ -13,7 +13,6 @@ checked. Seconds are CPU time of the process with one thread, wall time with mor
 import argparse
 import gc
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,8 +22,6 @@ from typing import Any
 from chunked_batch import ROOT
 from encode_speed import read_texts
 from turns import clock, machine, spread
-
-sys.path.insert(0, str(ROOT))
 
 
 def parse_args() -> argparse.Namespace:

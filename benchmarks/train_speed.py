@@ -47,9 +47,7 @@ import numpy as np
 from chunked_batch import ROOT
 from turns import SHAPES, Turns, Worker, add_arguments, clock, in_turn, machine, random_encoder, seconds, spread
 
-sys.path.insert(0, str(ROOT))
-
-from bertorch.data.files import read_labels  # noqa: E402
+from bertorch.data.files import read_labels
 
 # Libraries are imported where they are used: a worker loads those of its own side, because its memory is compared.
 

@@ -4,15 +4,10 @@ python scripts/compare.py runs
 python scripts/compare.py runs/a runs/b --format markdown --sort accuracy
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from bertorch.reporting.comparison import FORMATS, comparison, sorted_by  # noqa: E402
-from bertorch.reporting.runs import find_runs  # noqa: E402
-from bertorch.training.arguments import ArgumentParser  # noqa: E402
-from bertorch.training.process_group import run_script  # noqa: E402
+from bertorch.reporting.comparison import FORMATS, comparison, sorted_by
+from bertorch.reporting.runs import find_runs
+from bertorch.training.arguments import ArgumentParser
+from bertorch.training.process_group import run_script
 
 
 def parse_args():

@@ -7,15 +7,11 @@ The directory is what every script takes as --pretrained_model_name_or_path, and
 """
 
 import argparse
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from bertorch.encoder.tensorflow import convert_checkpoint  # noqa: E402
-from bertorch.training.arguments import ArgumentParser  # noqa: E402
-from bertorch.training.logging import set_up_logging  # noqa: E402
-from bertorch.training.process_group import run_script  # noqa: E402
+from bertorch.encoder.tensorflow import convert_checkpoint
+from bertorch.training.arguments import ArgumentParser
+from bertorch.training.logging import set_up_logging
+from bertorch.training.process_group import run_script
 
 
 def parse_args():

@@ -7,19 +7,16 @@ Written are config.json, model.safetensors, and the files of the tokenizer where
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from bertorch.encoder.config import load_config  # noqa: E402
-from bertorch.encoder.weights import read_weights, write_weights  # noqa: E402
-from bertorch.errors import UserError  # noqa: E402
-from bertorch.training.arguments import ArgumentParser  # noqa: E402
-from bertorch.training.checkpoints import write_all  # noqa: E402
-from bertorch.training.process_group import run_script  # noqa: E402
+from bertorch.encoder.config import load_config
+from bertorch.encoder.weights import read_weights, write_weights
+from bertorch.errors import UserError
+from bertorch.training.arguments import ArgumentParser
+from bertorch.training.checkpoints import write_all
+from bertorch.training.process_group import run_script
 
 TOKENIZER_FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "merges.txt")
 

@@ -6,16 +6,13 @@
 Every training writes its own at its end; this makes it anew, also for a run that was killed.
 """
 
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from bertorch.errors import UserError  # noqa: E402
-from bertorch.reporting.report import write_report  # noqa: E402
-from bertorch.training.arguments import ArgumentParser  # noqa: E402
-from bertorch.training.checkpoints import REPORT  # noqa: E402
-from bertorch.training.process_group import run_script  # noqa: E402
+from bertorch.errors import UserError
+from bertorch.reporting.report import write_report
+from bertorch.training.arguments import ArgumentParser
+from bertorch.training.checkpoints import REPORT
+from bertorch.training.process_group import run_script
 
 
 def parse_args():

@@ -10,12 +10,9 @@ of Latin words and numbers.
 
 import itertools
 import json
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tokenizers import BertWordPieceTokenizer
 

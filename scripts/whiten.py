@@ -6,7 +6,6 @@
 The transform becomes the model's last dense layer, so that predict.py and sentence-transformers apply it without knowing.
 """
 
-import sys
 from itertools import islice
 from pathlib import Path
 
@@ -14,20 +13,18 @@ import numpy as np
 import torch
 from loguru import logger
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from bertorch.data.files import read_lines  # noqa: E402
-from bertorch.data.tokenizing import TextEncoder, load_tokenizer, tokenize  # noqa: E402
-from bertorch.encoder.hub import local_directory  # noqa: E402
-from bertorch.errors import UserError  # noqa: E402
-from bertorch.heads.contrastive import Contrastive  # noqa: E402
-from bertorch.heads.sentence import Dense  # noqa: E402
-from bertorch.heads.sentence_directory import load_sentence_encoder, transformer_directory  # noqa: E402
-from bertorch.inference import compute  # noqa: E402
-from bertorch.prediction.description import description_of  # noqa: E402
-from bertorch.training.arguments import ArgumentParser, add_device_argument, whole_number  # noqa: E402
-from bertorch.training.checkpoints import holds_run, save_model  # noqa: E402
-from bertorch.training.process_group import run_script, start_processes  # noqa: E402
+from bertorch.data.files import read_lines
+from bertorch.data.tokenizing import TextEncoder, load_tokenizer, tokenize
+from bertorch.encoder.hub import local_directory
+from bertorch.errors import UserError
+from bertorch.heads.contrastive import Contrastive
+from bertorch.heads.sentence import Dense
+from bertorch.heads.sentence_directory import load_sentence_encoder, transformer_directory
+from bertorch.inference import compute
+from bertorch.prediction.description import description_of
+from bertorch.training.arguments import ArgumentParser, add_device_argument, whole_number
+from bertorch.training.checkpoints import holds_run, save_model
+from bertorch.training.process_group import run_script, start_processes
 
 BLOCK = 16_384  # texts encoded at a time
 
