@@ -21,6 +21,13 @@ def test_what_is_imported_from_bertorch_is_there(path):
             assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == [], node.module
 
 
+def test_every_folder_of_the_library_is_a_package():
+    """Else `pip install .` leaves it out."""
+    assert [
+        path for path in FILES if path.is_relative_to(ROOT / "bertorch") and not (path.parent / "__init__.py").is_file()
+    ] == []
+
+
 def test_the_collector_is_left_as_it_was():
     for code in (
         "import gc, bertorch; assert gc.isenabled()",
