@@ -1,14 +1,14 @@
-"""EncoderConfig: what tells BERT, RoBERTa, ALBERT and ELECTRA apart, read from a Hugging Face ``config.json``."""
+"""EncoderConfig: the sizes and traits of an encoder, read from a Hugging Face ``config.json``."""
 
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bertorch.encoder.families import FAMILIES, Family
 from bertorch.errors import UserError
 from bertorch.memory import check_memory, total_memory
 
-FAMILIES = ("bert", "roberta", "xlm-roberta", "albert", "electra")
 _MOST_BLOCKS = 10_000  # of shared ones each turn counts; the deepest transformer published has 1,000 layers
 _SIZES = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
@@ -53,24 +53,35 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         if self.embedding_size is None:
-            self.embedding_size = 128 if self.model_type in ("albert", "electra") else self.hidden_size
+            self.embedding_size = self.family.embedding_size or self.hidden_size
         if self.num_hidden_groups is None:
-            self.num_hidden_groups = 1 if self.model_type == "albert" else self.num_hidden_layers
+            self.num_hidden_groups = 1 if self.family.shares_blocks else self.num_hidden_layers
+
+    @property
+    def family(self) -> Family:
+        """The row of ``FAMILIES``."""
+        return FAMILIES[self.model_type]
 
     @property
     def projects_embeddings(self) -> bool:
-        """ALBERT maps its embeddings to the hidden width even where the two are equal."""
-        return self.model_type == "albert" or self.embedding_size != self.hidden_size
+        """Whether embeddings are mapped to the hidden width."""
+        return self.family.always_projects or self.embedding_size != self.hidden_size
 
     @property
     def position_offset(self) -> int:
-        """RoBERTa counts positions from ``pad_token_id + 1``, the others from 0."""
-        return self.pad_token_id + 1 if self.model_type in ("roberta", "xlm-roberta") else 0
+        """What positions are counted from."""
+        return self.pad_token_id + 1 if self.family.positions_after_padding else 0
 
     @property
     def max_seq_length(self) -> int:
         """The longest sequence, special tokens included, that the position table has room for."""
         return self.max_position_embeddings - self.position_offset
+
+    @property
+    def classifier_dropout(self) -> float:
+        """The dropout before a classifier, as transformers reads it from the configuration of this family."""
+        given = self.other.get(self.family.classifier_dropout)
+        return self.hidden_dropout_prob if given is None else given
 
     def check_length(self, max_seq_length: int, directory: str | Path) -> None:
         """Raises UserError where the model of ``directory`` has no positions for ``max_seq_length`` tokens."""
@@ -101,11 +112,11 @@ class EncoderConfig:
         model_type = values["model_type"]
         if model_type not in FAMILIES:
             raise UserError(f"{path}: model_type {_shown(model_type)} is not supported; supported are {', '.join(FAMILIES)}")
-        if model_type in ("bert", "roberta", "xlm-roberta"):  # some BERT configs carry an embedding_size nobody reads
-            for key in ("embedding_size", "num_hidden_groups", "inner_group_num"):
-                values.pop(key, None)
-        if model_type == "electra":
-            values.pop("num_hidden_groups", None)
+        family = FAMILIES[model_type]
+        if family.embedding_size is None:  # some BERT configs carry one that nobody reads
+            values.pop("embedding_size", None)
+        if not family.shares_blocks:
+            values.pop("num_hidden_groups", None), values.pop("inner_group_num", None)
         for key in _SIZES:
             value = values.get(key, 1)
             if value is None and key in ("embedding_size", "num_hidden_groups"):  # null: the family's own
@@ -121,7 +132,7 @@ class EncoderConfig:
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1):
                 raise UserError(f"{path}: {key} must be a number from 0 to 1, or null, found {_shown(value)}")
         if values.get("pad_token_id") is None:
-            values["pad_token_id"] = 1 if model_type in ("roberta", "xlm-roberta") else 0
+            values["pad_token_id"] = 1 if family.positions_after_padding else 0
         if not isinstance(values["pad_token_id"], int) or isinstance(values["pad_token_id"], bool):
             raise UserError(f"{path}: pad_token_id must be a whole number, found {_shown(values['pad_token_id'])}")
         config = cls(**values)
@@ -177,9 +188,9 @@ class EncoderConfig:
     def to_dict(self) -> dict[str, Any]:
         """The keys of a Hugging Face ``config.json``, without those that name a head."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "other"}
-        if self.model_type not in ("albert", "electra"):
+        if self.family.embedding_size is None:
             values.pop("embedding_size")
-        if self.model_type != "albert":
+        if not self.family.shares_blocks:
             values.pop("num_hidden_groups"), values.pop("inner_group_num")
         return {**self.other, **values}
 

@@ -63,7 +63,7 @@ def convert_checkpoint(
     kind = "ForMaskedLM" if "cls/predictions/output_bias" in variables else "Model"
     if "cls/seq_relationship/output_bias" in variables:
         kind = "ForPreTraining"
-    architecture = f"{config.model_type.capitalize()}{kind}"
+    architecture = f"{config.family.class_prefix}{kind}"
     tokenizer = {"do_lower_case": lower, "model_max_length": config.max_position_embeddings}
     if files.vocabulary.suffix == ".model":
         name, tokenizer["tokenizer_class"] = "spiece.model", "AlbertTokenizer"

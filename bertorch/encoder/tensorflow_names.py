@@ -16,8 +16,7 @@ from torch import Tensor
 
 from bertorch.encoder.config import EncoderConfig
 from bertorch.encoder.model import Encoder
-from bertorch.encoder.names import BASE_PREFIX, LANGUAGE_MODEL_NAMES, hugging_face_names
-from bertorch.encoder.weights import listed
+from bertorch.encoder.weights import hugging_face_names, listed
 from bertorch.errors import UserError
 
 OPTIMIZER = re.compile(r"(^|/)(adam|lamb|momentum|global_step|beta[12]_power|good_steps|loss_scale)[^/]*$", re.IGNORECASE)
@@ -155,12 +154,12 @@ def _expected(config: EncoderConfig, layout: str) -> dict[str, tuple[str, tuple[
         elif not name.endswith("_embeddings"):
             name += {"weight": "/kernel", "bias": "/bias"}[kind]
         shape = tuple(parameters[ours].shape)
-        expected[name] = (BASE_PREFIX[config.model_type] + theirs, shape[::-1] if name.endswith("/kernel") else shape)
+        expected[name] = (config.family.base_prefix + theirs, shape[::-1] if name.endswith("/kernel") else shape)
     return expected | _expected_heads(config)
 
 
 def _expected_heads(config: EncoderConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
-    names, width, hidden = LANGUAGE_MODEL_NAMES[config.model_type], config.embedding_size, config.hidden_size
+    names, width, hidden = config.family.pretraining, config.embedding_size, config.hidden_size
     return {
         "cls/predictions/transform/dense/kernel": (f"{names['transform']}.weight", (hidden, width)),
         "cls/predictions/transform/dense/bias": (f"{names['transform']}.bias", (width,)),

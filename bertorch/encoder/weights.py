@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from bertorch.checksums import tensors_checksum
 from bertorch.encoder.config import EncoderConfig, beside, load_config
 from bertorch.encoder.model import Encoder
-from bertorch.encoder.names import BASE_PREFIX, hugging_face_names
 from bertorch.errors import UserError
 from bertorch.memory import check_memory
 
@@ -26,6 +25,26 @@ WEIGHT_FILES = (
 )
 _CHECKSUM = "crc32"  # in the metadata: gone when another tool writes the file anew, so never in its way
 _WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"
+
+
+def hugging_face_names(config: EncoderConfig, parameters: list[str]) -> dict[str, str]:
+    """Our parameter names (``blocks.3.query.weight``) -> Hugging Face's, without a base prefix."""
+    table = config.family.weights
+    names = {}
+    for parameter in parameters:
+        module, kind = parameter.rsplit(".", 1)
+        parts = module.split(".")
+        numbers = {}
+        if parts[0] == "blocks":
+            block = int(parts[1])
+            numbers = {
+                "block": block,
+                "group": block // config.inner_group_num,
+                "inner": block % config.inner_group_num,
+            }
+            module = ".".join(["blocks", "{block}", *parts[2:]])
+        names[parameter] = f"{table[module].format(**numbers)}.{kind}"
+    return names
 
 
 def write_weights(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -227,7 +246,7 @@ def report_unused(rest: dict[str, Tensor], source: str | Path) -> None:
 
 def encoder_tensors(encoder: Encoder, prefix: str | None = None) -> dict[str, Tensor]:
     """The encoder's weights under Hugging Face's names; ``prefix`` None takes the family's (``bert.``)."""
-    prefix = BASE_PREFIX[encoder.config.model_type] if prefix is None else prefix
+    prefix = encoder.config.family.base_prefix if prefix is None else prefix
     parameters = dict(encoder.named_parameters())
     names = hugging_face_names(encoder.config, list(parameters))
     return {prefix + names[ours]: tensor.detach() for ours, tensor in parameters.items()}

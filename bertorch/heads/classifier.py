@@ -9,21 +9,9 @@ from bertorch.encoder import Encoder, EncoderConfig, TokenBatch, load_config
 from bertorch.encoder.dropout import Dropout
 from bertorch.encoder.layers import activation
 from bertorch.encoder.weights import encoder_tensors
-from bertorch.heads.loading import FAMILY_PREFIXES, fill_layers, load_head, load_trained_head
+from bertorch.heads.loading import fill_layers, load_head, load_trained_head
 from bertorch.heads.loss import ClassLoss, Loss, sampled
 from bertorch.heads.pooling import pooled_states
-
-# Hugging Face's ...ForSequenceClassification, by family: the activation of a dense layer that the head puts before its
-# output (None: the encoder's own pooler serves), and the names of the head's weights.
-_POOLED = {"classifier": "classifier"}
-_DENSE = {"dense": "classifier.dense", "classifier": "classifier.out_proj"}
-HUGGING_FACE_HEADS = {
-    "bert": (None, _POOLED),
-    "albert": (None, _POOLED),
-    "roberta": ("tanh", _DENSE),
-    "xlm-roberta": ("tanh", _DENSE),
-    "electra": ("gelu", _DENSE),
-}
 
 
 class Classifier(nn.Module):
@@ -39,10 +27,10 @@ class Classifier(nn.Module):
         config = encoder.config
         self.encoder = encoder
         self.pooling_mode = pooling_mode
-        self.dense_act = HUGGING_FACE_HEADS[config.model_type][0] if pooling_mode == "linear" else None
+        self.dense_act = config.family.classifier_act if pooling_mode == "linear" else None
         self.dense = nn.Linear(config.hidden_size, config.hidden_size) if self.dense_act else None
         self.classifier = nn.Linear(config.hidden_size, num_labels)
-        self.dropout = Dropout(classifier_dropout(config))
+        self.dropout = Dropout(config.classifier_dropout)
         self.class_loss = ClassLoss()
         self.dropout_samples = 1  # dropout masks of the vectors that the loss is averaged over (Inoue 2019)
         for layer in (self.dense, self.classifier):
@@ -80,12 +68,12 @@ class Classifier(nn.Module):
 
     def saved_files(self, max_seq_length: int) -> dict[str, dict]:
         """What ``save_model`` writes: path -> JSON content, or tensors for ``.safetensors``."""
-        architecture = f"{FAMILY_PREFIXES[self.encoder.config.model_type]}ForSequenceClassification"
+        architecture = f"{self.encoder.config.family.class_prefix}ForSequenceClassification"
         config = {**self.encoder.config.to_dict(), "architectures": [architecture]}
         return {"config.json": config, "model.safetensors": self.hugging_face_tensors()}
 
     def _head_names(self) -> dict[str, str]:
-        modules = HUGGING_FACE_HEADS[self.encoder.config.model_type][1] if self.dense is not None else _POOLED
+        modules = self.encoder.config.family.classifier if self.pooling_mode == "linear" else {"classifier": "classifier"}
         return {f"{ours}.{kind}": f"{theirs}.{kind}" for ours, theirs in modules.items() for kind in ("weight", "bias")}
 
     def fill_head(self, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
@@ -97,14 +85,8 @@ class Classifier(nn.Module):
         return fill_layers(self, self._head_names(), tensors, source, required)
 
 
-def classifier_dropout(config: EncoderConfig) -> float:
-    """The dropout before a classifier, by family, as transformers reads it from the configuration."""
-    given = config.other.get("classifier_dropout_prob" if config.model_type == "albert" else "classifier_dropout")
-    return config.hidden_dropout_prob if given is None else given
-
-
 def needs_pooler(config: EncoderConfig, pooling_mode: str) -> bool:
-    return pooling_mode == "linear" and HUGGING_FACE_HEADS[config.model_type][0] is None
+    return pooling_mode == "linear" and config.family.classifier_act is None
 
 
 def load_classifier(

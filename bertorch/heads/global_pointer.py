@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from bertorch.data.tag_batching import SpanBatch
 from bertorch.encoder import Encoder, TokenBatch
 from bertorch.encoder.dropout import Dropout
-from bertorch.heads.classifier import classifier_dropout
 from bertorch.heads.loading import fill_own_layers, head_files
 from bertorch.heads.loss import Loss
 
@@ -35,7 +34,7 @@ class GlobalPointer(nn.Module):
         super().__init__()
         config = encoder.config
         self.encoder, self.types = encoder, types
-        self.dropout = Dropout(classifier_dropout(config))
+        self.dropout = Dropout(config.classifier_dropout)
         self.query_key = nn.Linear(config.hidden_size, 2 * _HEAD_SIZE)
         self.type_scores = nn.Linear(2 * _HEAD_SIZE, 2 * len(types))
         for layer in (self.query_key, self.type_scores):

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from bertorch.data.masking import MaskedBatch
 from bertorch.encoder import Encoder
 from bertorch.encoder.layers import activation, first_tokens
-from bertorch.encoder.names import LANGUAGE_MODEL_NAMES
 from bertorch.encoder.weights import encoder_tensors, find_weights, wrapper_prefix
 from bertorch.errors import UserError
-from bertorch.heads.loading import FAMILY_PREFIXES, fill_layers, load_head, load_trained_head
+from bertorch.heads.loading import fill_layers, load_head, load_trained_head
 from bertorch.heads.loss import Loss
 
 
@@ -53,7 +52,7 @@ class LanguageModel(nn.Module):
     def __init__(self, encoder: Encoder, with_order: bool = False, order_weight: float = 1.0):
         super().__init__()
         config = encoder.config
-        if with_order and "order" not in LANGUAGE_MODEL_NAMES[config.model_type]:
+        if with_order and "order" not in config.family.pretraining:
             raise UserError(f"{config.model_type} models are not pretrained with two segments; give --objectives mlm")
         self.encoder, self.order_weight = encoder, order_weight
         self.transform = nn.Linear(config.hidden_size, config.embedding_size)
@@ -62,7 +61,7 @@ class LanguageModel(nn.Module):
         tied = config.other.get("tie_word_embeddings", True)
         self.decoder = None if tied else nn.Parameter(torch.empty(config.vocab_size, config.embedding_size))
         self.order = nn.Linear(config.hidden_size, 2) if with_order else None
-        self.hidden_act = config.hidden_act if config.model_type in ("bert", "albert") else "gelu"
+        self.hidden_act = config.family.pretraining_act or config.hidden_act
         for layer in (self.transform, self.order):
             if layer is not None:
                 nn.init.normal_(layer.weight, std=config.initializer_range)
@@ -105,7 +104,7 @@ class LanguageModel(nn.Module):
     @property
     def _layers(self) -> dict[str, dict[str, str]]:
         """Each own layer: its parameters -> their names in transformers."""
-        names = LANGUAGE_MODEL_NAMES[self.encoder.config.model_type]
+        names = self.encoder.config.family.pretraining
         if self.decoder is not None:  # the other bias is left over then
             names = {**names, "bias": _decoder_bias(names)}
         layers = {}
@@ -119,10 +118,10 @@ class LanguageModel(nn.Module):
         """What ``save_model`` writes: path -> JSON content, or tensors for ``.safetensors``."""
         config = self.encoder.config
         kind = "MaskedLM" if self.order is None else "PreTraining"
-        written = {**config.to_dict(), "architectures": [f"{FAMILY_PREFIXES[config.model_type]}For{kind}"]}
+        written = {**config.to_dict(), "architectures": [f"{config.family.class_prefix}For{kind}"]}
         parameters = dict(self.named_parameters())
         own = {theirs: parameters[ours].detach() for names in self._layers.values() for ours, theirs in names.items()}
-        own[LANGUAGE_MODEL_NAMES[config.model_type]["bias"]] = self.bias.detach().clone()  # untied, transformers wants both
+        own[config.family.pretraining["bias"]] = self.bias.detach().clone()  # untied, transformers wants both
         return {"config.json": written, "model.safetensors": {**encoder_tensors(self.encoder), **own}}
 
     def fill_head(self, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
@@ -131,7 +130,7 @@ class LanguageModel(nn.Module):
         Raises:
             UserError: they are there and do not fit, or are ``required`` and missing.
         """
-        names, prefix = LANGUAGE_MODEL_NAMES[self.encoder.config.model_type], wrapper_prefix(tensors)
+        names, prefix = self.encoder.config.family.pretraining, wrapper_prefix(tensors)
         biases = {prefix + names["bias"], prefix + _decoder_bias(names)}  # two names of one tensor; files hold either
         for bias in biases & set(tensors):
             tensors = {**dict.fromkeys(biases, tensors[bias]), **tensors}

@@ -18,11 +18,6 @@ from bertorch.encoder.weights import (
     wrapper_prefix,
 )
 
-# The beginning of transformers' class names.
-FAMILY_PREFIXES = {
-    "bert": "Bert", "albert": "Albert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta", "electra": "Electra",
-}  # fmt: skip
-
 # A head: an nn.Module with ``encoder`` and ``fill_head(tensors, source, required) -> names taken``.
 Head = TypeVar("Head", bound=nn.Module)
 
@@ -120,7 +115,7 @@ def head_files(model: nn.Module, task: str | None = None) -> dict[str, dict]:
     config = model.encoder.config
     written = config.to_dict()
     if task is not None:
-        written["architectures"] = [f"{FAMILY_PREFIXES[config.model_type]}For{task}"]
+        written["architectures"] = [f"{config.family.class_prefix}For{task}"]
     parameters = dict(model.named_parameters())
     own = {name: parameters[name].detach() for name in own_names(model)}
     return {"config.json": written, "model.safetensors": {**encoder_tensors(model.encoder), **own}}

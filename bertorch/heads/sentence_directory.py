@@ -18,10 +18,6 @@ from bertorch.heads.sentence import Dense, SentenceEncoder
 from bertorch.memory import check_memory
 
 MODULES = "modules.json"
-_ARCHITECTURES = {
-    "bert": "BertModel", "roberta": "RobertaModel", "xlm-roberta": "XLMRobertaModel", "albert": "AlbertModel",
-    "electra": "ElectraModel",
-}  # fmt: skip
 _VECTOR = "sentence_embedding"
 # Their activations of a Dense: torch's class -> ours.
 _ACTIVATIONS = {"Identity": None, "Tanh": "tanh", "ReLU": "relu", "GELU": "gelu", "SiLU": "silu"}
@@ -296,7 +292,7 @@ def sentence_files(
     files: dict[str, dict | list] = {
         "config.json": {
             **config.to_dict(),
-            "architectures": [_ARCHITECTURES[config.model_type]],
+            "architectures": [f"{config.family.class_prefix}Model"],
             **({"output_hidden_states": True} if layers else {}),
         },
         "sentence_bert_config.json": {"max_seq_length": max_seq_length, "do_lower_case": False},

@@ -11,7 +11,6 @@ from bertorch.data.tag_batching import TagBatch
 from bertorch.data.tags import Span, TagSet
 from bertorch.encoder import Encoder, TokenBatch
 from bertorch.encoder.dropout import Dropout
-from bertorch.heads.classifier import classifier_dropout
 from bertorch.heads.crf import CRF, Steps, forward_backward
 from bertorch.heads.loading import fill_own_layers, head_files
 from bertorch.heads.loss import ClassLoss, Loss, sampled
@@ -35,7 +34,7 @@ class Tagger(nn.Module):
         super().__init__()
         config = encoder.config
         self.encoder, self.tag_set, self.types = encoder, tag_set, tag_set.types
-        self.dropout = Dropout(classifier_dropout(config))
+        self.dropout = Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, len(tag_set.labels))
         nn.init.normal_(self.classifier.weight, std=config.initializer_range)
         nn.init.zeros_(self.classifier.bias)

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModel
 from bertorch import memory
 from bertorch.encoder import Encoder, EncoderConfig, load_config
 from bertorch.encoder import config as config_module
-from bertorch.encoder.names import hugging_face_names
+from bertorch.encoder.weights import hugging_face_names
 from bertorch.errors import UserError
 
 BERT = {"model_type": "bert", "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": 99}

@@ -11,8 +11,7 @@ from transformers import AutoModel
 from bertorch.encoder import TokenBatch, load_encoder, to_padded
 from bertorch.encoder.config import ACTIVATIONS
 from bertorch.encoder.layers import first_tokens
-from bertorch.encoder.names import hugging_face_names
-from bertorch.encoder.weights import read_weights
+from bertorch.encoder.weights import hugging_face_names, read_weights
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 SHAPES = {"one": [1], "equal": [5, 5, 5], "mixed": [1, 7, 33, 2, 33], "falling": [40, 40, 3, 3, 3, 1]}

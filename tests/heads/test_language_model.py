@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from bertorch.data.masking import MaskedBatch, Masking
 from bertorch.data.tokenizing import TextEncoder, load_tokenizer
 from bertorch.encoder import to_padded
-from bertorch.encoder.names import hugging_face_names
+from bertorch.encoder.weights import hugging_face_names
 from bertorch.errors import UserError
 from bertorch.heads.language_model import LanguageModel, load_language_model
 from bertorch.training.checkpoints import save_model
