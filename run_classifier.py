@@ -22,11 +22,13 @@ from bertorch.inference import compute, write_predictions
 from bertorch.metrics.classification import METRICS, classification_metrics
 from bertorch.reporting.classification import classification_details
 from bertorch.training.arguments import add_class_loss_arguments, add_dropout_samples_argument, training_parser
+from bertorch.training.evaluation import Evaluation
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
 from bertorch.training.seeds import for_each_seed
 from bertorch.training.start import load_sets, open_model, start_training
-from bertorch.training.tricks import adversarial_step, class_loss, r_drop
+from bertorch.training.step import train_step
+from bertorch.training.tricks import class_loss
 
 
 def parse_args():
@@ -61,7 +63,7 @@ def load_samples(path, args, labels, encoder, name):
 def evaluate(model, samples, args, processes):
     """Loss, accuracy and F1 over all of ``samples``, the same on any number of processes; and what the report shows."""
     logits = compute(model, model.logits, samples, args.eval_batch_size, processes, args.precision)
-    return classification_metrics(logits, samples.labels), lambda: classification_details(logits, samples)
+    return Evaluation(classification_metrics(logits, samples.labels), lambda: classification_details(logits, samples))
 
 
 def test(args, labels, samples, processes, run):
@@ -101,17 +103,9 @@ def main(args):
     # training
     run = Run(args, model, sets["train"], processes, encoder.tokenizer, description, data_report=data_report)
     for batch in run.batches():
-        with run.autocast():
-            loss = run.model(batch)
-            if args.r_drop_weight:
-                loss = r_drop(loss, run.model(batch), args.r_drop_weight)
-        run.backward(loss)
-        if args.fgm_epsilon:
-            adversarial_step(run, batch, args.fgm_epsilon)
-        run.step()
+        train_step(run, batch)
         if run.evaluation_due:
-            with run.averaged_weights():
-                run.record(*evaluate(model, sets["dev"], args, processes))
+            run.record(evaluate(model, sets["dev"], args, processes))
         if run.saving_due:
             run.save()
 

@@ -25,11 +25,12 @@ from bertorch.reading import load_reader, load_trained_reader, read_answers, sco
 from bertorch.reporting.reading import reading_details
 from bertorch.training.arguments import count, training_parser, whole_number
 from bertorch.training.checkpoints import read_description
+from bertorch.training.evaluation import Evaluation
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
 from bertorch.training.seeds import for_each_seed
 from bertorch.training.start import load_sets, open_model, start_training
-from bertorch.training.tricks import adversarial_step, r_drop
+from bertorch.training.step import train_step
 
 
 def parse_args():
@@ -71,9 +72,11 @@ def evaluate(model, samples, questions, description, args, processes):
     how = (description, args.eval_batch_size, processes, args.precision)
     readings, loss = read_answers(model, samples, questions, *how)
     metrics, threshold = score_readings(readings, questions, description["scorer"], args.null_score_diff_threshold)
-    description["null_score_diff_threshold"] = threshold  # saved with the model
-    metrics = {"loss": loss, **metrics, "null_threshold": threshold}
-    return metrics, lambda: reading_details(readings, questions, description["scorer"], threshold)
+    return Evaluation(
+        {"loss": loss, **metrics, "null_threshold": threshold},
+        lambda: reading_details(readings, questions, description["scorer"], threshold),
+        keep={"null_score_diff_threshold": threshold},
+    )
 
 
 def test(args, samples, questions, processes, run):
@@ -121,17 +124,9 @@ def main(args):
     # training
     run = Run(args, model, sets["train"], processes, texts.tokenizer, description, collate_reading, data_report=data_report)
     for batch in run.batches():
-        with run.autocast():
-            loss = run.model(batch)
-            if args.r_drop_weight:
-                loss = r_drop(loss, run.model(batch), args.r_drop_weight)
-        run.backward(loss)
-        if args.fgm_epsilon:
-            adversarial_step(run, batch, args.fgm_epsilon)
-        run.step()
+        train_step(run, batch)
         if run.evaluation_due:
-            with run.averaged_weights():
-                run.record(*evaluate(model, sets["dev"], questions["dev"], description, args, processes))
+            run.record(evaluate(model, sets["dev"], questions["dev"], description, args, processes))
         if run.saving_due:
             run.save()
 

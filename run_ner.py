@@ -33,11 +33,13 @@ from bertorch.training.arguments import (
     refuse_tricks,
     training_parser,
 )
+from bertorch.training.evaluation import Evaluation
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
 from bertorch.training.seeds import for_each_seed
 from bertorch.training.start import load_sets, open_model, start_training
-from bertorch.training.tricks import adversarial_step, class_loss, r_drop
+from bertorch.training.step import train_step
+from bertorch.training.tricks import class_loss
 
 
 def parse_args():
@@ -94,7 +96,7 @@ def evaluate(model, samples, types, args, processes):
     metrics, table = entity_metrics(samples, reading, types)
     logger.info(f"entities by type\n{table}")
     found = (in_characters(samples, row, spans) for row, spans in enumerate(reading.spans))
-    return metrics, lambda: entity_details(samples, found, types)
+    return Evaluation(metrics, lambda: entity_details(samples, found, types))
 
 
 def test(args, description, samples, processes, run):
@@ -148,17 +150,9 @@ def main(args):
     rates = {"crf": args.crf_learning_rate}
     run = Run(args, model, sets["train"], processes, encoder.tokenizer, description, collate, rates, data_report)
     for batch in run.batches():
-        with run.autocast():
-            loss = run.model(batch)
-            if args.r_drop_weight:
-                loss = r_drop(loss, run.model(batch), args.r_drop_weight)
-        run.backward(loss)
-        if args.fgm_epsilon:
-            adversarial_step(run, batch, args.fgm_epsilon)
-        run.step()
+        train_step(run, batch)
         if run.evaluation_due:
-            with run.averaged_weights():
-                run.record(*evaluate(model, sets["dev"], types, args, processes))
+            run.record(evaluate(model, sets["dev"], types, args, processes))
         if run.saving_due:
             run.save()
 

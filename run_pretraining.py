@@ -19,11 +19,12 @@ from bertorch.data.report import report_documents
 from bertorch.errors import UserError
 from bertorch.heads.language_model import load_language_model
 from bertorch.training.arguments import below_one, proportion, training_parser, whole_number
+from bertorch.training.evaluation import Evaluation
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run, autocast
 from bertorch.training.seeds import for_each_seed
 from bertorch.training.start import load_sets, open_model, start_training
-from bertorch.training.tricks import adversarial_step, r_drop
+from bertorch.training.step import train_step
 
 METRICS = ("masked_lm_accuracy", "sentence_order_accuracy")
 
@@ -75,7 +76,7 @@ def evaluate(model, documents, masking, args, processes):
     if orders:
         metrics["loss"] += order_loss / orders
         metrics |= {"sentence_order_loss": order_loss / orders, "sentence_order_accuracy": correct_orders / orders}
-    return metrics
+    return Evaluation(metrics)
 
 
 def main(args):
@@ -104,17 +105,9 @@ def main(args):
         lambda documents, texts: masking.collate(documents, texts, run.epoch), data_report=data_report,
     )  # fmt: skip
     for batch in run.batches():
-        with run.autocast():
-            loss = run.model(batch)
-            if args.r_drop_weight:
-                loss = r_drop(loss, run.model(batch), args.r_drop_weight)
-        run.backward(loss)
-        if args.fgm_epsilon:
-            adversarial_step(run, batch, args.fgm_epsilon)
-        run.step()
+        train_step(run, batch)
         if run.evaluation_due:
-            with run.averaged_weights():
-                run.record(evaluate(model, sets["dev"], masking, args, processes))
+            run.record(evaluate(model, sets["dev"], masking, args, processes))
         if run.saving_due:
             run.save()
 

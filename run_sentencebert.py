@@ -37,11 +37,13 @@ from bertorch.training.arguments import (
     refuse_tricks,
     training_parser,
 )
+from bertorch.training.evaluation import Evaluation
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
 from bertorch.training.seeds import for_each_seed
 from bertorch.training.start import load_sets, open_model, start_training
-from bertorch.training.tricks import adversarial_step, class_loss, r_drop
+from bertorch.training.step import train_step
+from bertorch.training.tricks import class_loss
 
 
 def parse_args():
@@ -103,10 +105,10 @@ def evaluate(model, samples, args, labels, processes):
     """Figures of classes and of similarity, the same on any number of processes; and what the report shows."""
     u, v = pair_vectors(model.sentence, samples, args.eval_batch_size, processes, args.precision)
     if args.objective != "softmax":
-        return similarity_metrics(cosines(u, v), samples.labels), lambda: similarity_details(u, v, samples)
+        return Evaluation(similarity_metrics(cosines(u, v), samples.labels), lambda: similarity_details(u, v, samples))
     logits = vector_logits(model, u, v, processes)
     metrics = pair_class_metrics(logits, cosines(u, v), samples.labels, labels)
-    return metrics, lambda: classification_details(logits, samples) | similarity_details(u, v, samples)
+    return Evaluation(metrics, lambda: classification_details(logits, samples) | similarity_details(u, v, samples))
 
 
 def test(args, labels, samples, processes, run):
@@ -166,17 +168,9 @@ def main(args):
     # training
     run = Run(args, model, sets["train"], processes, encoder.tokenizer, description, data_report=data_report)
     for batch in run.batches():
-        with run.autocast():
-            loss = run.model(batch)
-            if args.r_drop_weight:
-                loss = r_drop(loss, run.model(batch), args.r_drop_weight)
-        run.backward(loss)
-        if args.fgm_epsilon:
-            adversarial_step(run, batch, args.fgm_epsilon)
-        run.step()
+        train_step(run, batch)
         if run.evaluation_due:
-            with run.averaged_weights():
-                run.record(*evaluate(model, sets["dev"], args, labels, processes))
+            run.record(evaluate(model, sets["dev"], args, labels, processes))
         if run.saving_due:
             run.save()
 

@@ -20,11 +20,12 @@ from bertorch.inference import pair_vectors, test_pairs
 from bertorch.metrics.similarity import check_scores, cosines, similarity_metrics
 from bertorch.reporting.similarity import similarity_details
 from bertorch.training.arguments import add_contrastive_arguments, add_sentence_arguments, below_one, training_parser
+from bertorch.training.evaluation import Evaluation
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
 from bertorch.training.seeds import for_each_seed
 from bertorch.training.start import load_sets, open_model, start_training
-from bertorch.training.tricks import adversarial_step, r_drop
+from bertorch.training.step import train_step
 
 
 def parse_args():
@@ -53,7 +54,7 @@ def load_samples(path, args, encoder, name):
 def evaluate(sentence, samples, args, processes):
     """Spearman and Pearson correlation with scores, the same on any number of processes; and what the report shows."""
     u, v = pair_vectors(sentence, samples, args.eval_batch_size, processes, args.precision)
-    return similarity_metrics(cosines(u, v), samples.labels), lambda: similarity_details(u, v, samples)
+    return Evaluation(similarity_metrics(cosines(u, v), samples.labels), lambda: similarity_details(u, v, samples))
 
 
 def main(args):
@@ -86,17 +87,9 @@ def main(args):
     # training
     run = Run(args, model, sets["train"], processes, encoder.tokenizer, description, data_report=data_report)
     for batch in run.batches():
-        with run.autocast():
-            loss = run.model(batch)
-            if args.r_drop_weight:
-                loss = r_drop(loss, run.model(batch), args.r_drop_weight)
-        run.backward(loss)
-        if args.fgm_epsilon:
-            adversarial_step(run, batch, args.fgm_epsilon)
-        run.step()
+        train_step(run, batch)
         if run.evaluation_due:
-            with run.averaged_weights():
-                run.record(*evaluate(sentence, sets["dev"], args, processes))
+            run.record(evaluate(sentence, sets["dev"], args, processes))
         if run.saving_due:
             run.save()
 

@@ -35,6 +35,7 @@ from bertorch.training.checkpoints import (
     save_state,
     write_json,
 )
+from bertorch.training.evaluation import Evaluation
 from bertorch.training.logging import Journal, progress_bar
 from bertorch.training.optimizer import make_optimizer, scale_and_clip
 from bertorch.training.process_group import Interrupted, Processes
@@ -71,16 +72,17 @@ class Run:
 
     The loop that uses it::
 
-        for batch in run.batches():          # every batch of every epoch, on the device, in an order that resumes
-            with run.autocast():             # --precision
-                loss = run.model(batch)      # through DDP where there are several processes
-            run.backward(loss)               # may be called more than once a batch (adversarial steps)
-            run.step()                       # clip, update, schedule, count, log; nothing inside an accumulation
-            if run.evaluation_due:
-                with run.averaged_weights():     # --ema_decay
-                    run.record(*evaluate(...))   # figures, and what the report shows beside them
+        for batch in run.batches():            # every batch of every epoch, on the device, in an order that resumes
+            with run.autocast():               # --precision
+                loss = run.model(batch)        # through DDP where there are several processes
+            run.backward(loss)                 # may be called more than once a batch (adversarial steps)
+            run.step()                         # clip, update, schedule, count, log; nothing inside an accumulation
+            if run.evaluation_due:             # the model has its averaged weights (--ema_decay) until record()
+                run.record(evaluate(...))      # an Evaluation
             if run.saving_due:
                 run.save()
+
+    What stands here before ``run.evaluation_due``, with the tricks, is ``train_step``.
 
     A loss or weights that are no finite numbers end the run with a UserError before anything of them is saved.
 
@@ -125,7 +127,8 @@ class Run:
         self.optimizer = make_optimizer(
             args.optimizer, model, args.learning_rate, args.weight_decay, rates, args.layer_decay
         )
-        self.averages = [parameter.detach().clone() for parameter in self.parameters] if args.ema_decay else None
+        self.weights = [parameter.data for parameter in self.parameters]  # what is trained
+        self.averages = [weight.clone() for weight in self.weights] if args.ema_decay else None
         self.scaler = torch.amp.GradScaler(enabled=args.precision == "fp16")
         self.accumulation = args.gradient_accumulation_steps
         steps_an_epoch = math.ceil(len(self._plan(0)) / self.accumulation)
@@ -139,6 +142,7 @@ class Run:
         self.best_score: float | None = None
         self.evaluations_without_best = 0
         self.metrics: dict[str, float] = {}
+        self.kept: dict[str, Any] = {}  # what the model keeps of the last evaluation
         self.evaluation: dict[str, Any] | None = None  # of the model that is kept, with its details
         self.evaluation_due = self.saving_due = False
         self._improved = self._finished = self._window_closes = False
@@ -191,7 +195,10 @@ class Run:
                         self.model.require_backward_grad_sync = self._window_closes
                     rows = plan[self.batch - 1]
                     batch = self.collate(self.samples, rows)
-                    yield batch.pin_memory().to(device) if device.type == "cuda" else batch
+                    try:
+                        yield batch.pin_memory().to(device) if device.type == "cuda" else batch
+                    finally:  # where an evaluation failed, or was not recorded
+                        self._put_in(self.weights)
                     if bar is not None and self._window_closes:
                         bar.update(self.global_step - bar.n)
                     if self._window_closes and self._stopping is not None:
@@ -262,9 +269,7 @@ class Run:
         self._gradient_count = 0
         self.global_step += 1
         if self.averages is not None:
-            average(
-                self.averages, [parameter.detach() for parameter in self.parameters], self.args.ema_decay, self.global_step
-            )
+            average(self.averages, self.weights, self.args.ema_decay, self.global_step)
         if self.processes.device.type == "cpu" and self.global_step % _TRIM_STEPS == 0:
             give_back_memory()
         self._window.steps += 1
@@ -277,6 +282,8 @@ class Run:
         self.saving_due = self._due(args.save_steps) or self._stopping is not None
         if (self.evaluation_due or self.saving_due) and not all_finite(self.parameters):
             raise UserError(self._lost(self.global_step, "the update left weights that are no finite numbers"))
+        if self.evaluation_due:
+            self._put_in(self.averages)
 
     def _due(self, every: int) -> bool:
         return self.global_step % every == 0 or self._finished
@@ -320,34 +327,23 @@ class Run:
             self.journal.write("train", self.global_step, {**figures, **more})
         self._window = _Window(started=now)
 
-    @contextlib.contextmanager
-    def averaged_weights(self) -> Iterator[None]:
-        """Inside, the model has the averages of ``--ema_decay``, which are evaluated and saved; without it, its weights."""
-        trained = [parameter.data for parameter in self.parameters]
-        for parameter, averaged in zip(self.parameters, self.averages or trained, strict=True):
-            parameter.data = averaged
-        try:
-            yield
-        finally:
-            for parameter, weights in zip(self.parameters, trained, strict=True):
-                parameter.data = weights
+    def _put_in(self, weights: list[Tensor] | None) -> None:
+        """Let the model have ``self.averages``, to be evaluated or saved, or ``self.weights``, to be trained."""
+        if self.averages is not None:  # otherwise it has only its weights
+            for parameter, weight in zip(self.parameters, weights, strict=True):
+                parameter.data = weight
 
-    def record(self, metrics: dict[str, float], details: Callable[[], dict[str, Any]] | None = None) -> None:
-        """Log an evaluation, remember whether it is the best, and count towards early stopping.
-
-        Args:
-            metrics: its figures; ``--metric`` names the one that decides.
-            details: makes what else the report shows of it, small and fit for JSON, with token ids under ``token_ids``
-                where it shows texts. Called where the model is kept, and written with it.
-        """
+    def record(self, evaluation: Evaluation) -> None:
+        """Log an evaluation, remember whether it is the best, and count towards early stopping."""
+        metrics = evaluation.metrics
         score = metrics[self.args.metric]
         score = -math.inf if math.isnan(score) else score
         self._improved = self.best_score is None or score > self.best_score
         self.best_score = score if self._improved else self.best_score
         self.evaluations_without_best = 0 if self._improved else self.evaluations_without_best + 1
-        self.metrics = metrics
+        self.metrics, self.kept = metrics, evaluation.keep
         if self.processes.is_main and (self._improved or not self.args.save_best_model):
-            self.evaluation = {"global_step": self.global_step, "metrics": metrics, **self._made(details)}
+            self.evaluation = {"global_step": self.global_step, "metrics": metrics, **self._made(evaluation.details)}
         self.report("eval", metrics, " (best so far)" if self._improved else "")
         patience = self.args.early_stopping_patience
         if patience is not None and self.evaluations_without_best >= patience and not self._finished:
@@ -356,6 +352,7 @@ class Run:
         if self.args.save_best_model and self._improved:
             self._save_model()
         self.saving_due = self.saving_due or self._finished
+        self._put_in(self.weights)
         self.bare_model.train()
         self._window.paused += time.perf_counter() - self._step_ended  # the logged speed is that of training
 
@@ -379,19 +376,24 @@ class Run:
         if self.processes.is_main:
             description = {
                 **self.description,
+                **self.kept,
                 "global_step": self.global_step,
                 "metrics": self.metrics,
                 "arguments": vars(self.args),
             }
-            save_model(self.directory, self.bare_model, self.tokenizer, description, self.evaluation)
+            self._put_in(self.averages)
+            try:
+                save_model(self.directory, self.bare_model, self.tokenizer, description, self.evaluation)
+            finally:
+                self._put_in(self.weights)
             logger.info(f"saved the model of global step {self.global_step} in {self.directory}")
 
     def save(self) -> None:
         """Write the training state, and the model unless ``--save_best_model`` decides on that."""
         paused = time.perf_counter()
         if not self.args.save_best_model and self._stopping is None:
-            with self.averaged_weights():
-                self._save_model()
+            self._save_model()
+        self._put_in(self.weights)
         generators = self.processes.gather(_random_states(self.processes.device))
         if self.processes.is_main:
             tensors = {
@@ -407,6 +409,7 @@ class Run:
                 "best_score": self.best_score,
                 "evaluations_without_best": self.evaluations_without_best,
                 "metrics": self.metrics,
+                "kept": self.kept,
                 "finished": self._finished,
                 "same_on_resume": self._identity,
                 "arguments": vars(self.args),
@@ -456,6 +459,7 @@ class Run:
         _restore_random_states(tensors["generators"][self.processes.rank], self.processes.device)
         for name in ("global_step", "epoch", "batch", "best_score", "evaluations_without_best", "metrics"):
             setattr(self, name, state[name])
+        self.kept = state.get("kept", {})  # states of earlier versions lack it
         logger.info(f"resumed from {path}: epoch {self.epoch + 1}, batch {self.batch}, global step {self.global_step}")
         return True
 

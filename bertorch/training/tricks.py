@@ -1,4 +1,4 @@
-"""Training tricks that change a step or what is trained. What calls them stands in the scripts' loops, under its flag."""
+"""Training tricks that change a step or what is trained, each under its flag."""
 
 from __future__ import annotations
 

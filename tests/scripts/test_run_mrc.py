@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from bertorch.checksums import write_checksums
 from bertorch.training.run import Run
 from tests.metrics.test_reading import OFFICIAL
 from tests.scripts.launch import DATA, as_flags, call, complaint, journal, run
@@ -233,6 +234,62 @@ def test_a_stopped_run_resumes_with_the_same_weights(small_encoder, tmp_path, mo
     for description in descriptions:
         del description["arguments"]
     assert descriptions[0] == descriptions[1]
+
+
+def stopped_after(steps, flags):
+    """Run until so many updates are made, then ask it to stop."""
+    step = Run.step
+
+    def step_after_signal(run):
+        if run.global_step == steps - 1 and run._window_closes:
+            os.kill(os.getpid(), signal.SIGTERM)
+        step(run)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "step", step_after_signal)
+        assert call("run_mrc.py", flags, patch) == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("save_best_model", [False, True])
+def test_a_resumed_run_keeps_the_threshold_of_the_model_that_it_saves(small_encoder, tmp_path, monkeypatch, save_best_model):
+    train = write_squad(tmp_path / "train.json", rows(40, random.Random(0)))
+    saved_dir = tmp_path / "out"
+    flags = sample_flags(
+        small_encoder, saved_dir, train_data_file=train, dev_data_file=train, max_steps=20, eval_steps=4, save_steps=1,
+        save_best_model=save_best_model, **WINDOWS,
+    )  # fmt: skip
+
+    def assert_kept():
+        description = json.loads((saved_dir / "bertorch.json").read_text())
+        evaluations = [line for line in journal(saved_dir, "eval") if line["global_step"] <= description["global_step"]]
+        found = max(evaluations, key=lambda line: line["f1"]) if save_best_model else evaluations[-1]
+        assert description["null_score_diff_threshold"] == found["null_threshold"] != 0
+        return description["global_step"]
+
+    stopped_after(6, flags)
+    assert assert_kept() == (4 if save_best_model else 5)
+    stopped_after(8, [*flags, "--resume"])  # saves once before its first evaluation
+    assert save_best_model or assert_kept() == 7
+    assert call("run_mrc.py", [*flags, "--resume"], monkeypatch) == 0
+    assert_kept()
+
+
+def test_a_state_that_holds_no_threshold_resumes(small_encoder, tmp_path, monkeypatch):
+    """As those of earlier versions."""
+    train = write_squad(tmp_path / "train.json", rows(20, random.Random(0)))
+    saved_dir = tmp_path / "out"
+    flags = sample_flags(
+        small_encoder, saved_dir, train_data_file=train, dev_data_file=train, max_steps=4, save_steps=1, **WINDOWS
+    )
+    stopped_after(2, flags)
+    (path,) = (saved_dir / "training_state").glob("step-*")
+    state = json.loads((path / "state.json").read_text())
+    del state["kept"]
+    (path / "state.json").write_text(json.dumps(state))
+    write_checksums(path)
+    assert call("run_mrc.py", [*flags, "--resume"], monkeypatch) == 0
+    (line,) = [line for line in journal(saved_dir, "eval") if line["global_step"] == 4]
+    assert json.loads((saved_dir / "bertorch.json").read_text())["null_score_diff_threshold"] == line["null_threshold"]
 
 
 def test_two_processes_count_as_one(trained, still_encoder, tmp_path, monkeypatch):
