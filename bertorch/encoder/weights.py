@@ -58,6 +58,30 @@ def find_weights(directory: str | Path) -> Path | None:
     return next((Path(directory) / name for name in WEIGHT_FILES if (Path(directory) / name).is_file()), None)
 
 
+def weights_file(path: str | Path) -> Path:
+    """The file with the weights of a model directory, or the file that ``path`` is.
+
+    A ``.bin`` that is not there is the ``model.safetensors`` beside it, which is logged: runs save that, and commands for
+    the original bertorch name ``checkpoint/pytorch_model.bin``.
+
+    Raises:
+        UserError: no such file, or no weights in the directory.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = find_weights(path)
+        if found is None:
+            raise UserError(f"{path}: no weights here; looked for {', '.join(WEIGHT_FILES)}")
+        return found
+    if path.is_file():
+        return path
+    saved = path.with_name("model.safetensors")
+    if path.suffix == ".bin" and saved.is_file():
+        logger.info(f"{path}: not there; {saved} is taken for it")
+        return saved
+    raise UserError(f"{path}: no such file; give a model directory, a .safetensors or a .bin file")
+
+
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """All tensors of a weights file, of a sharded one (its ``.index.json``) or of a model directory, on the CPU.
 
@@ -67,14 +91,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     Raises:
         UserError: no such file, a damaged one, or one that holds more than tensors.
     """
-    path = Path(path)
-    if path.is_dir():
-        found = find_weights(path)
-        if found is None:
-            raise UserError(f"{path}: no weights here; looked for {', '.join(WEIGHT_FILES)}")
-        path = found
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; give a model directory, a .safetensors or a .bin file")
+    path = weights_file(path)
     if path.name.endswith(".index.json"):
         tensors = {}
         for shard in _shards(path):
@@ -164,11 +181,7 @@ def copy_weights(module: nn.Module, names: dict[str, str], tensors: dict[str, Te
     missing = [theirs for theirs in names.values() if theirs not in tensors]
     if missing:
         raise UserError(f"{source}: {len(missing)} weights of the model are missing: {listed(missing)}")
-    wrong = [
-        f"{theirs} is {list(tensors[theirs].shape)}, expected {list(parameters[ours].shape)}"
-        for ours, theirs in names.items()
-        if tensors[theirs].shape != parameters[ours].shape
-    ]
+    wrong = other_shapes(module, names, tensors)
     wrong += [
         f"{theirs} is of {tensors[theirs].dtype}, expected floating point"
         for theirs in names.values()
@@ -179,6 +192,16 @@ def copy_weights(module: nn.Module, names: dict[str, str], tensors: dict[str, Te
     with torch.no_grad():
         for ours, theirs in names.items():
             parameters[ours].copy_(tensors[theirs])
+
+
+def other_shapes(module: nn.Module, names: dict[str, str], tensors: dict[str, Tensor]) -> list[str]:
+    """What is said of each tensor that is there and has another shape than its parameter."""
+    parameters = dict(module.named_parameters())
+    return [
+        f"{theirs} is {list(tensors[theirs].shape)}, expected {list(parameters[ours].shape)}"
+        for ours, theirs in names.items()
+        if theirs in tensors and tensors[theirs].shape != parameters[ours].shape
+    ]
 
 
 def listed(items: Sequence[str], most: int = 8) -> str:

@@ -136,7 +136,8 @@ class LanguageModel(nn.Module):
             tensors = {**dict.fromkeys(biases, tensors[bias]), **tensors}
         taken, new = set(), []
         for layer, own in self._layers.items():
-            found = fill_layers(self, own, tensors, source, required)
+            there = any(prefix + theirs in tensors for theirs in own.values())  # no layer depends on labels: all must fit
+            found = fill_layers(self, own, tensors, source, required or there)
             taken |= found
             new += [] if found else [layer]
         if taken and new:

@@ -12,7 +12,9 @@ from bertorch.encoder.weights import (
     copy_weights,
     encoder_tensors,
     fill_encoder,
+    listed,
     load_encoder,
+    other_shapes,
     read_weights,
     report_unused,
     wrapper_prefix,
@@ -79,15 +81,23 @@ def fill_layers(
         required: they must be there.
 
     Returns:
-        The names in ``tensors`` that were taken.
+        The names in ``tensors`` that were taken. None where they are not ``required`` and of other shapes, as with another
+        number of labels, which is a warning.
 
     Raises:
-        UserError: they are there and do not fit, or are ``required`` and missing.
+        UserError: one of them is missing, or they are ``required`` and of other shapes.
     """
     prefix = wrapper_prefix(tensors)
     names = {ours: prefix + theirs for ours, theirs in names.items()}
-    if not required and not any(theirs in tensors for theirs in names.values()):
-        return set()
+    if not required:
+        if not any(theirs in tensors for theirs in names.values()):
+            return set()
+        other = other_shapes(model, names, tensors)
+        if other:
+            logger.warning(
+                f"{source}: its head is another ({listed(other)}); the encoder is taken over, the head starts anew"
+            )
+            return set()
     copy_weights(model, names, tensors, source)
     return set(names.values())
 
@@ -100,6 +110,9 @@ def own_names(model: nn.Module) -> list[str]:
 def fill_own_layers(model: nn.Module, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
     """``fill_layers`` for each layer of a head whose weights are saved as they are named."""
     names = own_names(model)
+    prefix = wrapper_prefix(tensors)
+    if not required and other_shapes(model, {name: prefix + name for name in names}, tensors):
+        return fill_layers(model, {name: name for name in names}, tensors, source, required)  # one warning for all layers
     layers = dict.fromkeys(name.split(".")[0] for name in names)
     groups = ({name: name for name in names if name.startswith(f"{layer}.")} for layer in layers)
     return {name for group in groups for name in fill_layers(model, group, tensors, source, required)}

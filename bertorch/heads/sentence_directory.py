@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bertorch.encoder import Encoder, EncoderConfig, load_config
 from bertorch.encoder.config import beside
-from bertorch.encoder.weights import encoder_tensors, fill_encoder, load_encoder, read_weights
+from bertorch.encoder.weights import encoder_tensors, fill_encoder, find_weights, load_encoder, read_weights, weights_file
 from bertorch.errors import UserError
 from bertorch.heads.pooling import pooled_layers
 from bertorch.heads.sentence import Dense, SentenceEncoder
@@ -60,6 +60,7 @@ def new_sentence_encoder(
         encoder, rest = load_encoder(directory, with_pooler, config)
     else:
         encoder = Encoder(config, with_pooler, initialise=False)
+        init_from_ckpt = weights_file(init_from_ckpt)
         tensors = read_weights(init_from_ckpt)
         taken = fill_encoder(encoder, tensors, init_from_ckpt)
         rest = {name: tensor for name, tensor in tensors.items() if name not in taken}
@@ -68,6 +69,8 @@ def new_sentence_encoder(
         encoder.set_dropout(dropout)
     model = SentenceEncoder(encoder, pooling_mode, dense, normalize)
     source = Path(init_from_ckpt or directory)
+    if source.is_file() and source == find_weights(source.parent):
+        source = source.parent
     if (source / MODULES).is_file():
         _take_layers(model, source)
     return model, rest

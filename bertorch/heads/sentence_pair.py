@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from bertorch.data.batching import Batch
 from bertorch.encoder import Encoder
-from bertorch.encoder.weights import copy_weights, read_weights, wrapper_prefix
+from bertorch.encoder.weights import read_weights
+from bertorch.heads.loading import fill_layers
 from bertorch.heads.loss import ClassLoss, Loss
 from bertorch.heads.sentence import SentenceEncoder, gather, sizes_over_ranks
 from bertorch.heads.sentence_directory import sentence_files
@@ -73,12 +74,7 @@ class SentencePair(nn.Module):
         Raises:
             UserError: it is ``required`` and missing or of another shape.
         """
-        names = {name: wrapper_prefix(tensors) + name for name in self._head()}
-        fits = all(names[name] in tensors and tensors[names[name]].shape == own.shape for name, own in self._head().items())
-        if not required and not fits:
-            return set()
-        copy_weights(self, names, tensors, source)
-        return set(names.values())
+        return fill_layers(self, {name: name for name in self._head()}, tensors, source, required)
 
     def logits(self, u: Tensor, v: Tensor) -> Tensor:
         """Label scores of vector pairs: ``[rows, output_size]`` twice -> ``[rows, num_labels]``."""

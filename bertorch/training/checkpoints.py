@@ -11,7 +11,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,13 @@ EVALUATION = "evaluation.json"  # what the evaluation of the saved model showed,
 DATA_REPORT = "data_report.json"
 REPORT = "report.html"
 STATES = "training_state"
-# What a run leaves in its directory, and --overwrite removes.
-_RUN_FILES = (
-    DESCRIPTION, "model.safetensors", "config.json", "metrics.jsonl", "test_predictions.tsv",
-    "test_predictions.json", "seeds.json", "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json",
+# What a run leaves in its directory, and --overwrite removes: its model, and what else a new run writes anew.
+_MODEL_FILES = (
+    DESCRIPTION, "model.safetensors", "config.json", "modules.json", "sentence_bert_config.json",
+    "config_sentence_transformers.json",
 )  # fmt: skip
+_RUN_FILES = (*_MODEL_FILES, "metrics.jsonl", "test_predictions.tsv", "test_predictions.json", "seeds.json")
+_FOREIGN_WEIGHTS = "pytorch_model.bin"  # of the original bertorch
 _RUN_FOLDERS = (STATES, "tensorboard")
 _RECORDS = (EVALUATION, DATA_REPORT, REPORT)  # removed too; names that others may use, so they alone are no run
 _UMASK = os.umask(0o022)
@@ -126,7 +128,10 @@ def save_model(
         tokenizer: saved beside it.
         description: for ``bertorch.json``; ``labels`` become the config's ``id2label`` too.
         evaluation: for ``evaluation.json``; None leaves the one that is there.
+
+    What a model that was there before consists of, and this one does not, is removed last.
     """
+    before = _model_parts(directory)
     tokenizer_files = directory / f".tokenizer.{os.getpid()}.tmp"
     try:
         with writing(directory):
@@ -153,6 +158,8 @@ def save_model(
             for name, content in files.items()
         }
     )
+    own = {Path(name).parts[0] for name in files}
+    _remove(path for path in before if path.name not in own)
 
 
 def _versions() -> dict[str, str]:
@@ -180,7 +187,24 @@ def read_description(directory: str | Path) -> dict[str, Any] | None:
 
 
 def holds_run(directory: Path) -> bool:
-    return any((directory / name).exists() for name in (*_RUN_FILES, *_RUN_FOLDERS, "pytorch_model.bin"))
+    return any((directory / name).exists() for name in (*_RUN_FILES, *_RUN_FOLDERS, _FOREIGN_WEIGHTS))
+
+
+def starts_from_itself(args: argparse.Namespace) -> bool:
+    """Whether a run begins with the model that its own ``--saved_dir`` holds."""
+    directory = Path(args.saved_dir).resolve()
+    named = [Path(name).resolve() for name in (args.init_from_ckpt, args.pretrained_model_name_or_path) if name]
+    return any(directory in (path, path.parent) for path in named)
+
+
+def refuse_run(args: argparse.Namespace, directory: Path) -> None:
+    """Raises UserError: ``directory`` holds a run, and nobody said what to do with it."""
+    if starts_from_itself(args):
+        raise UserError(
+            f"--saved_dir {directory} already holds a run, and this one starts from its model; name another directory with "
+            f"--saved_dir, or give --overwrite, which replaces the model when the new one is first saved"
+        )
+    raise UserError(f"--saved_dir {directory} already holds a run; go on with --resume or replace it with --overwrite")
 
 
 def check_saved_dir(args: argparse.Namespace) -> None:
@@ -198,7 +222,7 @@ def check_saved_dir(args: argparse.Namespace) -> None:
             f"--resume, which begins anew where there is no run"
         )
     if holds_run(directory) and not (args.resume or args.overwrite):
-        raise UserError(f"--saved_dir {directory} already holds a run; go on with --resume or replace it with --overwrite")
+        refuse_run(args, directory)
     if args.resume and holds_run(directory) and not (directory / STATES).is_dir():
         raise UserError(f"--saved_dir {directory} holds a model and no training state to resume; name another directory")
     parent = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
@@ -206,20 +230,32 @@ def check_saved_dir(args: argparse.Namespace) -> None:
         raise UserError(f"--saved_dir {directory}: {parent} cannot be written to")
 
 
-def prepare_saved_dir(directory: Path, overwrite: bool) -> None:
-    """Make the directory, empty of an earlier run where ``overwrite`` asks for it."""
+def prepare_saved_dir(directory: Path, overwrite: bool, keep_model: bool = False) -> None:
+    """Make the directory, empty of an earlier run where ``overwrite`` asks for it.
+
+    With ``keep_model`` its model stays until ``save_model`` replaces it: a start that fails can be repeated.
+    """
     with writing(directory):
         if overwrite:
-            _remove_run(directory)
+            model = _model_parts(directory)
+            rest = [directory / name for name in (*_RUN_FILES, *_RUN_FOLDERS, *_RECORDS) if directory / name not in model]
+            _remove([*rest, *(() if keep_model else model)])
         (directory / STATES).mkdir(parents=True, exist_ok=True)
 
 
-def _remove_run(directory: Path) -> None:
+def _model_parts(directory: Path) -> list[Path]:
+    """Files and folders of the model that a directory holds, the tokenizer's left out."""
     parts = directory.glob("[0-9]_*") if (directory / "modules.json").is_file() else ()  # of sentence-transformers
-    for path in (*(directory / name for name in _RUN_FOLDERS), *parts):
-        shutil.rmtree(path, ignore_errors=True)
-    for name in (*_RUN_FILES, *_RECORDS, "pytorch_model.bin"):
-        (directory / name).unlink(missing_ok=True)
+    names = (*_MODEL_FILES, _FOREIGN_WEIGHTS)
+    return [*parts, *(directory / name for name in names if (directory / name).is_file())]
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def save_state(directory: Path, step: int, model: nn.Module, tensors: dict[str, Any], state: dict[str, Any]) -> None:

@@ -33,6 +33,7 @@ from bertorch.training.checkpoints import (
     prepare_saved_dir,
     save_model,
     save_state,
+    starts_from_itself,
     write_json,
 )
 from bertorch.training.evaluation import Evaluation
@@ -433,7 +434,7 @@ class Run:
             if self.args.resume:
                 logger.info(f"{self.directory}: no training state to resume; starting anew")
             if self.processes.is_main:
-                prepare_saved_dir(self.directory, self.args.overwrite)
+                prepare_saved_dir(self.directory, self.args.overwrite, starts_from_itself(self.args))
             return False
         tensors, state = load_state(path, self.bare_model)
         for name, value in self._identity.items():

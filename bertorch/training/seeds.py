@@ -13,7 +13,7 @@ from loguru import logger
 
 from bertorch.errors import ProcessError, UserError
 from bertorch.reporting.report import report_finished
-from bertorch.training.checkpoints import DESCRIPTION, REPORT, STATES, holds_run, write_all, write_whole
+from bertorch.training.checkpoints import DESCRIPTION, REPORT, STATES, holds_run, refuse_run, write_all, write_whole
 from bertorch.training.process_group import is_main_process, out_of_memory, start_processes
 
 _SUMMARY = "seeds.json"
@@ -44,7 +44,7 @@ def for_each_seed(args: argparse.Namespace, train: Callable[[argparse.Namespace]
     folders = {seed: root / f"seed-{seed}" for seed in args.seeds}
     held = next((folder for folder in (root, *folders.values()) if holds_run(folder)), None)
     if held is not None and not (args.resume or args.overwrite):
-        raise UserError(f"--saved_dir {held} already holds a run; go on with --resume or replace it with --overwrite")
+        refuse_run(args, held)
     for seed, folder in folders.items():
         _train(argparse.Namespace(**{**vars(args), "seed": seed, "seeds": None, "saved_dir": str(folder)}), train)
         if is_main_process():

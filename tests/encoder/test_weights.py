@@ -288,3 +288,16 @@ def test_unused_weights_are_reported_in_one_line(messages):
     messages.clear()
     report_unused({"bert.embeddings.position_ids": torch.zeros(1)}, "here")
     assert messages == []
+
+
+def test_a_bin_that_is_not_there_is_the_safetensors_beside_it(bert, messages):
+    """Commands for the original bertorch name ``pytorch_model.bin``; a run saves the other."""
+    named = bert / "pytorch_model.bin"
+    assert not named.exists()
+    expected = load_file(bert / "model.safetensors")
+    found = read_weights(named)
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+    assert messages == [f"{named}: not there; {bert / 'model.safetensors'} is taken for it"]
+    (bert / "model.safetensors").rename(bert / "other.safetensors")
+    with pytest.raises(UserError, match=r"pytorch_model\.bin: no such file"):
+        read_weights(named)

@@ -205,10 +205,17 @@ def test_warm_start_needs_no_weights_in_the_model_directory(tiny_model, tmp_path
 
 
 @pytest.mark.parametrize("family", ["bert", "electra"])
-def test_another_number_of_labels(tiny_model, family):
+def test_another_number_of_labels(tiny_model, messages, family):
+    """To be trained, the head is new, all layers of it; to predict with, it must be there."""
     trained = tiny_model(family, HEAD, num_labels=3)
-    with pytest.raises(UserError, match=r"\[3, 32\], expected \[5, 32\]"):
-        load_classifier(tiny_model(family), 5, init_from_ckpt=trained)
+    torch.manual_seed(1)
+    expected = load_classifier(tiny_model(family), 5)
+    torch.manual_seed(1)
+    found = load_classifier(tiny_model(family), 5, init_from_ckpt=trained)
+    assert [line for line in messages if "[3, 32], expected [5, 32]" in line and "the head starts anew" in line]
+    kept = load_classifier(tiny_model(family), 3, init_from_ckpt=trained).state_dict()
+    for name, tensor in found.state_dict().items():
+        assert torch.equal(tensor, (kept if name.startswith("encoder.") else expected.state_dict())[name]), name
     with pytest.raises(UserError, match=r"\[3, 32\], expected \[5, 32\]"):
         load_trained_classifier(trained, 5)
 

@@ -342,8 +342,15 @@ def test_a_run_is_not_replaced_unasked(trained, small_encoder, tmp_path, monkeyp
     assert [line["global_step"] for line in journal(saved_dir, "eval")] == [4]
 
 
-def test_other_labels_do_not_fit_a_warm_start(trained, small_encoder, tmp_path, monkeypatch, capsys):
+def test_a_warm_start_with_other_labels(trained, small_encoder, tmp_path, monkeypatch, capsys):
     (tmp_path / "labels.txt").write_text("negative\npositive\nneutral\n")
-    flags = training_flags(small_encoder, tmp_path / "out", init_from_ckpt=trained[0], label_file=tmp_path / "labels.txt")
-    assert call("run_classifier.py", flags, monkeypatch) == 2
-    assert "classifier.weight is [2, 64], expected [3, 64]" in capsys.readouterr().err
+    flags = training_flags(small_encoder, tmp_path / "out", init_from_ckpt=trained[0], label_file=tmp_path / "labels.txt",
+        learning_rate=0, max_steps=1)  # fmt: skip
+    assert call("run_classifier.py", flags, monkeypatch) == 0
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if "head" in line and " | WARNING " in line]
+    assert "classifier.weight is [2, 64], expected [3, 64]" in warning
+    assert "the encoder is taken over, the head starts anew" in warning
+    found, expected = (load_file(path / "model.safetensors") for path in (tmp_path / "out", trained[0]))
+    assert all(torch.equal(found[name], expected[name]) for name in expected if not name.startswith("classifier."))
+    assert found["classifier.weight"].shape == (3, 64) and 0.01 < found["classifier.weight"].std() < 0.03  # BERT's 0.02
+    assert not found["classifier.bias"].any()

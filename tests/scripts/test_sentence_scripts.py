@@ -443,8 +443,8 @@ def test_a_warm_start_from_a_directory(with_dense, small_encoder, tmp_path, monk
 
 
 def test_a_warm_start_from_a_file(with_dense, small_encoder, tmp_path, monkeypatch):
-    """A file knows the encoder alone."""
-    weights = with_dense / "model.safetensors"
+    """A file of another name than those of a directory knows the encoder alone."""
+    weights = shutil.copy(with_dense / "model.safetensors", tmp_path / "weights.safetensors")
     flags = flags_of(
         small_encoder, tmp_path / "out", **SENTENCES, init_from_ckpt=weights, output_emb_size=24, learning_rate=0
     )
@@ -452,6 +452,73 @@ def test_a_warm_start_from_a_file(with_dense, small_encoder, tmp_path, monkeypat
     same = equal(tensors_of(tmp_path / "out"), tensors_of(with_dense))
     assert {name for name in same if name.startswith("./")} == {f"./{name}" for name in load_file(weights)}
     assert "2_Dense/linear.weight" not in same
+
+
+@pytest.fixture
+def first_stage(small_encoder, tmp_path, monkeypatch):
+    """``first_stage(**flags)``: a run of run_simcse.py into the default ``./checkpoint``; returns that and its tensors."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(**flags):
+        flags = flags_of(small_encoder, None, **SENTENCES, pooling_mode=None, learning_rate=1e-3, max_steps=2, **flags)
+        assert call("run_simcse.py", flags, monkeypatch) == 0
+        return tmp_path / "checkpoint", tensors_of(tmp_path / "checkpoint")
+
+    return run
+
+
+def second_stage(encoder, saved_dir=None, **flags):
+    """The documented command, with steps of length 0: every weight is the one that was loaded."""
+    given = {"pooling_mode": None, "init_from_ckpt": "./checkpoint/pytorch_model.bin", "mean_loss": True, "learning_rate": 0}
+    return flags_of(encoder, saved_dir, **PARAPHRASES, **{**given, **flags})
+
+
+@pytest.mark.parametrize("size", [None, 24])
+def test_two_stages(size, first_stage, small_encoder, tmp_path, monkeypatch, capsys):
+    """First SimCSE, then in-batch negatives, started from ``./checkpoint/pytorch_model.bin`` as the original names it."""
+    checkpoint, expected = first_stage(output_emb_size=size)
+    before = {path: path.read_bytes() for path in checkpoint.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert call("run_batchneg.py", second_stage(small_encoder, output_emb_size=size), monkeypatch) == 2
+    line = complaint(capsys.readouterr().err)
+    assert "--saved_dir checkpoint already holds a run, and this one starts from its model" in line
+    assert "another directory with --saved_dir" in line and "--overwrite" in line
+    assert {path: path.read_bytes() for path in checkpoint.rglob("*") if path.is_file()} == before
+
+    for flags in ({"saved_dir": "second"}, {"overwrite": True}):
+        assert call("run_batchneg.py", second_stage(small_encoder, output_emb_size=size, **flags), monkeypatch) == 0
+        error = capsys.readouterr().err
+        assert error.count("checkpoint/pytorch_model.bin: not there; checkpoint/model.safetensors is taken for it") == 1
+        saved = tmp_path / flags.get("saved_dir", "checkpoint")
+        assert equal(tensors_of(saved), expected) == expected.keys()
+        assert {line["global_step"] for line in journal(saved, "train")} == {1}
+
+
+def test_a_second_stage_that_fails_can_be_started_again(first_stage, small_encoder, tmp_path, monkeypatch, capsys):
+    """``--overwrite`` takes the model away when another is saved in its place, not before."""
+    checkpoint, expected = first_stage(output_emb_size=24)
+    step, flags = Run.step, second_stage(small_encoder, overwrite=True, output_emb_size=24)
+
+    def fails(run):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(Run, "step", fails)
+    assert call("run_batchneg.py", flags, monkeypatch) == 1
+    assert "RuntimeError: out of luck" in capsys.readouterr().err
+    assert equal(tensors_of(checkpoint), expected) == expected.keys()
+
+    monkeypatch.setattr(Run, "step", step)
+    assert call("run_batchneg.py", flags, monkeypatch) == 0
+    assert equal(tensors_of(checkpoint), expected) == expected.keys()
+
+    # A model of fewer parts leaves none of the one that it began with.
+    entities = DATA / "entities"
+    flags = {"train_data_file": entities / "train.jsonl", "label_file": entities / "labels.txt", "pooling_mode": None}
+    flags = flags_of(small_encoder, None, **flags, overwrite=True, init_from_ckpt="checkpoint", learning_rate=0)
+    assert call("run_ner.py", flags, monkeypatch) == 0
+    assert not list(checkpoint.glob("[0-9]_*")) and not (checkpoint / "modules.json").exists()
+    word = "embeddings.word_embeddings.weight"
+    assert torch.equal(load_file(checkpoint / "model.safetensors")[f"bert.{word}"], expected[f"./{word}"])
 
 
 @pytest.mark.parametrize("source", [".", "model.safetensors"])
