@@ -8,6 +8,12 @@ The directory of a run is all it needs. A classifier's answers are labels, with 
 sentence encoder gives cosines (or classes) of pairs, vectors of texts (.npy or json lines), and with --corpus the most
 similar lines of a file. An entity model gives type, text, start, end and confidence of each entity, in texts of any length.
 A reader answers --question from --context, or the questions of a file in SQuAD's layout. A language model fills [MASK].
+
+A row without text keeps its place and gets no answer from the model: where the text is blank (of a pair, either text) the
+label, cosine or vector is empty, null in json lines, nan in .npy, and there are no entities, hits or masks; a question
+about a blank passage has the answer "". With --evaluate such a row is a bad row, as in training, and blank lines are left
+out of the figures.
+
 Directories of transformers (sequence and token classifiers, question answering, masked language models) and of
 sentence-transformers do as well.
 """
@@ -38,7 +44,9 @@ from bertorch.training.process_group import run_script, start_processes
 
 
 def parse_args():
-    parser = ArgumentParser("Predict with a saved model: one answer a row, in the order of the rows.")
+    parser = ArgumentParser(
+        "Predict with a saved model: one answer a row, in the order of the rows; an empty one for a row without text."
+    )
     model = parser.add_argument_group("model")
     model.add_argument(
         "--model_dir", default=None,
@@ -60,7 +68,11 @@ def parse_args():
     model.add_argument("--normalize", action="store_true", help="sentence vectors of length 1")
     model.add_argument("--label_file", default=None, help="the labels, where the model does not bring its own")
     data = parser.add_argument_group("data")
-    data.add_argument("--input_file", default=None, help=".tsv/.txt, .csv or .jsonl, also .gz; default: standard input")
+    data.add_argument(
+        "--input_file", default=None,
+        help=".tsv/.txt, .csv or .jsonl, also .gz; default: standard input. A blank row keeps its place with an empty "
+        "answer: an empty line, null in json lines, nan in .npy",
+    )  # fmt: skip
     data.add_argument(
         "--input_format", choices=("tsv", "csv", "jsonl", "text", "columns"), default=None,
         help="default: by the ending, tsv for stdin; for entities text, a text a line, or with --evaluate columns, token "

@@ -43,7 +43,7 @@ class Reading:
     """What a reader says to a question.
 
     Attributes:
-        candidates: answers, the best first; none where the passage is empty and nothing else can be answered.
+        candidates: answers, the best first; none where the passage is blank.
         null_score: the score of there being no answer; -inf for a model that always answers.
     """
 
@@ -158,6 +158,9 @@ def _window(
 
 
 def _joined(question: Question, windows: list[tuple], types: Sequence[str], n_best: int) -> Reading:
+    null = min(null for null, _, _, _ in windows) if "none" in types else -np.inf
+    if not question.context.strip():
+        return Reading([], null)
     found: dict[tuple[int, int], float] = {}
     for _, _, scores, characters in windows:
         for score, (start, end) in zip(scores.tolist(), characters.tolist(), strict=True):
@@ -168,7 +171,6 @@ def _joined(question: Question, windows: list[tuple], types: Sequence[str], n_be
             best = max(float(others[place]) for _, others, _, _ in windows)
             candidates.append(Candidate(kind, kind.upper(), -1, -1, best))
     candidates.sort(key=lambda candidate: (-candidate.score, candidate.start, candidate.end))
-    null = min(null for null, _, _, _ in windows) if "none" in types else -np.inf
     return Reading(candidates[:n_best], null)
 
 

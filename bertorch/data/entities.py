@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from loguru import logger
 
-from bertorch.data.files import BadRows, UnusableRow, file_format, read_cells, read_lines
+from bertorch.data.files import BadRows, UnusableRow, file_format, read_cells, read_lines, say_blank
 from bertorch.data.rows import HEADER_WORDS
 from bertorch.data.tags import Span, count_repairs, lenient_spans, parse_tag
 from bertorch.errors import UserError
@@ -34,7 +34,7 @@ class Document:
     Attributes:
         line: where it starts in its file, from 1.
         text: the text; where the file lists characters or words, these joined, words with a space between. None for a bad
-            row that prediction keeps the place of.
+            row or a blank line of json lines that prediction keeps the place of.
         units: the characters or words that the file lists, as (start, end) in ``text``; None where it holds a plain text.
         entities: type, start and end (exclusive) in characters of ``text``; None where the file has no labels.
     """
@@ -73,8 +73,8 @@ def read_documents(
         label_needed: False reads texts without labels too.
         stream: read this instead of opening ``path``.
         kind: one of ``ENTITY_FORMATS``; None goes by the ending of ``path``.
-        keep_all: for prediction, which loses no row: empty texts stay, and a bad row that is skipped leaves a Document
-            without text.
+        keep_all: for prediction, which loses no row: blank texts stay where no labels are needed; a bad row that is skipped
+            and a blank line of json lines leave a Document without text.
 
     Raises:
         UserError: the file cannot be read, is empty, or has bad rows.
@@ -84,13 +84,18 @@ def read_documents(
     read: Callable[..., Iterator[Document]] = {"jsonl": _json_rows, "columns": _column_rows, "text": _text_rows}[kind]
     repaired: list[tuple[int, int]] = []
     documents: list[Document] = []
+    blank: list[int] = []
     for line, content in read(path, stream, bad, label_needed):
         try:
             if content is None:
-                raise UnusableRow("", "")  # already noted
+                if kind == "jsonl" and bad.last != line:
+                    blank.append(line)
+                raise UnusableRow("", "")  # already noted, or blank
             document = _document(line, content, types, label_needed, repaired)
-            if not document.text.strip() and not keep_all:
-                raise UnusableRow("an empty text", "fill it in or remove it")
+            if not document.text.strip():
+                if label_needed or not keep_all:
+                    raise UnusableRow("an empty text", "fill it in or remove it")
+                blank.append(line)
             documents.append(document)
         except UnusableRow as error:
             if error.problem:
@@ -100,6 +105,8 @@ def read_documents(
     bad.close()
     if not any((document.text or "").strip() for document in documents):
         raise UserError(f"{path}: no texts in it" + (" that can be used" if bad.count else "; the file is empty"))
+    if keep_all:
+        say_blank(path, blank)
     if repaired:
         count = sum(number for _, number in repaired)
         shown = ", ".join(str(line) for line, _ in repaired[:5]) + (" and more" if len(repaired) > 5 else "")

@@ -6,7 +6,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -31,9 +31,10 @@ class BadRows:
     policy: str = "error"
     messages: list[str] = field(default_factory=list)
     count: int = 0
+    last: int = 0  # the line of the newest
 
     def add(self, line: int, problem: str, remedy: str) -> None:
-        self.count += 1
+        self.count, self.last = self.count + 1, line
         if len(self.messages) < _SHOWN:
             self.messages.append(f"{self.path}:{line}: {problem}; {remedy}")
 
@@ -47,6 +48,15 @@ class BadRows:
         if self.policy == "error":
             raise UserError(f"{listed}\n{self.path}: {rows}; mend them, or leave them out with --bad_rows skip")
         logger.warning(f"{self.path}: {rows} left out (--bad_rows skip):\n{listed}")
+
+
+def say_blank(path: str | Path, lines: Sequence[int]) -> None:
+    """Log that these rows of prediction have no text."""
+    if lines:
+        what = f"{len(lines)} blank rows (the first in line {lines[0]}) keep their places, with empty answers"
+        if len(lines) == 1:
+            what = f"a blank row (line {lines[0]}) keeps its place, with an empty answer"
+        logger.warning(f"{path}: {what}")
 
 
 class UnusableRow(Exception):
@@ -111,9 +121,8 @@ def read_cells(
     """``(line number, cells)`` of each row: a list for tsv and csv, a dict for json lines.
 
     Tab-separated cells are taken as they stand, quotes included; csv follows RFC 4180 (quotes, line breaks in cells).
-    Blank lines and rows of empty cells are no rows, and lines that are not JSON are left out. ``keep_all`` is for who may
-    lose no row: a blank line of a tab-separated file has one empty cell, empty cells are cells, and None stands for a line
-    that is not JSON.
+    Blank lines, rows of empty cells and lines that are not JSON are left out; with ``keep_all``, for who may lose no row,
+    None stands in their places.
     """
     kind = kind or file_format(path)
     lines = read_lines(path, stream)
@@ -121,12 +130,9 @@ def read_cells(
         yield from _read_csv(path, lines, keep_all)
         return
     for number, text in lines:
-        if not text.strip() and not (keep_all and kind == "tsv"):
-            continue
-        if kind == "tsv":
-            yield number, text.split("\t")
-            continue
-        row = _json_object(number, text, bad)
+        row = None
+        if text.strip():
+            row = text.split("\t") if kind == "tsv" else _json_object(number, text, bad)
         if row is not None or keep_all:
             yield number, row
 
@@ -153,7 +159,7 @@ def _json_object(number: int, text: str, bad: BadRows) -> dict[str, object] | No
     return row
 
 
-def _read_csv(path: str | Path, lines: Iterator[tuple[int, str]], keep_all: bool) -> Iterator[tuple[int, list[str]]]:
+def _read_csv(path: str | Path, lines: Iterator[tuple[int, str]], keep_all: bool) -> Iterator[tuple[int, list[str] | None]]:
     csv.field_size_limit(_LONGEST_CELL)
     reader = csv.reader((text + "\n" for _, text in lines), strict=True)
     first = 1
@@ -164,8 +170,9 @@ def _read_csv(path: str | Path, lines: Iterator[tuple[int, str]], keep_all: bool
             return
         except csv.Error as error:
             raise UserError(f"{path}:{first}: not readable as csv ({error}); is a quote left open?") from None
-        if cells and (keep_all or any(cell.strip() for cell in cells)):
-            yield first, cells
+        row = cells if any(cell.strip() for cell in cells) else None
+        if row is not None or keep_all:
+            yield first, row
         first = reader.line_num + 1
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from bertorch.data.files import BadRows, UnusableRow, file_format, read_cells
+from bertorch.data.files import BadRows, UnusableRow, file_format, read_cells, say_blank
 from bertorch.errors import UserError
 
 # Cells that give a header row away; compared in lower case.
@@ -30,7 +30,7 @@ class Row:
 
     Attributes:
         line: where it starts in its file, from 1.
-        texts: one text, or two of a pair; none for a bad row that prediction keeps the place of.
+        texts: one text, or two of a pair; none for a bad or blank row that prediction keeps the place of.
         label: as written in the file; None where the file has none.
     """
 
@@ -61,8 +61,8 @@ def read_rows(
         label_needed: False reads files without a label column too.
         stream: read this instead of opening ``path``.
         kind: ``tsv``, ``csv`` or ``jsonl``; None goes by the ending of ``path``.
-        keep_all: for prediction, which loses no row: an empty text is a text, a blank line of a tsv file too, and a bad
-            row that is skipped leaves a row without texts.
+        keep_all: for prediction, which loses no row: a blank line, a row with a blank text where no label is needed, and a
+            bad row that is skipped leave a row without texts.
 
     Raises:
         UserError: the file cannot be read, is empty, has bad rows, or a header row that nobody announced.
@@ -71,18 +71,22 @@ def read_rows(
     bad = BadRows(path, bad_rows)
     place = Columns(path, kind, 2 if is_text_pair else 1, columns, label_needed, labels)
     rows: list[Row] = []
+    blank: list[int] = []
     for line, cells in read_cells(path, bad, stream, kind, keep_all):
         if cells is None:
             rows.append(Row(line, (), None))
+            if bad.last != line:
+                blank.append(line)
             continue
         try:
-            if isinstance(cells, list) and not label_needed and not "".join(cells).strip():
-                row = Row(line, ("",) * len(place.text_roles), None)
-            else:
-                row = place.row(line, cells)
+            row = place.row(line, cells)
             if row is None:
                 continue
-            if not keep_all and not all(row.texts):
+            if not all(row.texts):
+                if keep_all and not label_needed:
+                    rows.append(Row(line, (), None))
+                    blank.append(line)
+                    continue
                 raise UnusableRow("an empty text", "fill it in or remove the row")
             if labels is not None and row.label is not None and row.label not in labels:
                 raise UnusableRow(f"label {row.label[:30]!r} is not in the label file", f"known are {_short(labels)}")
@@ -93,7 +97,9 @@ def read_rows(
                 rows.append(Row(line, (), None))
     bad.close()
     if not any(row.texts for row in rows):
-        raise UserError(f"{path}: no rows in it" + (" that can be used" if bad.count else "; the file is empty"))
+        what = " that can be used" if bad.count else "; every row is blank" if blank else "; the file is empty"
+        raise UserError(f"{path}: no rows in it{what}")
+    say_blank(path, blank)
     return rows
 
 

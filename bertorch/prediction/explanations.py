@@ -131,7 +131,7 @@ def _coloured(row: Row, labels: list[str], one: Explanation | None) -> str:
 
 def _section(args: argparse.Namespace, row: Row, labels: list[str], one: Explanation | None) -> str:
     if one is None:
-        return f"<section><small>line {row.line}: not readable</small></section>\n"
+        return f"<section><small>line {row.line}: no text that can be read</small></section>\n"
     parts = [f"<section><h2>{escape(_plain(labels[one.label]))} {one.probabilities[one.label]:.2f}</h2>"]
     for number, text in enumerate(row.texts):
         shown = ""

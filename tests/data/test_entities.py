@@ -194,7 +194,7 @@ def test_plain_text():
     assert read(" 小明 \nab\r\n", "a.json", kind="text") == [Document(1, " 小明 "), Document(2, "ab")]
     with pytest.raises(UserError, match="a.txt:2: an empty text; "):
         read("小明\n\nab\n", "a.txt", kind="text")
-    kept = read("小明\n\n\tab\n", "a.txt", kind="text", keep_all=True)
+    kept = read("小明\n\n\tab\n", "a.txt", kind="text", label_needed=False, keep_all=True)
     assert kept == [Document(1, "小明"), Document(2, ""), Document(3, "\tab")]
 
 
@@ -283,10 +283,7 @@ def test_bad_rows_are_named_with_a_remedy_or_skipped(kind, content, problem, rem
     assert any(problem in message and "1 bad row left out" in message for message in messages)
     kept = read(content, name, ["PER", "LOC"], bad_rows="skip", keep_all=True)
     assert [document.line for document in kept] == [1, line, 2 * line - 1]
-    if "empty" in problem:
-        assert not kept[1].text.strip()
-    else:
-        assert kept[1] == Document(line, None)
+    assert kept[1] == Document(line, None)
 
 
 @pytest.mark.parametrize("named", [{"PER": [[0, 1]]}, {"PER": {"小明": 0}}, {"PER": {"小明": {"start": 0, "end": 1}}}])
@@ -404,6 +401,25 @@ def test_prediction_loses_no_row():
     assert [(one.line, one.text) for one in kept] == [(1, "a"), (2, None), (3, ""), (4, None), (5, None), (6, None)]
     with pytest.raises(UserError, match="^a.json:2: "):
         read(content, label_needed=False, keep_all=True)
+
+
+def test_where_labels_are_needed_a_blank_text_is_a_bad_row_and_a_blank_line_is_not():
+    """As in training, so that figures are of the same texts whether answers are written or not."""
+    content = '{"text": "a", "label": []}\n\n{"text": " ", "label": []}\n'
+    for keep_all in (False, True):
+        with pytest.raises(UserError, match="^a.json:3: an empty text; .*\\na.json: 1 bad row"):
+            read(content, keep_all=keep_all)
+    kept = read(content, keep_all=True, bad_rows="skip")
+    assert [(one.line, one.text) for one in kept] == [(1, "a"), (2, None), (3, None)]
+
+
+def test_blank_texts_of_prediction_are_told(messages):
+    read("a\n\n \n", "a.txt", kind="text", label_needed=False, keep_all=True)
+    read('{"text": "a"}\n\n{"text": " "}\n', label_needed=False, keep_all=True)
+    assert messages == [
+        "a.txt: 2 blank rows (the first in line 2) keep their places, with empty answers",
+        "a.json: 2 blank rows (the first in line 2) keep their places, with empty answers",
+    ]
 
 
 def test_units_of_a_plain_text():

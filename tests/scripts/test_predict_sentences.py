@@ -200,21 +200,24 @@ def test_texts_are_cut_as_asked(model, predict, tmp_path):
 
 
 def test_no_row_is_lost(model, predict, refused, tmp_path):
-    """A blank line is an empty text; a row that is no JSON or has no text leaves nan, or null, where it stood."""
+    """A blank row, and one that is no JSON or has no text, leaves nan, or null, where it stood."""
     texts, out = write(tmp_path / "texts.txt", "房间", "", "   ", "电影"), tmp_path / "out.npy"
     predict(model_dir=model, input_file=texts, output_file=out)
-    close(np.load(out), their_vectors(model, ["房间", "", "", "电影"]))
+    assert np.isnan(np.load(out)).all(axis=1).tolist() == [False, True, True, False]
+    close(np.load(out)[[0, 3]], their_vectors(model, ["房间", "电影"]))
 
-    rows = write(tmp_path / "texts.jsonl", {"text": "房间"}, '{"text": ', {"text": ""}, {"other": "电影"}, {"text": "电影"})
+    rows = write(
+        tmp_path / "texts.jsonl", {"text": "房间"}, '{"text": ', {"text": ""}, {"other": "电影"}, "", {"text": "电影"}
+    )
     flags = {"model_dir": model, "input_file": rows, "bad_rows": "skip"}
     predict(**flags, output_file=out)
     found = np.load(out)
-    assert found.shape == (5, 24)
-    assert np.isnan(found).all(axis=1).tolist() == [False, True, False, True, False]
-    close(found[[0, 2, 4]], their_vectors(model, ["房间", "", "电影"]))
+    assert found.shape == (6, 24)
+    assert np.isnan(found).all(axis=1).tolist() == [False, True, True, True, True, False]
+    close(found[[0, 5]], their_vectors(model, ["房间", "电影"]))
     lines = [json.loads(line)["vector"] for line in predict(**flags).splitlines()]
-    assert [line is None for line in lines] == [False, True, False, True, False]
-    close([line for line in lines if line is not None], found[[0, 2, 4]])
+    assert [line is None for line in lines] == [False, True, True, True, True, False]
+    close([line for line in lines if line is not None], found[[0, 5]])
 
 
 # Pairs
@@ -251,6 +254,24 @@ def test_no_pair_is_lost(model, predict, tmp_path):
     close([float(found[0]), float(found[3])], their_cosines(model, [("房间", "早餐"), ("天", "地")]))
     lines = [json.loads(line)["similarity"] for line in predict(**flags, output_format="jsonl").splitlines()]
     assert lines == [float(found[0]), None, None, float(found[3])]
+
+
+def test_pairs_with_a_blank_side_have_no_cosine(model, predict, tmp_path, capsys):
+    path = write(tmp_path / "pairs.tsv", "房间\t早餐", "", "房间\t ", "\t房间", "天\t地", "")
+    found = predict(model_dir=model, input_file=path)
+    assert [bool(line) for line in found.split("\n")] == [True, False, False, False, True, False, False]
+    close([float(line) for line in found.split("\n") if line], their_cosines(model, [("房间", "早餐"), ("天", "地")]))
+    lines = predict(model_dir=model, input_file=path, output_format="jsonl").splitlines()
+    assert [json.loads(line)["similarity"] is None for line in lines] == [False, True, True, True, False, True]
+
+
+def test_a_blank_query_finds_nothing(model, predict, tmp_path):
+    corpus = write(tmp_path / "corpus.txt", "电影", "", "房间")
+    queries = write(tmp_path / "queries.txt", "", "房间", " ")
+    flags = {"model_dir": model, "input_file": queries, "corpus": corpus, "top_k": 1}
+    assert [(line.split("\t")[0], line.split("\t")[3]) for line in predict(**flags).splitlines()] == [("2", "3")]
+    lines = [json.loads(line) for line in predict(**flags, output_format="jsonl").splitlines()]
+    assert [(line["query"], [hit["line"] for hit in line["hits"]]) for line in lines] == [(1, []), (2, [3]), (3, [])]
 
 
 def probabilities(directory, rows, concat_multiply):
@@ -472,7 +493,7 @@ def test_equal_lines_and_a_small_corpus(model, predict, tmp_path):
     found = hits(predict(model_dir=model, stdin="电影\n\n早餐\n", corpus=corpus, top_k=9))
     assert [number for _, _, number, _ in found[1][:3]] == [1, 4, 6]
     assert [score for _, score, _, _ in found[1][:3]] == [1, 1, 1]
-    assert [len(answers) for answers in found.values()] == [5, 5, 5]
+    assert {query: len(answers) for query, answers in found.items()} == {1: 5, 3: 5}  # a blank one has none
     assert found[3][0][2:] == (5, "早餐")
     assert list(hits(predict(model_dir=model, stdin="电影\n", corpus=corpus, top_k=2)).values())[0] == found[1][:2]
 
