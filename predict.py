@@ -65,6 +65,10 @@ def parse_args():
         default=None,
         help="make sentence vectors with a plain encoder. " + POOLING_HELP,
     )
+    model.add_argument(
+        "--output_emb_size", type=whole_number, default=None,
+        help="width of the vectors; the model decides, and another is refused",
+    )  # fmt: skip
     model.add_argument("--normalize", action="store_true", help="sentence vectors of length 1")
     model.add_argument("--label_file", default=None, help="the labels, where the model does not bring its own")
     data = parser.add_argument_group("data")

@@ -211,7 +211,13 @@ def load_config(directory: str | Path) -> EncoderConfig:
     """
     path = Path(directory) / "config.json"
     if not path.is_file():
-        raise UserError(f"{directory}: no config.json here; a model directory holds config.json, a vocabulary and weights")
+        remedy = "a model directory holds config.json, a vocabulary and weights"
+        if (path.parent / "pytorch_model.bin").is_file():  # a checkpoint of the original bertorch
+            remedy = (
+                "name the model that these weights were trained from with --pretrained_model_name_or_path, and this "
+                "directory with --init_from_ckpt"
+            )
+        raise UserError(f"{directory}: no config.json here; {remedy}")
     word_pieces = (path.parent / "vocab.txt").is_file() and not (path.parent / "merges.txt").is_file()
     return read_config(path, bert_for_roberta=word_pieces)
 

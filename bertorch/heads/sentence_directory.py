@@ -13,6 +13,7 @@ from bertorch.encoder import Encoder, EncoderConfig, load_config
 from bertorch.encoder.config import beside
 from bertorch.encoder.weights import encoder_tensors, fill_encoder, find_weights, load_encoder, read_weights, weights_file
 from bertorch.errors import UserError
+from bertorch.heads.original import reduction_of, take_reduction
 from bertorch.heads.pooling import pooled_layers
 from bertorch.heads.sentence import Dense, SentenceEncoder
 from bertorch.memory import check_memory
@@ -73,7 +74,7 @@ def new_sentence_encoder(
         source = source.parent
     if (source / MODULES).is_file():
         _take_layers(model, source)
-    return model, rest
+    return model, take_reduction(model, rest, source)
 
 
 def plain_sentence_encoder(directory: str | Path, pooling_mode: str, weights: str | Path | None = None) -> SentenceEncoder:
@@ -84,8 +85,10 @@ def plain_sentence_encoder(directory: str | Path, pooling_mode: str, weights: st
     """
     encoder = Encoder(load_config(directory), pooling_mode == "linear", initialise=False)
     source = weights or directory
-    fill_encoder(encoder, read_weights(source), source, pooler_required=True)
-    return SentenceEncoder(encoder, pooling_mode).eval()
+    tensors = read_weights(source)
+    fill_encoder(encoder, tensors, source, pooler_required=True)
+    dense = reduction_of(tensors)  # of the original bertorch
+    return SentenceEncoder(encoder, pooling_mode, [dense] if dense else []).eval()
 
 
 def _take_layers(model: SentenceEncoder, source: Path) -> None:

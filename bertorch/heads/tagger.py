@@ -14,6 +14,7 @@ from bertorch.encoder.dropout import Dropout
 from bertorch.heads.crf import CRF, Steps, forward_backward
 from bertorch.heads.loading import fill_own_layers, head_files
 from bertorch.heads.loss import ClassLoss, Loss, sampled
+from bertorch.heads.original import without_padding_tag
 
 
 class Tagger(nn.Module):
@@ -106,4 +107,5 @@ class Tagger(nn.Module):
         Raises:
             UserError: they are there and do not fit, or are ``required`` and missing.
         """
+        tensors = without_padding_tag(tensors, len(self.tag_set.labels), self.tag_set.ids["O"])
         return fill_own_layers(self, tensors, source, required)

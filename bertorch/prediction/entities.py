@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from bertorch.data.entities import ENTITY_FORMATS, Document, read_documents
-from bertorch.data.files import as_stream, file_format
+from bertorch.data.files import as_stream, file_format, read_labels
 from bertorch.data.tagging import TaggedSamples, UnitEncoder, tag_documents
 from bertorch.data.tags import TagSet, parse_tag
 from bertorch.entities import Reading, entity_metrics, in_characters, load_trained_entity_head, read_entities
@@ -22,6 +22,7 @@ from bertorch.metrics.entities import Entity
 from bertorch.prediction.rows import (
     config_labels,
     json_line,
+    original_weights,
     print_metrics,
     standard_input,
     text_encoder,
@@ -45,7 +46,7 @@ class _Answer:
 
 def predict_entities(args: argparse.Namespace, directory: Path, description: dict[str, Any], processes: Processes) -> None:
     """Type, text, start, end and confidence of each entity; with --evaluate scores against those of the file."""
-    description = description or _description_of_tags(directory)
+    description = description or _description_of_tags(args, directory)
     model = load_trained_entity_head(directory, description, args.init_from_ckpt).to(processes.device)
     if args.n_best and not (isinstance(model, Tagger) and model.crf):
         raise UserError(f"--n_best {args.n_best}: {directory} has no CRF, and one reading of each text")
@@ -74,16 +75,20 @@ def predict_entities(args: argparse.Namespace, directory: Path, description: dic
         write_lines(args, _lines(args, documents, iter(answers), types))
 
 
-def _description_of_tags(directory: Path) -> dict[str, Any]:
-    """What ``bertorch.json`` would say of a token classifier of transformers, by the tags in its ``config.json``."""
-    labels = config_labels(directory)
+def _description_of_tags(args: argparse.Namespace, directory: Path) -> dict[str, Any]:
+    """What ``bertorch.json`` would say of a token classifier of transformers or of the original bertorch, by its tags."""
+    labels = read_labels(args.label_file) if args.label_file else config_labels(directory)
     odd = next((label for label in labels if parse_tag(label) is None), None)
     if odd is not None:
-        raise UserError(f"{directory}: label {odd!r} in config.json is no tag such as B-PER")
+        where = f"{args.label_file}: label {odd!r}" if args.label_file else f"{directory}: label {odd!r} in config.json"
+        raise UserError(f"{where} is no tag such as B-PER; give the tags of the training with --label_file")
     letters = {label[0] for label in labels}
     scheme = "bmes" if "M" in letters else "bioes" if letters & set("EL") else "bios" if letters & set("SU") else "bio"
-    described = {"ner_head": "linear", "labels": labels, "tag": scheme, "types": TagSet(labels, scheme).types}
-    return {**described, "crf_constraints": True, "unit": "word", "doc_stride": None}
+    original = original_weights(args, directory)
+    head = "crf" if original is not None and "crf.transitions" in original else "linear"
+    described = {"ner_head": head, "labels": labels, "tag": scheme, "types": TagSet(labels, scheme).types}
+    unit = "word" if original is None else "character"
+    return {**described, "crf_constraints": True, "unit": unit, "doc_stride": None}
 
 
 def _documents(args: argparse.Namespace, types: list[str]) -> list[Document]:

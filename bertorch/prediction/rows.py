@@ -9,12 +9,16 @@ from typing import Any
 
 import numpy as np
 from loguru import logger
+from torch import Tensor
 
-from bertorch.data.files import as_stream
+from bertorch.data.files import as_stream, read_labels
 from bertorch.data.rows import Row, read_rows
+from bertorch.data.tags import parse_tag
 from bertorch.data.tokenizing import TextEncoder, load_tokenizer
 from bertorch.encoder.config import load_config
+from bertorch.encoder.weights import find_weights, read_weights
 from bertorch.errors import UserError
+from bertorch.heads.original import original_task
 from bertorch.heads.sentence_directory import MODULES
 from bertorch.prediction.description import check_labels, is_text
 from bertorch.training.checkpoints import write_whole
@@ -46,6 +50,11 @@ def task_of(args: argparse.Namespace, directory: Path, description: dict[str, An
         return task
     if args.pooling_mode is not None or (directory / MODULES).is_file():
         return "sentence_vectors"
+    tensors = original_weights(args, directory)
+    if tensors is not None:
+        task = original_task(tensors)
+        tags = task == "classification" and args.label_file is not None and all(map(parse_tag, read_labels(args.label_file)))
+        return "entities" if tags else task
     architectures = _config(directory).get("architectures")
     architecture = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
     tasks = {
@@ -53,6 +62,16 @@ def task_of(args: argparse.Namespace, directory: Path, description: dict[str, An
         "ForPreTraining": "language_model",
     }  # fmt: skip
     return next((task for name, task in tasks.items() if architecture.endswith(name)), "classification")
+
+
+def original_weights(args: argparse.Namespace, directory: Path) -> dict[str, Tensor] | None:
+    """The checkpoint to predict with, where it is one of the original bertorch."""
+    path = Path(args.init_from_ckpt or directory)
+    path = find_weights(path) if path.is_dir() else path
+    if path is None or path.suffix != ".bin" or not path.is_file():
+        return None
+    tensors = read_weights(path)
+    return tensors if original_task(tensors) is not None else None
 
 
 def _config(directory: Path) -> dict[str, Any]:
@@ -134,6 +153,8 @@ def config_labels(directory: Path) -> list[str]:
     """The labels that transformers keeps in ``config.json``."""
     config = _config(directory)
     id2label = config.get("id2label")
+    if isinstance(id2label, list):  # of the original bertorch
+        id2label = {str(index): label for index, label in enumerate(id2label)}
     if not isinstance(id2label, dict) or sorted(id2label) != sorted(str(index) for index in range(len(id2label))):
         raise UserError(
             f"{directory}: config.json names no labels (id2label); give them with --label_file, "

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from loguru import logger
 from scipy.special import softmax
 from torch import Tensor
 
@@ -52,7 +53,9 @@ _QUERY_BLOCK = 1_024
 
 def predict_sentences(args: argparse.Namespace, directory: Path, description: dict[str, Any], processes: Processes) -> None:
     """Vectors of texts, cosines or classes of pairs, or the most similar lines of ``--corpus``."""
-    sentence, length = _load(args, directory)
+    sentence, length = _load(args, directory, description)
+    if args.output_emb_size not in (None, sentence.output_size):
+        raise UserError(f"--output_emb_size {args.output_emb_size}: this model's vectors have width {sentence.output_size}")
     sentence.to(processes.device)
     sentence.normalize = sentence.normalize or args.normalize
     encoder = text_encoder(args, transformer_directory(directory), description, length)
@@ -93,12 +96,17 @@ class _Task:
         return compute(self.sentence, self.sentence, samples, *how)
 
 
-def _load(args: argparse.Namespace, directory: Path) -> tuple[SentenceEncoder, int | None]:
-    if (directory / MODULES).is_file() and args.pooling_mode is None and args.init_from_ckpt is None:
+def _load(args: argparse.Namespace, directory: Path, description: dict[str, Any]) -> tuple[SentenceEncoder, int | None]:
+    in_parts = (directory / MODULES).is_file()
+    if in_parts and args.pooling_mode is None and args.init_from_ckpt is None:
         return load_sentence_encoder(directory)
-    if args.pooling_mode is None:
+    mode = args.pooling_mode
+    if mode is None and (in_parts or description):
         raise UserError("--init_from_ckpt gives an encoder; say how its vectors are made, with --pooling_mode mean for one")
-    return plain_sentence_encoder(directory, args.pooling_mode, args.init_from_ckpt), None
+    if mode is None:
+        mode = "linear"
+        logger.info(f"{args.init_from_ckpt or directory}: of the original bertorch; --pooling_mode linear, its default")
+    return plain_sentence_encoder(directory, mode, args.init_from_ckpt), None
 
 
 def _kind_of_rows(args: argparse.Namespace, piped: bytes) -> str:
