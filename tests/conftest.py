@@ -11,6 +11,8 @@ import transformers
 from loguru import logger
 from transformers import BertTokenizer
 
+from tests.processes import pytest_configure, pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown  # noqa: F401
+
 torch.set_num_threads(1)
 
 _SIZES = {

@@ -2,11 +2,12 @@
 
 import ast
 import importlib
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.processes import finished
 
 ROOT = Path(__file__).parents[1]
 FILES = [path for folder in (".", "scripts", "benchmarks") for path in sorted((ROOT / folder).glob("*.py"))]
@@ -33,4 +34,5 @@ def test_the_collector_is_left_as_it_was():
         "import gc, bertorch; assert gc.isenabled()",
         "import gc; gc.disable(); import bertorch; assert not gc.isenabled()",
     ):
-        subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+        done = finished([sys.executable, "-c", code], cwd=ROOT)
+        assert done.returncode == 0, done.stderr

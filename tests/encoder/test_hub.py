@@ -4,7 +4,6 @@ import hashlib
 import json
 import shutil
 import socket
-import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from bertorch.encoder import load_encoder
 from bertorch.encoder.hub import local_directory
 from bertorch.errors import UserError
+from tests.processes import finished
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -37,9 +37,7 @@ print(json.dumps(answers))
 
 def ask(names: list[str], environment: dict[str, str]) -> dict[str, list[str]]:
     """What ``local_directory`` answers to each name: ``["directory", path]`` or ``["error", message]``."""
-    done = subprocess.run(
-        [sys.executable, "-c", CLIENT, *names], env=environment, capture_output=True, text=True, timeout=120
-    )
+    done = finished([sys.executable, "-c", CLIENT, *names], env=environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

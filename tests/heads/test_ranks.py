@@ -1,11 +1,8 @@
 """Losses that compare the rows of a batch: the same on any number of ranks, chunked or not, as on one process."""
 
-import os
-import subprocess
 import sys
 from functools import cache
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +14,8 @@ from torch import Tensor, nn
 from bertorch.data.batching import collate, pack
 from bertorch.data.tokenizing import TextEncoder, load_tokenizer
 from tests.heads.ranks_worker import ALONE, CHUNKS, GATHERED, Case
-
-ROOT = Path(__file__).parents[2]
+from tests.processes import finished
+from tests.scripts.launch import ROOT, environment
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +37,7 @@ def on_ranks(request, directory, tmp_path_factory) -> tuple[int, dict[str, Tenso
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(request.param),
         "tests/heads/ranks_worker.py", directory, str(out),
     ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=150)
+    done = finished(command, cwd=ROOT, env=environment())
     assert done.returncode == 0, done.stderr
     return request.param, load_file(out)
 

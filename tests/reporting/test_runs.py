@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
 import tempfile
 
 import pytest
@@ -14,6 +13,7 @@ from bertorch.reporting.comparison import as_markdown, as_text, as_tsv, comparis
 from bertorch.reporting.page import Html, number, page, table, tag
 from bertorch.reporting.report import report_finished, write_report
 from bertorch.reporting.runs import differing_flags, find_runs, read_run
+from tests.processes import finished
 
 HOSTILE = "<script>alert(1)</script>\"'&<img src=http://x.y/z onerror=alert(1)>"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -289,10 +289,9 @@ def test_on_a_phone(tmp_path):
     })) }"""
     (tmp_path / "phone.html").write_text(f"<!doctype html><title></title>{frames}<script>{measure}</script>")
     with tempfile.TemporaryDirectory() as profile:
-        done = subprocess.run(
+        done = finished(
             [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
-             "--allow-file-access-from-files", f"--user-data-dir={profile}", "--dump-dom", str(tmp_path / "phone.html")],
-            capture_output=True, text=True, timeout=120,
+             "--allow-file-access-from-files", f"--user-data-dir={profile}", "--dump-dom", str(tmp_path / "phone.html")]
         )  # fmt: skip
     title = re.search("<title>(.*?)</title>", done.stdout)
     assert title, done.stderr

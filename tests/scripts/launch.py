@@ -5,10 +5,13 @@ import os
 import runpy
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+
+from tests.processes import finished, started
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "data"
@@ -59,21 +62,12 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
-def start(script: str, flags: list[str], processes: int = 0, **kwargs) -> subprocess.Popen:
-    return subprocess.Popen(
-        command(script, flags, processes),
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **kwargs,
-    )
+def start(script: str, flags: list[str], processes: int = 0, **kwargs) -> AbstractContextManager[subprocess.Popen]:
+    return started(command(script, flags, processes), env=environment(), **kwargs)
 
 
 def run(script: str, flags: list[str], processes: int = 0, launcher: str = "run", **kwargs) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        command(script, flags, processes, launcher), env=environment(), capture_output=True, text=True, timeout=150, **kwargs
-    )
+    return finished(command(script, flags, processes, launcher), env=environment(), **kwargs)
 
 
 def journal(saved_dir: Path, kind: str) -> list[dict]:

@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors.torch import load_file
 from bertorch.encoder import Encoder
 from bertorch.heads.classifier import load_trained_classifier
 from bertorch.training.checkpoints import latest_state
+from tests.processes import PATIENCE, finished, started
 from tests.scripts.launch import ROOT, assert_same_model, call, command, complaint, environment, run, start, training_flags
 from tests.training.mounts import needs_mounts
 
@@ -108,7 +108,7 @@ def test_out_of_memory_is_one_line_with_what_to_lower(small_encoder, tmp_path, m
 
 # Disks
 
-# Mount a disk of $1 on $2, run the rest there, copy what it left to $3. `watch` is run beside it.
+# Mount a disk of $1 on $2, run the rest there, copy what it left to $3.
 ON_A_DISK = """
 size=$1 place=$2 copy=$3; shift 3
 mount -t tmpfs -o size=$size none "$place" || exit 99
@@ -116,21 +116,36 @@ mount -t tmpfs -o size=$size none "$place" || exit 99
 "$@"; code=$?
 cp -r "$place/." "$copy"; exit $code
 """
+# Run a script, and a shell's command as soon as the state of step 10 is saved: nothing depends on which of two is faster.
+AFTER_STEP_10 = """
+import runpy, subprocess, sys
+from bertorch.training import run
+befalls, sys.argv = sys.argv[1], sys.argv[2:]
+def save_state(directory, step, *rest, save=run.save_state):
+    save(directory, step, *rest)
+    if step == 10:
+        subprocess.run(["sh", "-c", befalls], check=True)
+run.save_state = save_state
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
-def on_a_disk(size, place, copy, script, flags, watch=""):
+def on_a_disk(size, place, copy, command, first=""):
     place.mkdir(), copy.mkdir()
-    shell = ["unshare", "-rm", "sh", "-c", ON_A_DISK % watch, "sh", str(size), str(place), str(copy)]
-    return subprocess.run([*shell, *command(script, flags)], env=environment(), capture_output=True, text=True, timeout=150)
+    shell = ["unshare", "-rm", "sh", "-c", ON_A_DISK % first, "sh", str(size), str(place), str(copy)]
+    return finished([*shell, *command], env=environment())
+
+
+def befallen(befalls, flags):
+    return [sys.executable, "-c", AFTER_STEP_10, befalls, str(ROOT / "run_classifier.py"), *flags]
 
 
 @needs_mounts
 def test_a_disk_that_becomes_full_keeps_what_was_saved(small_encoder, tmp_path):
     place, copy = tmp_path / "disk", tmp_path / "copy"
-    flags = training_flags(small_encoder, place / "out", **SMALL | {"epochs": 50})
-    watch = f"""(while ! [ -d "{place}/out/training_state/step-00000010" ]; do sleep 0.05; done
-        head -c 100m /dev/zero >"{place}/something") 2>/dev/null &"""
-    done = on_a_disk("20m", place, copy, "run_classifier.py", flags, watch)
+    flags = training_flags(small_encoder, place / "out", **SMALL)
+    full = f'head -c 100m /dev/zero >"{place}/something" 2>/dev/null || true'
+    done = on_a_disk("20m", place, copy, befallen(full, flags))
     assert done.returncode == 2, done.stderr
     said = complaint(done.stderr)
     assert "No space left on device); what was saved before is kept" in said and str(place) in said
@@ -142,22 +157,21 @@ def test_a_disk_that_becomes_full_keeps_what_was_saved(small_encoder, tmp_path):
 
 @needs_mounts
 def test_a_disk_that_becomes_read_only_keeps_what_was_saved(small_encoder, tmp_path):
+    """Mounted once more, read-only, over itself: the system refuses to change a disk while a file of it is being written."""
     place, copy = tmp_path / "disk", tmp_path / "copy"
-    flags = training_flags(small_encoder, place / "out", **SMALL | {"epochs": 50})
-    watch = f"""(while ! [ -d "{place}/out/training_state/step-00000010" ]; do sleep 0.05; done
-        while ! mount -o remount,ro "{place}"; do sleep 0.01; done) 2>/dev/null &"""
-    done = on_a_disk("100m", place, copy, "run_classifier.py", flags, watch)
+    flags = training_flags(small_encoder, place / "out", **SMALL)
+    done = on_a_disk("100m", place, copy, befallen(f'mount --bind -o ro "{place}" "{place}"', flags))
     assert done.returncode == 2, done.stderr
     said = complaint(done.stderr)
     assert "Read-only file system" in said and str(place) in said
-    assert_loadable(copy / "out")
+    assert assert_loadable(copy / "out").name == "step-00000010"
 
 
 @needs_mounts
 def test_a_read_only_directory_is_refused_before_the_training(small_encoder, tmp_path):
     place, copy = tmp_path / "disk", tmp_path / "copy"
     flags = training_flags(small_encoder, place / "out", **SMALL)
-    done = on_a_disk("1m", place, copy, "run_classifier.py", flags, f'mount -o remount,ro "{place}"')
+    done = on_a_disk("1m", place, copy, command("run_classifier.py", flags), f'mount -o remount,ro "{place}"')
     assert done.returncode == 2
     assert "cannot be written to" in complaint(done.stderr)
     assert "global step" not in done.stderr
@@ -167,7 +181,7 @@ def test_a_read_only_directory_is_refused_before_the_training(small_encoder, tmp
 def test_a_full_disk_for_the_cache_is_no_obstacle(small_encoder, tmp_path):
     place, copy = tmp_path / "disk", tmp_path / "copy"
     flags = training_flags(small_encoder, tmp_path / "out", cache_dir=place / "cache")
-    done = on_a_disk("8k", place, copy, "run_classifier.py", flags)
+    done = on_a_disk("8k", place, copy, command("run_classifier.py", flags))
     assert done.returncode == 0, done.stderr
     assert "the token cache cannot be written" in done.stderr
     assert not list((copy / "cache").glob("*"))
@@ -178,8 +192,8 @@ def test_a_full_disk_for_the_cache_is_no_obstacle(small_encoder, tmp_path):
 
 def rank_pid(launchers, rank):
     """The process of this rank, among the launchers' children."""
-    deadline = time.time() + 60
-    while time.time() < deadline:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
         for launcher in launchers:
             for pid in Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split():
                 with contextlib.suppress(OSError):  # gone meanwhile
@@ -199,13 +213,11 @@ def wait_for(path, process):
 def test_when_a_rank_dies_the_others_end_with_one_line(small_encoder, tmp_path, rank):
     saved_dir = tmp_path / "out"
     flags = training_flags(small_encoder, saved_dir, **SMALL | {"epochs": 200})
-    process = start("run_classifier.py", flags, processes=2)
-    wait_for(saved_dir / "training_state" / "step-00000005", process)
-    os.kill(rank_pid([process], rank), signal.SIGKILL)
-    killed = time.time()
-    _, error = process.communicate(timeout=60)
+    with start("run_classifier.py", flags, processes=2) as process:
+        wait_for(saved_dir / "training_state" / "step-00000005", process)
+        os.kill(rank_pid([process], rank), signal.SIGKILL)
+        _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
-    assert time.time() - killed < 60
     said = [line for line in error.splitlines() if line.startswith("run_classifier.py: ")]
     who = "rank 1: " if rank == 0 else ""
     assert len(said) == 1 and said[0].startswith(f"run_classifier.py: {who}another process of the run has ended"), error
@@ -216,10 +228,7 @@ def test_a_restart_does_not_remove_what_the_run_has_saved(small_encoder, undistu
     saved_dir = tmp_path / "out"
     shutil.copytree(undisturbed, saved_dir)
     flags = training_flags(small_encoder, saved_dir, **SMALL, overwrite=True)
-    done = subprocess.run(
-        command("run_classifier.py", flags), env={**environment(), "TORCHELASTIC_RESTART_COUNT": "1"},
-        capture_output=True, text=True,
-    )  # fmt: skip
+    done = finished(command("run_classifier.py", flags), env={**environment(), "TORCHELASTIC_RESTART_COUNT": "1"})
     assert done.returncode == 2
     assert "start it with --resume" in complaint(done.stderr)
     assert_same_model(saved_dir, undisturbed)
@@ -232,27 +241,29 @@ def free_port():
         return unused.getsockname()[1]
 
 
+@contextlib.contextmanager
 def machines(small_encoder, saved_dir, caches, *launch, **flags):
     """Start two launchers of one process each, as on two machines that share ``saved_dir`` and nothing else."""
     script = [str(ROOT / "run_classifier.py"), *training_flags(small_encoder, saved_dir, **SMALL, **flags)]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1", *launch]
-    return [
-        subprocess.Popen(
-            [*launch, "--node_rank", str(node), *script],
-            env={**environment(), "BERTORCH_CACHE": str(cache), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for node, cache in enumerate(caches)
-    ]  # fmt: skip
+    env = {**environment(), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                started([*launch, "--node_rank", str(node), *script], env={**env, "BERTORCH_CACHE": str(cache)})
+            )
+            for node, cache in enumerate(caches)
+        ]
 
 
 def test_two_machines_train_as_one(small_encoder, undisturbed, tmp_path, free_port):
     saved_dir, caches = tmp_path / "out", [tmp_path / "cache-0", tmp_path / "cache-1"]
     address = ["--master_addr", "127.0.0.1", "--master_port", str(free_port)]
-    for node, process in enumerate(machines(small_encoder, saved_dir, caches, *address)):
-        _, error = process.communicate(timeout=150)
-        assert process.returncode == 0, error
-        assert ("saved the model" in error) is (node == 0)
+    with machines(small_encoder, saved_dir, caches, *address) as launchers:
+        for node, process in enumerate(launchers):
+            _, error = process.communicate(timeout=PATIENCE)
+            assert process.returncode == 0, error
+            assert ("saved the model" in error) is (node == 0)
     assert all(list(cache.iterdir()) for cache in caches)
     assert_same_model(saved_dir, undisturbed)
 
@@ -269,10 +280,10 @@ def test_two_machines_start_again_when_one_loses_its_process(small_encoder, undi
         "--max-restarts",
         "3",
     ]
-    launchers = machines(small_encoder, saved_dir, caches, *meeting, resume=True)
-    wait_for(saved_dir / "training_state" / "step-00000005", launchers[0])
-    os.kill(rank_pid(launchers, 1), signal.SIGKILL)
-    errors = [launcher.communicate(timeout=150)[1] for launcher in launchers]
+    with machines(small_encoder, saved_dir, caches, *meeting, resume=True) as launchers:
+        wait_for(saved_dir / "training_state" / "step-00000005", launchers[0])
+        os.kill(rank_pid(launchers, 1), signal.SIGKILL)
+        errors = [launcher.communicate(timeout=PATIENCE)[1] for launcher in launchers]
     assert [launcher.returncode for launcher in launchers] == [0, 0], errors
     assert sum(error.count("resumed from") for error in errors) == 1
     assert_same_model(saved_dir, undisturbed)

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from bertorch.heads.classifier import load_trained_classifier
+from tests.processes import PATIENCE
 from tests.scripts.launch import REVIEWS, assert_same_model, call, run, start, training_flags
 
 FLAGS = {
@@ -49,10 +50,10 @@ def wait_for_step(process, step):
 def test_a_signal_saves_a_resumable_state(small_encoder, undisturbed, tmp_path, number, monkeypatch):
     saved_dir = tmp_path / "out"
     flags = training_flags(small_encoder, saved_dir, **FLAGS)
-    process = start("run_classifier.py", flags)
-    wait_for_step(process, 33)
-    process.send_signal(number)
-    _, error = process.communicate(timeout=60)
+    with start("run_classifier.py", flags) as process:
+        wait_for_step(process, 33)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + number
     assert f"stopped by {number.name} at global step" in error.splitlines()[-1]
     assert "Traceback" not in error
@@ -69,11 +70,10 @@ def test_killed_at_random_moments_it_always_loads_and_ends_the_same(small_encode
     flags = [*training_flags(small_encoder, saved_dir, **FLAGS), "--resume"]
     moments = random.Random(0)
     for step in (9, 60, 120):
-        process = start("run_classifier.py", flags)
-        wait_for_step(process, step)
-        time.sleep(moments.uniform(0, 0.3))
-        process.kill()
-        process.communicate()
+        with start("run_classifier.py", flags) as process:
+            wait_for_step(process, step)
+            time.sleep(moments.uniform(0, 0.3))
+            process.kill()
         if (saved_dir / "model.safetensors").exists():
             load_trained_classifier(saved_dir, 2)
     done = run("run_classifier.py", flags)
@@ -86,10 +86,10 @@ def test_two_processes_stop_together_and_resume(small_encoder, tmp_path):
     flags = {**FLAGS, "epochs": 3, "device": "cpu"}
     done = run("run_classifier.py", training_flags(small_encoder, tmp_path / "whole", **flags), processes=2)
     assert done.returncode == 0, done.stderr
-    process = start("run_classifier.py", training_flags(small_encoder, tmp_path / "parts", **flags), processes=2)
-    wait_for_step(process, 10)
-    process.terminate()  # torchrun passes it on
-    _, error = process.communicate(timeout=90)
+    with start("run_classifier.py", training_flags(small_encoder, tmp_path / "parts", **flags), processes=2) as process:
+        wait_for_step(process, 10)
+        process.terminate()  # torchrun passes it on
+        _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
     assert error.count("--resume goes on from there") == 1
     flags = [*training_flags(small_encoder, tmp_path / "parts", **flags), "--resume"]

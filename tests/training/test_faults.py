@@ -15,6 +15,7 @@ from bertorch.checksums import compare_checksums, write_checksums
 from bertorch.encoder.weights import read_weights, write_weights
 from bertorch.errors import UserError
 from bertorch.training.checkpoints import latest_state, load_state, save_state
+from tests.processes import finished
 from tests.scripts.launch import ROOT, environment
 from tests.training.mounts import needs_mounts
 
@@ -25,7 +26,7 @@ can_trace = (
 
 def broken_writer(*flags, before=()):
     command = [*before, sys.executable, "-m", "tests.training.broken_writer", *flags]
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    done = finished(command, cwd=ROOT, env=environment())
     assert done.returncode == 0, done.stderr
     return done.stdout
 

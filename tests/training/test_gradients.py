@@ -1,19 +1,16 @@
 """N ranks, or k accumulated batches, give the gradient of the one big batch."""
 
 import json
-import os
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.processes import finished
+from tests.scripts.launch import ROOT, environment
 from tests.training.gradient_worker import descend
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +52,7 @@ def on_ranks(processes, encoder, data, out, batch_size, accumulation, epsilon=0.
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes),
         "tests/training/gradient_worker.py", *map(str, (encoder, data, out, batch_size, accumulation, epsilon)),
     ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
+    done = finished(command, cwd=ROOT, env=environment())
     assert done.returncode == 0, done.stderr
 
 

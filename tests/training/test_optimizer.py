@@ -1,7 +1,6 @@
 """Parameter groups, LAMB against its algorithm, and clipping against PyTorch's."""
 
 import copy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bertorch.training.optimizer import Lamb, make_optimizer, scale_and_clip
+from tests.processes import finished
 
 
 class Model(nn.Module):
@@ -306,4 +306,5 @@ for kind in (AdamW, torch.optim.AdamW):
 assert torch.equal(ours, theirs) and state["param_groups"] == expected["param_groups"]
 assert all(torch.equal(state["state"][0][name], value) for name, value in expected["state"][0].items())
 """
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+    done = finished([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
