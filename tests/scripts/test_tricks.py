@@ -1,6 +1,5 @@
-"""The training tricks on every script: they train, they save what they say, and what does not fit is refused in one line."""
+"""Training tricks: averages are resumed, and what does not fit is refused. What they do is tested in test_wiring.py."""
 
-import json
 import random
 
 import pytest
@@ -30,34 +29,9 @@ def tasks(tmp_path_factory):
     }
 
 
-SCRIPTS = ("run_classifier.py", "run_sentencebert.py", "run_simcse.py", "run_batchneg.py", "run_ner.py", "run_mrc.py",
-           "run_pretraining.py")  # fmt: skip
-
-
 def short(encoder, saved_dir, **flags):
     values = {"pretrained_model_name_or_path": encoder, "saved_dir": saved_dir, "max_steps": 2, "logging_steps": 1}
     return as_flags(**{**values, "batch_size": 8, "device": "cpu", "learning_rate": 1e-3, "seed": 3, **flags})
-
-
-def first_loss(saved_dir):
-    return journal(saved_dir, "train")[0]["loss"]
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_every_script_has_them(tasks, script, small_encoder, tmp_path, monkeypatch):
-    plain = short(small_encoder, tmp_path / "plain", **tasks[script])
-    assert call(script, plain, monkeypatch) == 0
-    tricks = {"fgm_epsilon": 1.0, "r_drop_weight": 4.0, "ema_decay": 0.9, "layer_decay": 0.8}
-    assert call(script, short(small_encoder, tmp_path / "tricks", **tasks[script], **tricks), monkeypatch) == 0
-    assert first_loss(tmp_path / "tricks") != first_loss(tmp_path / "plain")
-    frozen = {"freeze_embeddings": True}
-    assert call(script, short(small_encoder, tmp_path / "frozen", **tasks[script], **frozen), monkeypatch) == 0
-    saved = {name: load_file(tmp_path / name / "model.safetensors") for name in ("plain", "tricks", "frozen")}
-    words = next(name for name in saved["plain"] if name.endswith("word_embeddings.weight"))
-    top = next(name for name in saved["plain"] if name.endswith("layer.0.output.dense.weight"))
-    assert not torch.equal(saved["plain"][words], saved["tricks"][words])
-    assert not torch.equal(saved["plain"][words], saved["frozen"][words])  # those it began with
-    assert not torch.equal(saved["plain"][top], saved["frozen"][top])
 
 
 def test_averages_are_evaluated_saved_and_resumed(small_encoder, tmp_path, monkeypatch):
@@ -106,21 +80,3 @@ def test_what_does_not_fit_is_refused(tasks, script, given, said, small_encoder,
     error = capsys.readouterr().err
     assert said in error and "Traceback" not in error
     assert not (tmp_path / "out" / "model.safetensors").exists()
-
-
-@pytest.mark.parametrize(
-    "flags", [{"label_smoothing": 0.1}, {"focal_gamma": 2}, {"class_weights": "balanced"}, {"dropout_samples": 3}]
-)
-@pytest.mark.parametrize("script", ["run_classifier.py", "run_ner.py"])
-def test_losses_over_classes(tasks, script, flags, small_encoder, tmp_path, monkeypatch):
-    """At the first step, before anything is learnt: smoothing changes little, a focal term (1/n of n classes) much."""
-    losses = []
-    for name, given in (("plain", {}), ("trick", flags)):
-        assert call(script, short(small_encoder, tmp_path / name, max_steps=1, **tasks[script], **given), monkeypatch) == 0
-        losses.append(first_loss(tmp_path / name))
-        description = json.loads((tmp_path / name / "bertorch.json").read_text(encoding="utf-8"))
-        assert "labels" in description
-    if "focal_gamma" in flags:
-        assert losses[1] < 0.98 * losses[0]
-    else:
-        assert losses[1] == pytest.approx(losses[0], rel=0.25) and losses[1] != losses[0]

@@ -16,7 +16,7 @@ from bertorch.heads.classifier import load_classifier
 from bertorch.training import run as run_module
 from bertorch.training.process_group import run_script, set_seed, start_processes
 from bertorch.training.run import Run
-from bertorch.training.tricks import adversarial_step
+from bertorch.training.step import train_step
 
 
 def descend(model_dir, data, out, batch_size, accumulation, epsilon=0.0):
@@ -27,6 +27,7 @@ def descend(model_dir, data, out, batch_size, accumulation, epsilon=0.0):
         eval_steps=1000, resume=False, overwrite=True, tensorboard=False, save_best_model=False, metric="accuracy",
         early_stopping_patience=None, gradient_checkpointing=False, compile=False, optimizer="adamw",
         group_by_length=False, freeze_embeddings=False, freeze_layers=0, layer_decay=1.0, ema_decay=0.0,
+        fgm_epsilon=epsilon, r_drop_weight=0.0,
     )  # fmt: skip
     processes = start_processes(args)
     encoder = TextEncoder(load_tokenizer(model_dir), 64)
@@ -41,10 +42,7 @@ def descend(model_dir, data, out, batch_size, accumulation, epsilon=0.0):
     try:
         run = Run(args, model, samples, processes, encoder.tokenizer, {"task": "classification"})
         for batch in run.batches():
-            run.backward(run.model(batch))
-            if epsilon:
-                adversarial_step(run, batch, epsilon)
-            run.step()
+            train_step(run, batch)
     finally:
         run_module.make_optimizer = original
     if processes.is_main:
