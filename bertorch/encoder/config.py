@@ -200,8 +200,15 @@ def _shown(value: Any) -> str:
     return repr(value)[:60]
 
 
+def config_path(directory: str | Path) -> Path:
+    """``config.json`` of a model directory, or ``bert_config.json``, Google's name for it, where only that is there."""
+    path = Path(directory) / "config.json"
+    googles = path.with_name("bert_config.json")
+    return googles if googles.is_file() and not path.is_file() else path
+
+
 def load_config(directory: str | Path) -> EncoderConfig:
-    """Read ``config.json`` of a model directory.
+    """Read the configuration of a model directory, ``config_path``.
 
     A config that says ``roberta`` beside a WordPiece ``vocab.txt`` is a Chinese RoBERTa and so a BERT: those checkpoints
     were trained with BERT's code and count positions from 0.
@@ -209,7 +216,7 @@ def load_config(directory: str | Path) -> EncoderConfig:
     Raises:
         UserError: no ``config.json``, not JSON, or a model this encoder cannot be.
     """
-    path = Path(directory) / "config.json"
+    path = config_path(directory)
     if not path.is_file():
         remedy = "a model directory holds config.json, a vocabulary and weights"
         if (path.parent / "pytorch_model.bin").is_file():  # a checkpoint of the original bertorch

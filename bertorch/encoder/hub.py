@@ -1,11 +1,21 @@
 """From a name to a local model directory: a folder here, or a repository of the Hugging Face hub."""
 
+import contextlib
+import hashlib
+import os
+import shutil
 from pathlib import Path
 
+from loguru import logger
+
+from bertorch.cache import cache_root
+from bertorch.encoder.config import config_path, read_config
 from bertorch.encoder.weights import WEIGHT_FILES, find_weights
 from bertorch.errors import UserError
 
 _SMALL_FILES = ["*.json", "*.txt", "*.model"]  # configuration, tokenizer, weight indices
+_CONFIGS = ("config.json", "bert_config.json")
+_VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "tokenizer.json", "spiece.model", "sentencepiece.bpe.model")
 
 
 def local_directory(name_or_path: str) -> Path:
@@ -18,6 +28,8 @@ def local_directory(name_or_path: str) -> Path:
     """
     path = Path(name_or_path).expanduser()
     if path.is_dir():
+        if config_path(path).name != "config.json":
+            logger.info(f"{path}: no config.json; {config_path(path).name} is read in its place")
         return path
     if path.exists():
         raise UserError(f"{name_or_path}: a file; give the directory that holds config.json, vocabulary and weights")
@@ -59,3 +71,66 @@ def _from_hub(repo_id: str) -> Path:
             "or set HF_ENDPOINT to a mirror you can reach"
         ) from None
     return directory
+
+
+def renamed_directory(
+    directory: Path,
+    config_file: str | Path | None,
+    vocab_file: str | Path | None,
+    cache_dir: str | Path | None = None,
+) -> Path:
+    """A directory of links, in the cache, where configuration and vocabulary of a model have their standard names.
+
+    Args:
+        directory: of the model.
+        config_file: what to take for ``config.json``: a path, or the name of a file in ``directory``.
+        vocab_file: what to take for the vocabulary, likewise: a ``vocab.txt``, SentencePiece's ``.model`` or a
+            ``tokenizer.json``, told apart by their endings. The vocabulary that ``directory`` has is left out.
+        cache_dir: None takes ``BERTORCH_CACHE`` or ``~/.cache/bertorch``.
+
+    Returns:
+        It; ``directory`` itself where both files are None.
+
+    Raises:
+        UserError: no such file, or a configuration that is none.
+    """
+    if config_file is None and vocab_file is None:
+        return directory
+    links = {path.name: path.resolve() for path in directory.iterdir() if not path.name.startswith(".")}
+    if config_file is not None:
+        path = _named_file("config_file", config_file, directory)
+        read_config(path)  # what is wrong with it is said of the file that was named
+        links = {name: target for name, target in links.items() if name not in _CONFIGS} | {"config.json": path}
+    if vocab_file is not None:
+        path = _named_file("vocab_file", vocab_file, directory)
+        name = {".json": "tokenizer.json", ".model": "spiece.model"}.get(Path(vocab_file).suffix, "vocab.txt")
+        config = links.get("config.json", config_path(directory))
+        if name == "spiece.model" and read_config(config).model_type == "xlm-roberta":
+            name = "sentencepiece.bpe.model"
+        links = {name: target for name, target in links.items() if name not in _VOCABULARIES} | {name: path}
+    listed = "\n".join(f"{name}\t{target}" for name, target in sorted(links.items()))
+    key = hashlib.blake2b(listed.encode(errors="surrogateescape"), digest_size=16).hexdigest()
+    renamed = cache_root(cache_dir) / "renamed" / key
+    if not renamed.is_dir():
+        unfinished = renamed.with_name(f".{key}.{os.getpid()}.tmp")
+        try:
+            unfinished.mkdir(parents=True)
+            for name, target in links.items():
+                (unfinished / name).symlink_to(target)
+            with contextlib.suppress(FileExistsError):  # another process was faster
+                unfinished.rename(renamed)
+        except OSError as error:
+            if not renamed.is_dir():
+                raise UserError(f"{renamed}: cannot be written ({error.strerror or error})") from None
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    logger.info(f"{directory}: read by links in {renamed}")
+    return renamed
+
+
+def _named_file(flag: str, name: str | Path, directory: Path) -> Path:
+    paths = (Path(name).expanduser(), directory / name)
+    found = next((path for path in paths if path.is_file()), None)
+    if found is None:
+        raise UserError(f"--{flag} {name}: no such file, neither here nor in {directory}")
+    return found.resolve()

@@ -89,19 +89,25 @@ def convert_checkpoint(
     return directory
 
 
-def converted_directory(path: str | Path, cache_dir: str | Path | None = None) -> Path:
+def converted_directory(
+    path: str | Path,
+    cache_dir: str | Path | None = None,
+    config_file: str | Path | None = None,
+    vocab_file: str | Path | None = None,
+) -> Path:
     """``convert_checkpoint`` into the cache, once for each content: the Hugging Face directory there.
 
     Several processes may do it at once; the first to end is the one whose directory all use.
 
     Args:
-        path: of a checkpoint, with configuration and vocabulary beside it.
+        path: of a checkpoint.
         cache_dir: None takes ``BERTORCH_CACHE`` or ``~/.cache/bertorch``.
+        config_file, vocab_file: as ``convert_checkpoint``.
 
     Raises:
         UserError: as ``convert_checkpoint``.
     """
-    files = _find_files(path, None, None)
+    files = _find_files(path, config_file, vocab_file)
     prefix, config, vocabulary = files
     key = hashlib.blake2b(f"{_VERSION}|{_lower_case(files, read_json_object(config), None)}".encode(), digest_size=16)
     for file in (Path(f"{prefix}.index"), config, vocabulary):
@@ -150,7 +156,7 @@ def _find_files(checkpoint: str | Path, config_file: str | Path | None, vocab_fi
         prefix = path.with_name(re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", path.name))
         if not Path(f"{prefix}.index").is_file():
             raise UserError(f"{checkpoint}: no TensorFlow checkpoint; there is no {prefix}.index")
-    folder, remedy = prefix.parent, "name it with --{}_file of scripts/convert_tf_checkpoint.py"
+    folder, remedy = prefix.parent, "name it with --{}_file"
     configs = [path for path in folder.glob("*config*.json") if path.name != "tokenizer_config.json"]
     vocabularies = [*folder.glob("*vocab*.txt"), *folder.glob("*.model")]
     config = Path(config_file or _only(configs, folder, "*config*.json", remedy.format("config"))).expanduser()

@@ -9,7 +9,7 @@ from scipy.special import softmax
 
 from bertorch.data.files import read_labels
 from bertorch.data.tokenizing import tokenize
-from bertorch.encoder.config import read_json_object
+from bertorch.encoder.config import config_path, read_json_object
 from bertorch.errors import UserError
 from bertorch.heads.classifier import load_trained_classifier
 from bertorch.inference import compute
@@ -57,7 +57,7 @@ def predict_labels(args: argparse.Namespace, directory: Path, description: dict[
 
 def _check_answers(directory: Path, labels: list[str]) -> None:
     """Raises UserError for a model of transformers whose outputs are not the scores of labels that exclude each other."""
-    kind = read_json_object(directory / "config.json").get("problem_type")
+    kind = read_json_object(config_path(directory)).get("problem_type")
     what = "it has one label, and gives a score" if len(labels) == 1 else None
     if kind == "regression":
         what = what or "its problem_type is regression, and it gives scores"

@@ -15,7 +15,7 @@ from bertorch.data.files import as_stream, read_labels
 from bertorch.data.rows import Row, read_rows
 from bertorch.data.tags import parse_tag
 from bertorch.data.tokenizing import TextEncoder, load_tokenizer
-from bertorch.encoder.config import load_config
+from bertorch.encoder.config import config_path, load_config
 from bertorch.encoder.weights import find_weights, read_weights
 from bertorch.errors import UserError
 from bertorch.heads.original import original_task
@@ -77,7 +77,7 @@ def original_weights(args: argparse.Namespace, directory: Path) -> dict[str, Ten
 def _config(directory: Path) -> dict[str, Any]:
     """``config.json`` as it stands; what is wrong with it is said where it is loaded."""
     load_config(directory)
-    return json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    return json.loads(config_path(directory).read_text(encoding="utf-8"))
 
 
 def standard_input() -> bytes:

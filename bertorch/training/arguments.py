@@ -99,6 +99,14 @@ def training_parser(description: str, rows_of_texts: bool = True, documents: boo
         help="--pretrained_model_name_or_path is a TensorFlow checkpoint of Google's BERT or ALBERT, or of SimBERT",
     )  # fmt: skip
     model.add_argument(
+        "--config_file", default=None,
+        help="the model's configuration, where it is not called config.json: a path, or the name of a file in its directory",
+    )  # fmt: skip
+    model.add_argument(
+        "--vocab_file", default=None,
+        help="the model's vocabulary under another name, likewise: a vocab.txt, SentencePiece's .model or a tokenizer.json",
+    )  # fmt: skip
+    model.add_argument(
         "--init_from_ckpt", default=None, help="start from these weights: a saved directory, .safetensors or .bin file"
     )
     model.add_argument("--gradient_checkpointing", action="store_true", help="save memory, compute activations twice")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bertorch.data.tokenizing import Samples, TextEncoder, load_tokenizer
 from bertorch.encoder.config import load_config
-from bertorch.encoder.hub import local_directory
+from bertorch.encoder.hub import local_directory, renamed_directory
 from bertorch.encoder.tensorflow import converted_directory
 from bertorch.training.arguments import check_training_arguments
 from bertorch.training.checkpoints import check_saved_dir
@@ -29,14 +29,20 @@ def start_training(args: argparse.Namespace) -> Processes:
 def open_model(args: argparse.Namespace, processes: Processes) -> tuple[Path, TextEncoder]:
     """The directory of ``--pretrained_model_name_or_path``, and how it reads texts.
 
-    A model that is named is downloaded, one of ``--from_tf`` is converted into the cache.
+    A model that is named is downloaded, one of ``--from_tf`` is converted into the cache. ``--config_file`` and
+    ``--vocab_file`` stand for the files of standard names.
 
     Raises:
         UserError: no such model, one without positions for ``--max_seq_length``, or with another model's vocabulary.
     """
     name = args.pretrained_model_name_or_path
+    named = (args.config_file, args.vocab_file)
     directory = processes.first_on_each_machine(
-        lambda: converted_directory(name, args.cache_dir) if args.from_tf else local_directory(name)
+        lambda: (
+            converted_directory(name, args.cache_dir, *named)
+            if args.from_tf
+            else renamed_directory(local_directory(name), *named, args.cache_dir)
+        )
     )
     config = load_config(directory)
     config.check_length(args.max_seq_length, directory)

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bertorch.encoder import load_encoder
-from bertorch.encoder.hub import local_directory
+from bertorch.encoder import load_config, load_encoder
+from bertorch.encoder.hub import local_directory, renamed_directory
 from bertorch.errors import UserError
 from tests.processes import finished
 
@@ -206,3 +206,64 @@ def test_unreachable_endpoint(offline_environment):
     endpoint = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": f"http://127.0.0.1:{port}", "NO_PROXY": "127.0.0.1"}
     kind, message = ask(["org/name"], offline_environment | endpoint)["org/name"]
     assert kind == "error" and "org/name" in message and "HF_ENDPOINT" in message and "\n" not in message
+
+
+# Files of other names
+
+
+@pytest.fixture
+def model(tiny_model, tmp_path):
+    return shutil.copytree(tiny_model("bert"), tmp_path / "model")
+
+
+def test_a_config_of_googles_name_is_found(model, messages):
+    expected = load_config(model)
+    (model / "config.json").rename(model / "bert_config.json")
+    assert load_config(local_directory(str(model))) == expected
+    assert messages == [f"{model}: no config.json; bert_config.json is read in its place"]
+    (model / "config.json").write_text(json.dumps({**expected.to_dict(), "hidden_act": "relu"}))
+    assert load_config(model).hidden_act == "relu"  # the standard name comes first
+
+
+def test_links_have_the_standard_names(model, tmp_path):
+    """Named in the directory or elsewhere; the files that the directory has under standard names give way."""
+    (tmp_path / "words.txt").write_text((model / "vocab.txt").read_text())
+    (model / "vocab.txt").write_text("[UNK]")
+    (model / "tokenizer.json").write_text("{}")
+    (model / "small.json").write_text((model / "config.json").read_text())
+    (model / "config.json").write_text("{}")
+    renamed = renamed_directory(model, "small.json", tmp_path / "words.txt", tmp_path / "cache")
+    assert renamed == renamed_directory(model, "small.json", tmp_path / "words.txt", tmp_path / "cache")
+    assert {path.name for path in renamed.iterdir()} >= {"config.json", "vocab.txt", "model.safetensors"}
+    assert not (renamed / "tokenizer.json").exists()
+    assert (renamed / "config.json").read_bytes() == (model / "small.json").read_bytes()
+    assert (renamed / "vocab.txt").read_bytes() == (tmp_path / "words.txt").read_bytes()
+    load_encoder(renamed)
+    assert renamed_directory(model, None, None) == model
+
+
+@pytest.mark.parametrize(
+    ("family", "given", "expected"),
+    [
+        ("bert", "words", "vocab.txt"),
+        ("bert", "t.json", "tokenizer.json"),
+        ("albert", "30k-clean.model", "spiece.model"),
+        ("xlm-roberta", "bpe.model", "sentencepiece.bpe.model"),
+    ],
+)
+def test_the_kind_of_a_vocabulary(family, given, expected, tiny_model, tmp_path):
+    (tmp_path / given).write_text(given)
+    renamed = renamed_directory(tiny_model(family), None, tmp_path / given, tmp_path / "cache")
+    assert (renamed / expected).read_text() == given
+    kept = {"vocab.txt", "tokenizer.json", "spiece.model", "sentencepiece.bpe.model"}
+    assert [path.name for path in renamed.iterdir() if path.name in kept] == [expected]
+
+
+def test_named_files_that_cannot_be_read(model, tmp_path):
+    for flags in (("nowhere.json", None), (None, "nowhere.txt")):
+        name = flags[0] or flags[1]
+        with pytest.raises(UserError, match=f"_file {name}: no such file, neither here nor in {model}"):
+            renamed_directory(model, *flags, tmp_path / "cache")
+    (model / "bad.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"bad\.json: a JSON object is expected"):
+        renamed_directory(model, "bad.json", None, tmp_path / "cache")

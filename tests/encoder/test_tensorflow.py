@@ -586,6 +586,16 @@ def test_converted_by_two_processes_at_once(released, tmp_path, monkeypatch):
 
 
 @BOTH
+def test_one_of_two_configs_is_named(released, tmp_path):
+    folder = released()
+    expected = converted_directory(folder, tmp_path / "cache")
+    (folder / "other_config.json").write_bytes((folder / "bert_config.json").read_bytes())
+    with pytest.raises(UserError, match=r"other_config\.json; name it with --config_file"):
+        converted_directory(folder, tmp_path / "cache")
+    assert converted_directory(folder, tmp_path / "cache", folder / "bert_config.json") == expected
+
+
+@BOTH
 def test_script(released, tmp_path, monkeypatch, capfd):
     folder = released()
     assert call("scripts/convert_tf_checkpoint.py", [str(folder), str(tmp_path / "out"), "--cased"], monkeypatch) == 0
