@@ -11,10 +11,6 @@ from tests.scripts.test_run_mrc import WINDOWS, rows, write_squad
 FLAGS = {
     "run_classifier.py": {"train_data_file": DATA / "reviews/train.tsv", "label_file": DATA / "reviews/labels.txt"},
     "run_sentencebert.py": {"train_data_file": DATA / "graded/train.tsv", "objective": "cosent"},
-        "train_data_file": DATA / "nli/train.tsv",
-        "label_file": DATA / "nli/labels.txt",
-        "is_nli": True,
-    },
     "run_simcse.py": {"train_data_file": DATA / "sentences/train.txt"},
     "run_batchneg.py": {"train_data_file": DATA / "paraphrases/train.tsv"},
     "run_ner.py": {"train_data_file": DATA / "entities/train.jsonl", "label_file": DATA / "entities/labels.txt"},
