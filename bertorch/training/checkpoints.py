@@ -214,8 +214,6 @@ def check_saved_dir(args: argparse.Namespace) -> None:
         UserError: with the two flags that tell.
     """
     directory = Path(args.saved_dir)
-    if directory.exists() and not directory.is_dir():
-        raise UserError(f"--saved_dir {directory}: a file stands there; name a directory")
     if args.overwrite and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
         raise UserError(
             f"torchrun has restarted this run and --overwrite would remove what it saved in {directory}; start it with "
@@ -225,9 +223,6 @@ def check_saved_dir(args: argparse.Namespace) -> None:
         refuse_run(args, directory)
     if args.resume and holds_run(directory) and not (directory / STATES).is_dir():
         raise UserError(f"--saved_dir {directory} holds a model and no training state to resume; name another directory")
-    parent = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
-    if not os.access(parent, os.W_OK):
-        raise UserError(f"--saved_dir {directory}: {parent} cannot be written to")
 
 
 def prepare_saved_dir(directory: Path, overwrite: bool, keep_model: bool = False) -> None:

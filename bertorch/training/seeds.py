@@ -14,7 +14,8 @@ from loguru import logger
 from bertorch.errors import ProcessError, UserError
 from bertorch.reporting.report import report_finished
 from bertorch.training.checkpoints import DESCRIPTION, REPORT, STATES, holds_run, refuse_run, write_all, write_whole
-from bertorch.training.process_group import is_main_process, out_of_memory, start_processes
+from bertorch.training.lock import saved_dir_lock
+from bertorch.training.process_group import Processes, is_main_process, out_of_memory, start_processes
 
 _SUMMARY = "seeds.json"
 
@@ -29,28 +30,35 @@ def for_each_seed(args: argparse.Namespace, train: Callable[[argparse.Namespace]
     At the end of each run its report is written, and for several seeds one that shows them side by side.
 
     Raises:
-        UserError: no development set, a seed twice, or ``saved_dir`` holds a run already.
+        UserError: no development set, a seed twice, or ``saved_dir`` holds a run already, or another run writes there.
     """
-    if args.seeds is None:
-        _train(args, train)
-        if is_main_process():
-            report_finished([args.saved_dir], args.saved_dir)
-        return
-    root = Path(args.saved_dir)
+    if args.seeds is not None:
+        _check_seeds(args)
+    processes = start_processes(args)
+    with saved_dir_lock(Path(args.saved_dir), processes):
+        if args.seeds is None:
+            _train(args, train)
+        else:
+            _train_each(args, train, processes)
+
+
+def _check_seeds(args: argparse.Namespace) -> None:
     if args.dev_data_file is None:
         raise UserError("--seeds compares on the development set; give --dev_data_file")
     if len(set(args.seeds)) < len(args.seeds):
         raise UserError(f"--seeds {' '.join(map(str, args.seeds))}: give each seed once")
+
+
+def _train_each(args: argparse.Namespace, train: Callable[[argparse.Namespace], None], processes: Processes) -> None:
+    root = Path(args.saved_dir)
     folders = {seed: root / f"seed-{seed}" for seed in args.seeds}
     held = next((folder for folder in (root, *folders.values()) if holds_run(folder)), None)
     if held is not None and not (args.resume or args.overwrite):
         refuse_run(args, held)
     for seed, folder in folders.items():
-        _train(argparse.Namespace(**{**vars(args), "seed": seed, "seeds": None, "saved_dir": str(folder)}), train)
-        if is_main_process():
-            report_finished([folder], folder)
+        with saved_dir_lock(folder, processes):
+            _train(argparse.Namespace(**{**vars(args), "seed": seed, "seeds": None, "saved_dir": str(folder)}), train)
         gc.collect()  # the model of one seed is gone before the next is built
-    processes = start_processes(args)
     if processes.is_main:
         _summarize(args, root, folders)
         report_finished(list(folders.values()), root)
@@ -68,6 +76,8 @@ def _train(args: argparse.Namespace, train: Callable[[argparse.Namespace], None]
             f"--max_seq_length {args.max_seq_length}; lower one of them (--gradient_accumulation_steps keeps the size of an "
             f"update), or give --gradient_checkpointing or --precision bf16"
         ) from None
+    if is_main_process():
+        report_finished([args.saved_dir], args.saved_dir)
 
 
 def _summarize(args: argparse.Namespace, root: Path, folders: dict[int, Path]) -> None:

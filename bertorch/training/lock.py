@@ -1,0 +1,102 @@
+"""A lock on a saved directory: one run at a time writes there."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from loguru import logger
+
+from bertorch.errors import UserError
+from bertorch.training.process_group import Processes
+
+LOCK = ".run.lock"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+@contextlib.contextmanager
+def saved_dir_lock(directory: Path, processes: Processes) -> Iterator[None]:
+    """Inside, no other run can take ``directory``. The main process holds the lock, for all processes of the run.
+
+    The lock is one of the system (flock): it ends with the process, however that ends, and on a shared file system it holds
+    across machines where the file system carries locks (NFS does). The file says who holds it and is removed at the end.
+
+    Raises:
+        UserError: on every process: another run holds it, or the directory cannot be made or written to.
+    """
+    descriptor, problem = None, None
+    if processes.is_main:
+        try:
+            made = _make(directory)
+            descriptor = _take(directory)
+        except UserError as error:
+            problem = str(error)
+    problem = processes.gather(problem)[0]
+    if problem is not None:
+        raise UserError(problem)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            with contextlib.suppress(OSError):  # while it is still locked: nobody may take a file that is about to go
+                (directory / LOCK).unlink()
+            os.close(descriptor)
+            with contextlib.suppress(OSError):  # only where the run has left nothing in it
+                for path in made:
+                    path.rmdir()
+
+
+def _make(directory: Path) -> list[Path]:
+    """Make the directory; returns what was made, the innermost first."""
+    made = [path for path in (directory, *directory.parents) if not path.exists()]
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"--saved_dir {directory}: a file stands there; name a directory") from None
+    except OSError as error:
+        raise UserError(f"--saved_dir {directory} cannot be written to ({error.strerror})") from None
+    return made
+
+
+def _take(directory: Path) -> int:
+    """The descriptor of the locked file, to be closed by the caller; closing it gives the lock back."""
+    path = directory / LOCK
+    while True:
+        descriptor = _open_locked(path)
+        with contextlib.suppress(OSError):  # gone since it was opened, with the run that held it
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                break
+        os.close(descriptor)
+    path.write_text(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+    return descriptor
+
+
+def _open_locked(path: Path) -> int:
+    # For reading: what is open for writing keeps a file system from being made read-only. NFS locks what can be written.
+    for mode in (os.O_RDONLY, os.O_RDWR):
+        try:
+            descriptor = os.open(path, mode | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise UserError(f"--saved_dir {path.parent} cannot be written to ({error.strerror})") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            holder = os.read(descriptor, 1000).decode(errors="replace").strip()
+            os.close(descriptor)
+            raise UserError(
+                f"--saved_dir {path.parent} is in use by another run ({holder or 'it has just started'}); wait for its end, "
+                f"or name another directory"
+            ) from None
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                logger.warning(f"{path.parent}: its file system has no locks; start no second run there")
+                return descriptor
+            os.close(descriptor)
+            if error.errno != errno.EBADF or mode == os.O_RDWR:
+                raise
+    raise AssertionError("both modes were tried")
