@@ -3,6 +3,7 @@
 import argparse
 import atexit
 import errno
+import functools
 import gc
 import os
 import random
@@ -20,6 +21,7 @@ from loguru import logger
 
 from bertorch.errors import ProcessError, UserError
 from bertorch.training.logging import set_up_logging
+from bertorch.training.processor import lacks_bf16
 
 T = TypeVar("T")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -107,11 +109,13 @@ def start_processes(args: argparse.Namespace) -> Processes:
     device = _device(args.device, local_rank, world_size)
     if device.type == "cpu" and getattr(args, "precision", "fp32") == "fp16":
         raise UserError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
+    if device.type == "cpu" and getattr(args, "precision", "fp32") == "bf16" and lacks_bf16():
+        _say_once("WARNING", "--precision bf16: this processor has no instructions for bf16; fp32 is faster here")
     if device.type == "cuda":
         torch.cuda.set_device(device)
         if world_size == 1 and args.device is None and torch.cuda.device_count() > 1:
             count = torch.cuda.device_count()
-            logger.info(f"1 of {count} GPUs is used; torchrun --nproc_per_node={count} {sys.argv[0]} ... uses all")
+            _say_once("INFO", f"1 of {count} GPUs is used; torchrun --nproc_per_node={count} {sys.argv[0]} ... uses all")
     if world_size > 1 and not dist.is_initialized():  # one group for all seeds
         # A handler of ours would not run while torch waits for the others here, and torchrun would wait for the handler.
         handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -119,6 +123,11 @@ def start_processes(args: argparse.Namespace) -> Processes:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
         signal.signal(signal.SIGTERM, handler)
     return Processes(rank, local_rank, world_size, device)
+
+
+@functools.cache
+def _say_once(level: str, message: str) -> None:
+    logger.log(level, message)
 
 
 def _device(asked: str | None, local_rank: int, world_size: int) -> torch.device:
@@ -156,7 +165,9 @@ def run_script(main: Callable[[], None]) -> None:
     """
     code = 0
     atexit.register(gc.freeze)  # or the interpreter goes through all objects of torch once more: half a second
-    signal.signal(signal.SIGTERM, _stop_before_training)
+    signal.signal(signal.SIGTERM, _stop)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as the shell has it for what runs in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main()
     except ProcessError as error:
@@ -165,8 +176,8 @@ def run_script(main: Callable[[], None]) -> None:
         code = _say(2, str(error))
     except Interrupted as error:
         code = _say(128 + error.signal_number, str(error))
-    except KeyboardInterrupt:
-        code = _say(128 + signal.SIGINT, "interrupted; the last saved state is kept")
+    except KeyboardInterrupt as error:  # of a Run with what became of its state
+        code = _say(128 + signal.SIGINT, "; ".join(["interrupted", *error.args]))
     except BrokenPipeError:  # the reader of our standard output is gone: predict.py ... | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
@@ -203,5 +214,5 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
-def _stop_before_training(number: int, frame: object) -> None:
-    raise Interrupted(number, "stopped before training")
+def _stop(number: int, frame: object) -> None:
+    raise Interrupted(number, f"stopped by {signal.Signals(number).name}")

@@ -40,6 +40,7 @@ from bertorch.training.evaluation import Evaluation
 from bertorch.training.logging import Journal, progress_bar
 from bertorch.training.optimizer import make_optimizer, scale_and_clip
 from bertorch.training.process_group import Interrupted, Processes
+from bertorch.training.processor import Crowding
 from bertorch.training.schedules import learning_rate
 from bertorch.training.tricks import average, freeze
 
@@ -161,6 +162,8 @@ class Run:
 
         if processes.device.type == "cpu":
             keep_freed_memory()
+        on_cpu = processes.is_main and processes.device.type == "cpu"
+        self._crowding = Crowding(torch.get_num_threads()) if on_cpu else None
         model.encoder.gradient_checkpointing = args.gradient_checkpointing
         if args.compile:
             model.encoder.compile(dynamic=True)
@@ -218,7 +221,7 @@ class Run:
 
     def _note_signal(self, number: int, frame: object) -> None:
         if self._signal is not None:  # asked twice: do not wait for the end of the step
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("the last saved state is kept")
         self._signal = number
         if self.processes.is_main:  # not through the logger, which this may have interrupted in the middle of a line
             os.write(2, f"{signal.Signals(number).name}: stopping after this step; once more stops at once\n".encode())
@@ -321,6 +324,8 @@ class Run:
             f"{name}: {value:.5f}" if isinstance(value, float) else f"{name}: {value}" for name, value in figures.items()
         )
         logger.info(f"global step: {self.global_step}, {shown}, speed: {speed:.2f} step/s")
+        if self._crowding is not None:
+            self._crowding.report()
         if self.processes.is_main:
             rate = self.optimizer.param_groups[0]["lr"]
             memory = peak_memory_mb(self.processes.device)
