@@ -2,11 +2,11 @@
 
 import os
 import signal
-import subprocess
 import sys
 
 import pytest
 
+from tests.processes import finished
 from tests.scripts.launch import ROOT, call, command, complaint, environment, training_flags
 
 AT_AN_IMPORT = """
@@ -24,7 +24,7 @@ sys.meta_path.insert(0, Moment())
 def interrupted_at(moment, script, directory):
     (directory / "sitecustomize.py").write_text(AT_AN_IMPORT)
     where = {**environment(), "MOMENT": moment, "PYTHONPATH": f"{directory}{os.pathsep}{ROOT}"}
-    return subprocess.run(command(script, ["--help"]), env=where, capture_output=True, text=True, timeout=60)
+    return finished(command(script, ["--help"]), env=where)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_a_program_of_others_keeps_its_own_way(tmp_path):
     (tmp_path / "own.py").write_text(
         "import signal\nimport bertorch\nassert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
     )
-    done = subprocess.run([sys.executable, str(tmp_path / "own.py")], env=environment(), capture_output=True, text=True)
+    done = finished([sys.executable, str(tmp_path / "own.py")], env=environment())
     assert done.returncode == 0, done.stderr
 
 

@@ -22,19 +22,15 @@ def files_of(directory):
 def running(small_encoder, tmp_path):
     """``(process, saved_dir)`` of a run that goes on until it is killed."""
     saved_dir = tmp_path / "out"
-    process = start("run_classifier.py", training_flags(small_encoder, saved_dir, **LONG))
-    try:
+    with start("run_classifier.py", training_flags(small_encoder, saved_dir, **LONG)) as process:
         wait_for_step(process, 6)
         yield process, saved_dir
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def test_two_that_are_started_together(small_encoder, tmp_path):
     flags = training_flags(small_encoder, tmp_path / "out", **LONG)
-    both = [start("run_classifier.py", flags) for _ in range(2)]
-    try:
+    with start("run_classifier.py", flags) as one, start("run_classifier.py", flags) as another:
+        both = [one, another]
         while all(process.poll() is None for process in both):  # nobody reads the log of the other, which may wait for that
             time.sleep(0.05)
         refused, other = sorted(both, key=lambda process: process.poll() is None)
@@ -42,10 +38,6 @@ def test_two_that_are_started_together(small_encoder, tmp_path):
         assert refused.returncode == 2, error
         assert f"process {other.pid} on {socket.gethostname()}" in complaint(error)
         assert other.poll() is None
-    finally:
-        for process in both:
-            process.kill()
-            process.communicate()
 
 
 def test_a_running_one_is_left_alone_and_its_death_gives_the_directory_back(small_encoder, running, tmp_path):
@@ -74,36 +66,27 @@ def call_predict(saved_dir):
 
 
 def test_the_seeds_of_a_run_belong_to_it(small_encoder, tmp_path):
-    """The directory between two seeds, and the one of the seed that is being trained."""
+    """The directory of all seeds, and the one of the seed that is being trained."""
     root = tmp_path / "out"
-    flags = [*training_flags(small_encoder, root, **LONG), "--seeds", "1", "2"]
-    process = start("run_classifier.py", flags)
-    try:
+    with start("run_classifier.py", [*training_flags(small_encoder, root, **LONG), "--seeds", "1", "2"]) as process:
         wait_for_step(process, 3)
         for saved_dir in (root, root / "seed-1"):
             second = run("run_classifier.py", training_flags(small_encoder, saved_dir, overwrite=True))
             assert second.returncode == 2, second.stderr
             assert f"--saved_dir {saved_dir} is in use by another run (process {process.pid} " in complaint(second.stderr)
         assert process.poll() is None
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def test_the_processes_of_one_run_do_not_refuse_each_other(small_encoder, tmp_path):
     """Two ranks train; a second run of two ranks beside them ends with one line."""
-    saved_dir = tmp_path / "out"
-    flags = training_flags(small_encoder, saved_dir, **LONG)
-    process = start("run_classifier.py", flags, processes=2)
-    try:
+    flags = training_flags(small_encoder, tmp_path / "out", **LONG)
+    with start("run_classifier.py", flags, processes=2) as process:
         wait_for_step(process, 3)
         second = run("run_classifier.py", [*flags, "--resume"], processes=2)
         assert second.returncode != 0
         lines = [line for line in second.stderr.splitlines() if line.startswith("run_classifier.py: ")]
         assert len(lines) == 1 and "is in use by another run" in lines[0], second.stderr
-    finally:
-        process.terminate()  # torchrun ends its ranks
-        process.communicate(timeout=60)
+        assert process.poll() is None
 
 
 def test_a_refused_run_leaves_no_directory_behind(small_encoder, tmp_path, monkeypatch):
