@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from bertorch.encoder.albert_tokenizer import FILE_NAMES
 from bertorch.encoder.config import load_config
 from bertorch.encoder.weights import read_weights, write_weights
 from bertorch.errors import UserError
@@ -18,7 +19,9 @@ from bertorch.training.arguments import ArgumentParser
 from bertorch.training.checkpoints import write_all
 from bertorch.training.process_group import run_script
 
-TOKENIZER_FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "merges.txt")
+TOKENIZER_FILES = (
+    "vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "merges.txt", *FILE_NAMES,
+)  # fmt: skip
 
 
 def parse_args():

@@ -19,6 +19,7 @@ import bertorch
 from bertorch.cache import cache_root
 from bertorch.checksums import compare_checksums, write_checksums
 from bertorch.data.files import open_binary
+from bertorch.encoder.albert_tokenizer import FILE_NAMES, find_albert_model, load_albert_tokenizer
 from bertorch.encoder.config import read_json_object
 from bertorch.errors import UserError
 
@@ -31,16 +32,20 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model directory.
 
     A ``vocab.txt`` without the files of another tokenizer is WordPiece, whatever family the config names: Chinese ALBERT
-    and RoBERTa come so. Python code that lies there is not run, whatever the directory's settings say.
+    and RoBERTa come so. English ALBERT has a ``spiece.model``, which Google calls ``30k-clean.model``, and gets the ids of
+    Google's tokenizer from it, whatever a ``tokenizer.json`` there says. Python code that lies there is not run, whatever
+    the directory's settings say.
 
     Raises:
         UserError: no vocabulary there, files that transformers cannot read, or that name others elsewhere.
     """
     directory = Path(directory)
     _check_named_files(directory)
-    others = ("tokenizer.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model")
+    others = ("tokenizer.json", "merges.txt", *FILE_NAMES, "sentencepiece.bpe.model")
     try:
-        if (directory / "vocab.txt").is_file() and not any((directory / name).is_file() for name in others):
+        if pieces := find_albert_model(directory):
+            tokenizer = load_albert_tokenizer(pieces)
+        elif (directory / "vocab.txt").is_file() and not any((directory / name).is_file() for name in others):
             tokenizer = BertTokenizer.from_pretrained(directory)
         elif any((directory / name).is_file() for name in others):
             # Without trust_remote_code transformers asks, and takes the answer from standard input: from our texts.

@@ -15,11 +15,12 @@ from loguru import logger
 from safetensors.torch import save
 
 from bertorch.cache import cache_root
+from bertorch.encoder.albert_tokenizer import make_albert_tokenizer, saved_files
 from bertorch.encoder.config import read_json_object
 from bertorch.encoder.tensorflow_names import OPTIMIZER, hugging_face_config, hugging_face_tensors
 from bertorch.errors import UserError
 
-_VERSION = 1  # of what is written; with another number the cache converts anew
+_VERSION = 2  # of what is written; with another number the cache converts anew
 
 
 class _Files(NamedTuple):
@@ -66,17 +67,19 @@ def convert_checkpoint(
     architecture = f"{config.family.class_prefix}{kind}"
     tokenizer = {"do_lower_case": lower, "model_max_length": config.max_position_embeddings}
     if files.vocabulary.suffix == ".model":
-        name, tokenizer["tokenizer_class"] = "spiece.model", "AlbertTokenizer"
+        albert = make_albert_tokenizer(vocabulary, files.vocabulary, **tokenizer)
+        words = len(albert)
+        tokenizer_files = saved_files(albert)
     else:
-        name, tokenizer["tokenizer_class"] = "vocab.txt", "BertTokenizer"
         words = vocabulary.rstrip(b"\r\n").count(b"\n") + 1  # not splitlines(): U+2028 is a word of Chinese vocabularies
-        if words > config.vocab_size:
-            raise UserError(f"{files.vocabulary}: {words} words, {files.prefix} has embeddings for {config.vocab_size}")
-        if words < config.vocab_size:
-            logger.warning(f"{files.vocabulary}: {words} words for {config.vocab_size} embeddings; is it this model's?")
+        settings = {**tokenizer, "tokenizer_class": "BertTokenizer"}
+        tokenizer_files = {"vocab.txt": vocabulary, "tokenizer_config.json": _json(settings)}
+    if words > config.vocab_size:
+        raise UserError(f"{files.vocabulary}: {words} words, {files.prefix} has embeddings for {config.vocab_size}")
+    if words < config.vocab_size:
+        logger.warning(f"{files.vocabulary}: {words} words for {config.vocab_size} embeddings; is it this model's?")
     contents = {
-        name: vocabulary,
-        "tokenizer_config.json": _json(tokenizer),
+        **tokenizer_files,
         "config.json": _json({**config.to_dict(), "architectures": [architecture]}),
         "model.safetensors": save(tensors, metadata={"format": "pt"}),
     }

@@ -27,6 +27,7 @@ def fill_masks(args: argparse.Namespace, directory: Path, description: dict[str,
     model = load_trained_language_model(directory, args.init_from_ckpt).to(processes.device)
     encoder = text_encoder(args, directory, description)
     tokenizer = encoder.tokenizer
+    encoder.backend.encode_special_tokens = False  # to English ALBERT [MASK] is text otherwise
     piped = b"" if args.input_file else standard_input()
     rows = load_rows(args, args.is_text_pair, None, False, piped)
     samples = tokenize(((row.line, row.texts, -1) for row in rows if row.texts), encoder)

@@ -466,18 +466,36 @@ def test_cased(released, tmp_path, folder, says, cased, lower):
 
 
 def test_sentencepiece(released, tmp_path):
+    """As Google releases English ALBERT: symbols of the model's own, and ids of Google's tokenizer."""
     folder, pieces = released("albert"), io.BytesIO()
     (folder / "vocab.txt").unlink()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["a cat sat on the mat", "the cat and the mat and a hat"] * 5), model_writer=pieces,
-        vocab_size=30, pad_id=0, unk_id=1, bos_id=-1, eos_id=-1, pad_piece="<pad>", minloglevel=2,
-        control_symbols=["[CLS]", "[SEP]", "[MASK]"], hard_vocab_limit=False,
+        sentence_iterator=iter(["a cat sat on the mat 9,", "the cat and the mat and a hat"] * 5), model_writer=pieces,
+        vocab_size=50, pad_id=0, unk_id=1, bos_id=-1, eos_id=-1, pad_piece="<pad>", minloglevel=2, hard_vocab_limit=False,
+        control_symbols=["[CLS]", "[SEP]", "[MASK]"], user_defined_symbols=["(", "."],
     )  # fmt: skip
     (folder / "30k-clean.model").write_bytes(pieces.getvalue())
     directory = convert_checkpoint(folder, tmp_path / "out")
     assert (directory / "spiece.model").read_bytes() == pieces.getvalue()
     processor = sentencepiece.SentencePieceProcessor(model_proto=pieces.getvalue())
-    assert load_tokenizer(directory)("The CAT sat").input_ids == [2, *processor.encode("the cat sat"), 3]
+    wanted = [2, *processor.encode("the (cat. sat on a hat.a"), 3]
+    assert load_tokenizer(directory)("The (C\u00c1T. sat on a hat.a").input_ids == wanted and 1 not in wanted
+    assert transformers.AutoTokenizer.from_pretrained(directory)("The (C\u00c1T. sat on a hat.a").input_ids == wanted
+    assert load_tokenizer(directory)("\u00c1", "CAT").input_ids == [
+        2,
+        *processor.encode("a"),
+        3,
+        *processor.encode("cat"),
+        3,
+    ]
+    assert load_tokenizer(converted_directory(folder))("The (C\u00c1T. sat on a hat.a").input_ids == wanted
+
+
+def test_sentencepiece_of_another_model(released, tmp_path):
+    folder = released("albert")
+    (folder / "vocab.txt").unlink()
+    (folder / "30k-clean.model").write_bytes(b"not a model")
+    assert str(folder / "30k-clean.model") in refusal(folder, tmp_path / "out")
 
 
 @pytest.mark.parametrize("occupied", ["file in it", "a file"])

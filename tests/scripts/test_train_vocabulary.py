@@ -8,11 +8,13 @@ import re
 from collections import Counter
 
 import pytest
-from transformers import BertTokenizer
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
+from transformers import AlbertConfig, AlbertModel, AutoTokenizer, BertTokenizer
 
 from bertorch.data.tokenizing import load_tokenizer
 from bertorch.encoder.config import load_config
-from tests.scripts.launch import DATA, ROOT, as_flags, call, complaint
+from tests.scripts.launch import DATA, ROOT, as_flags, call, complaint, run
 
 SCRIPT = "scripts/train_vocabulary.py"
 CONFIG = ROOT / "models" / "bertorch-tiny-zh" / "config.json"
@@ -233,3 +235,112 @@ def test_a_vocabulary_is_not_replaced(text, directory, capsys):
     assert train(text, directory, vocab_size=1700) == 2
     assert "--output_dir" in complaint(capsys.readouterr().err)
     assert {path: path.read_bytes() for path in directory.iterdir()} == before
+
+
+# --kind sentencepiece
+
+ENGLISH = (ROOT / "LICENSE").read_text(encoding="utf-8").splitlines()
+ALBERT = '{"model_type": "albert", "max_position_embeddings": 64, "hidden_size": 24, "eos_token_id": 7}'
+
+
+def train_pieces(text, output, **flags):
+    return train(text, output, **{"kind": "sentencepiece", "vocab_size": 300, "unused": None, **flags})
+
+
+def processor_of(directory):
+    return sentencepiece.SentencePieceProcessor(model_file=str(directory / "spiece.model"))
+
+
+@pytest.fixture(scope="module")
+def english(tmp_path_factory):
+    lines = [*ENGLISH, "caf\u00e9 \u00a35", "x" * 5000]
+    return write(tmp_path_factory.mktemp("english") / "text.txt", lines)
+
+
+@pytest.fixture(scope="module")
+def pieces(english, tmp_path_factory):
+    output = tmp_path_factory.mktemp("sentencepiece") / "encoder"
+    (output.parent / "config.json").write_text(ALBERT, encoding="utf-8")
+    assert train_pieces(english, output, config_file=output.parent / "config.json") == 0
+    return output
+
+
+def test_pieces_are_made_as_alberts_were(pieces):
+    """Of the model's own record: the settings of spm_train in Google's README."""
+    proto = sentencepiece_model_pb2.ModelProto()
+    proto.ParseFromString((pieces / "spiece.model").read_bytes())
+    spec = proto.trainer_spec
+    assert (spec.model_type, spec.vocab_size, spec.shuffle_input_sentence, spec.input_sentence_size) == (1, 300, True, 10**7)
+    assert (spec.pad_id, spec.unk_id, spec.bos_id, spec.eos_id) == (0, 1, -1, -1)
+    assert spec.character_coverage == pytest.approx(0.99995)
+    names = [piece.piece for piece in proto.pieces]
+    special, symbols = (
+        ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"],
+        ["(", ")", '"', "-", ".", "\u2013", "\u00a3", "\u20ac"],
+    )
+    assert names[:13] == special + symbols and len(names) == 300
+    assert [piece.type for piece in proto.pieces[:13]] == [3, 2, 3, 3, 3] + [4] * 8
+    assert not any(character.isupper() or character == "\u00e9" for name in names[5:] for character in name)
+    assert any(len(name) > 6 for name in names)
+
+
+def test_the_directory_of_pieces_fits_an_albert(pieces):
+    config, tokenizer = load_config(pieces), load_tokenizer(pieces)
+    written = json.loads((pieces / "config.json").read_text())
+    assert config.vocab_size == len(tokenizer) == processor_of(pieces).get_piece_size() == 300
+    for role, number in {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4, "bos": 2, "eos": 3}.items():
+        assert getattr(tokenizer, f"{role}_token_id") == number
+        assert written.get(f"{role}_token_id", number) == number
+    assert tokenizer.model_max_length == 64
+    text = "The License (the \u00abwork\u00bb). Caf\u00e9"
+    wanted = [2, *processor_of(pieces).encode(text.lower().replace("\u00e9", "e")), 3]
+    assert tokenizer(text)["input_ids"] == AutoTokenizer.from_pretrained(pieces)(text)["input_ids"] == wanted
+    AlbertModel(AlbertConfig.from_pretrained(pieces, num_attention_heads=2, intermediate_size=8, num_hidden_layers=1))
+
+
+def test_the_same_text_makes_the_same_pieces(english, pieces, tmp_path, monkeypatch):
+    """In a process of its own, and from two files."""
+    lines = english.read_text(encoding="utf-8").splitlines()
+    parts = [write(tmp_path / "one.txt", lines[:100]), write(tmp_path / "two.txt.gz", lines[100:])]
+    flags = as_flags(kind="sentencepiece", output_dir=tmp_path / "out", vocab_size=300)
+    done = run(SCRIPT, ["--train_data_file", *map(str, parts), *flags])
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "spiece.model").read_bytes() == (pieces / "spiece.model").read_bytes()
+    assert "1 lines longer than 4192 bytes are left out" in done.stdout
+
+
+def test_cased_pieces(english, tmp_path):
+    assert train_pieces(english, tmp_path / "out", cased=True, character_coverage=1.0) == 0
+    found = load_tokenizer(tmp_path / "out").tokenize("Caf\u00e9 License")
+    assert "\u00e9" in "".join(found) and "C" in "".join(found)
+    assert found == processor_of(tmp_path / "out").encode("Caf\u00e9 License", out_type=str)
+
+
+def test_a_small_text_makes_few_pieces(tmp_path):
+    write(tmp_path / "text.txt", ["a cat sat", "a cat ate"])
+    assert train_pieces(tmp_path / "text.txt", tmp_path / "out", vocab_size=None) == 0
+    assert 13 < len(load_tokenizer(tmp_path / "out")) < 60
+
+
+PIECES_MISTAKES = {
+    "too small": ({"vocab_size": 20}, "--vocab_size 20"),
+    "slots": ({"unused": 3}, "--unused is for WordPiece"),
+    "frequency": ({"min_frequency": 3}, "--min_frequency is for WordPiece"),
+    "another family": ({"config_file": CONFIG}, "model_type is bert"),
+    "an empty file": ({"train_data_file": "empty.txt"}, "empty.txt: no text"),
+    "not UTF-8": ({"train_data_file": "bytes.txt"}, "bytes.txt:2: "),
+    "a place in use": ({"output_dir": "used"}, "--output_dir used"),
+}
+
+
+@pytest.mark.parametrize(("flags", "message"), PIECES_MISTAKES.values(), ids=PIECES_MISTAKES)
+def test_a_mistake_with_pieces_is_one_line(flags, message, english, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "bytes.txt").write_bytes(b"a\n\xff\xfe\xff\n")
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "30k-clean.model").touch()
+    given = dict(flags)
+    assert train_pieces(given.pop("train_data_file", english), given.pop("output_dir", tmp_path / "out"), **given) == 2
+    assert message in complaint(capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
