@@ -20,7 +20,6 @@ sentence-transformers do as well.
 
 from bertorch.data.entities import UNITS
 from bertorch.data.tokenizing import TRUNCATIONS
-from bertorch.encoder.hub import local_directory
 from bertorch.errors import UserError
 from bertorch.heads.pooling import POOLING_HELP, POOLING_MODES
 from bertorch.metrics.reading import SCORERS
@@ -30,7 +29,7 @@ from bertorch.prediction.entities import predict_entities
 from bertorch.prediction.explanations import check_explain
 from bertorch.prediction.masked import fill_masks
 from bertorch.prediction.reading import predict_answers
-from bertorch.prediction.rows import task_of
+from bertorch.prediction.rows import model_directory, task_of
 from bertorch.prediction.sentences import predict_sentences
 from bertorch.training.arguments import (
     ArgumentParser,
@@ -153,7 +152,7 @@ def main():
         raise UserError("several processes cannot share standard input; give --input_file")
     if (args.model_dir is None) == (args.pretrained_model_name_or_path is None):
         raise UserError("name the model with --model_dir, or with --pretrained_model_name_or_path and --init_from_ckpt")
-    directory = local_directory(args.model_dir or args.pretrained_model_name_or_path)
+    directory = model_directory(args)
     description = description_of(directory)
     task = task_of(args, directory, description)
     if args.explain:

@@ -16,12 +16,13 @@ from bertorch.data.rows import Row, read_rows
 from bertorch.data.tags import parse_tag
 from bertorch.data.tokenizing import TextEncoder, load_tokenizer
 from bertorch.encoder.config import config_path, load_config
-from bertorch.encoder.weights import find_weights, read_weights
+from bertorch.encoder.hub import local_directory
+from bertorch.encoder.weights import find_weights, read_weights, weights_file
 from bertorch.errors import UserError
 from bertorch.heads.original import original_task
 from bertorch.heads.sentence_directory import MODULES
 from bertorch.prediction.description import check_labels, is_text
-from bertorch.training.checkpoints import write_whole
+from bertorch.training.checkpoints import DESCRIPTION, write_whole
 
 
 def text_encoder(
@@ -41,6 +42,24 @@ def text_encoder(
     encoder = TextEncoder(load_tokenizer(directory), length, args.truncation or description.get("truncation", "head"))
     config.check_vocabulary(encoder.highest_id, directory)
     return encoder
+
+
+def model_directory(args: argparse.Namespace) -> Path:
+    """The directory to predict with.
+
+    Where ``--init_from_ckpt`` names the weights of a run, and no flag says how else to use them, it is the directory of that
+    run, which knows its task and holds all its layers; the flag is taken back then.
+
+    Raises:
+        UserError: no such model, or no such weights.
+    """
+    if args.init_from_ckpt is not None and not (args.model_dir or args.pooling_mode or args.label_file):
+        weights = weights_file(args.init_from_ckpt)
+        if (weights.parent / DESCRIPTION).is_file() and weights == find_weights(weights.parent):
+            logger.info(f"{weights}: the weights of a run; {weights.parent} is opened as a whole")
+            args.init_from_ckpt = None
+            return weights.parent
+    return local_directory(args.model_dir or args.pretrained_model_name_or_path)
 
 
 def task_of(args: argparse.Namespace, directory: Path, description: dict[str, Any]) -> str:

@@ -265,6 +265,23 @@ def test_classes_of_pairs(multiply, original, pretrained):
     close(pair.logits(u, v).detach(), model.linear("classifier", features))
 
 
+def test_a_run_takes_the_place_of_the_checkpoint_it_starts_from(original, pretrained, monkeypatch):
+    """In its directory, as the original's commands do."""
+    model = original("simcse")
+    flags = {"saved_dir": model.directory, "overwrite": True, "pretrained_model_name_or_path": pretrained}
+    flags |= {
+        "init_from_ckpt": model.path,
+        "max_steps": 1,
+        "max_seq_length": 32,
+        "learning_rate": 0,
+        "device": "cpu",
+        **SENTENCES,
+    }
+    assert call("run_simcse.py", as_flags(**flags), monkeypatch) == 0
+    assert not model.path.exists()
+    assert_encoder(load_file(model.directory / "model.safetensors"), model, "")
+
+
 # Entities
 
 

@@ -174,9 +174,10 @@ def test_a_plain_encoder(mode, small_encoder, sentence_model, predict, tmp_path)
     close(np.load(out), expected)
 
 
-def test_a_plain_encoder_without_a_pooling_mode(small_encoder, refused, sentence_model):
+def test_a_plain_encoder_without_a_pooling_mode(small_encoder, refused, sentence_model, tmp_path):
     """It may be a classifier whose labels nobody named; told apart or not, one line says what to add."""
-    given = {"init_from_ckpt": sentence_model() / "model.safetensors", "stdin": "房间"}
+    weights = shutil.copy(sentence_model() / "model.safetensors", tmp_path)
+    given = {"init_from_ckpt": weights, "stdin": "房间"}
     for message in (
         refused(model_dir=small_encoder, stdin="房间"),
         refused(pretrained_model_name_or_path=small_encoder, **given),

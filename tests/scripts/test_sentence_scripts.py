@@ -494,6 +494,21 @@ def test_two_stages(size, first_stage, small_encoder, tmp_path, monkeypatch, cap
         assert {line["global_step"] for line in journal(saved, "train")} == {1}
 
 
+def test_the_vectors_of_a_run_by_the_command_of_the_original(first_stage, small_encoder, tmp_path, monkeypatch, capsys):
+    """All layers of the run make them: the weights file alone has not the last."""
+    checkpoint, _ = first_stage(output_emb_size=24)
+    pairs = write_table(tmp_path / "pairs.txt", [("房间很干净", "早餐差"), ("电影", "酒店很便宜")])
+    flags = {"input_file": pairs, "output_file": tmp_path / "out.txt", "init_from_ckpt": "./checkpoint/pytorch_model.bin"}
+    flags |= {"pretrained_model_name_or_path": small_encoder, "output_emb_size": 24}
+    assert call("predict.py", as_flags(**flags), monkeypatch) == 0
+    u, v = (their_vectors(checkpoint, [row[side] for row in table(pairs)]) for side in (0, 1))
+    found = [float(line) for line in (tmp_path / "out.txt").read_text().split()]
+    np.testing.assert_allclose(found, cosine(u, v), rtol=0, atol=1e-5)
+    capsys.readouterr()
+    assert call("predict.py", as_flags(**{**flags, "output_emb_size": 64}), monkeypatch) == 2
+    assert "--output_emb_size 64: this model's vectors have width 24" in complaint(capsys.readouterr().err)
+
+
 def test_a_second_stage_that_fails_can_be_started_again(first_stage, small_encoder, tmp_path, monkeypatch, capsys):
     """``--overwrite`` takes the model away when another is saved in its place, not before."""
     checkpoint, expected = first_stage(output_emb_size=24)
