@@ -7,6 +7,7 @@ from bertorch.reporting.page import SERIES, Html, join, number, tag
 
 WIDTH, HEIGHT = 420, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 22, 8, 26
+_DIGIT = 7.5  # width of a digit of the axes, in the widest of the usual fonts
 _MOST_POINTS = 400  # of a curve; neighbours of longer ones are averaged
 _DOTTED = 40  # shorter curves show their points
 
@@ -16,13 +17,27 @@ Point = tuple[float, float]
 def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
     """Round numbers (1, 2 or 5 times a power of ten apart) from ``low`` or below to ``high`` or above, about ``most``."""
     if not high > low:
-        half = abs(low) / 2 or 0.5
-        low, high = low - half if low else low, high + half
+        low, high = _around(low)
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(place * step, 12) for place in range(first, last + 1)]
+
+
+def _around(value: float) -> tuple[float, float]:
+    """Some way to both sides of a single value."""
+    half = abs(value) / 2 or 0.5
+    return value - half if value else value, value + half
+
+
+def ticks_within(low: float, high: float, bounds: tuple[float, float] | None) -> list[float]:
+    """``nice_ticks`` that do not go beyond ``bounds``, unless the values do; the bounds are round numbers, None for none."""
+    if bounds is None or low < bounds[0] or high > bounds[1]:
+        return nice_ticks(low, high)
+    if not high > low:
+        low, high = _around(low)
+    return nice_ticks(max(low, bounds[0]), min(high, bounds[1]))
 
 
 def averaged(points: Sequence[Point], most: int = _MOST_POINTS) -> list[Point]:
@@ -41,18 +56,19 @@ def _figure(title: str, remark: str, *drawn: Html, height: int = HEIGHT) -> Html
 
 def _axes(x_ticks: Sequence[float], y_ticks: Sequence[float], x_names: Sequence[str] | None = None):
     """``(x -> place, y -> place, what is drawn)``; the scales begin and end with their ticks."""
-    wide, high = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
+    left = max(_LEFT, 14 + _DIGIT * max(len(_tick(y)) for y in y_ticks))
+    wide, high = WIDTH - left - _RIGHT, HEIGHT - _TOP - _BOTTOM
 
     def across(x: float) -> float:
-        return round(_LEFT + wide * (x - x_ticks[0]) / ((x_ticks[-1] - x_ticks[0]) or 1), 2)
+        return round(left + wide * (x - x_ticks[0]) / ((x_ticks[-1] - x_ticks[0]) or 1), 2)
 
     def down(y: float) -> float:
         return round(_TOP + high * (1 - (y - y_ticks[0]) / ((y_ticks[-1] - y_ticks[0]) or 1)), 2)
 
     drawn = []
     for y in y_ticks:
-        drawn.append(tag("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=down(y), y2=down(y), class_="grid"))
-        drawn.append(tag("text", _tick(y), x=_LEFT - 6, y=down(y) + 4, text_anchor="end"))
+        drawn.append(tag("line", x1=left, x2=WIDTH - _RIGHT, y1=down(y), y2=down(y), class_="grid"))
+        drawn.append(tag("text", _tick(y), x=left - 6, y=down(y) + 4, text_anchor="end"))
     for place, x in enumerate(x_ticks):
         name = _tick(x) if x_names is None else x_names[place]
         drawn.append(tag("text", name, x=across(x), y=HEIGHT - 8, text_anchor="middle"))
@@ -62,12 +78,19 @@ def _axes(x_ticks: Sequence[float], y_ticks: Sequence[float], x_names: Sequence[
 def _tick(value: float) -> str:
     for size, sign in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= size:
-            return f"{value / (1e3 if sign == 'k' else size):g}{sign}"
+            return f"{value / (1e3 if sign == 'k' else size):.4g}{sign}"
+    if 0 < abs(value) < 1e-3:
+        digits, _, power = f"{value:e}".partition("e")
+        return f"{float(digits):g}e{int(power)}"
     return f"{value:g}"
 
 
 def curves(
-    title: str, series: Sequence[tuple[str, Sequence[Point]]], kept: float | None = None, remark: str = ""
+    title: str,
+    series: Sequence[tuple[str, Sequence[Point]]],
+    kept: float | None = None,
+    remark: str = "",
+    bounds: tuple[float, float] | None = None,
 ) -> Html | None:
     """Curves over steps; None where no series has a point.
 
@@ -77,6 +100,7 @@ def curves(
             (nan, infinite) are left out.
         kept: a step to be marked.
         remark: behind the title.
+        bounds: the least and the highest value that there can be.
     """
     known = [(name, [(x, y) for x, y in points if math.isfinite(y)]) for name, points in series]
     if any(len(points) > _MOST_POINTS for _, points in known):
@@ -90,7 +114,7 @@ def curves(
     x_ticks = [*x_ticks, x_high] if x_ticks[-1] < x_high else x_ticks
     if len(x_ticks) > 2 and x_high - x_ticks[-2] < 0.12 * x_high:
         del x_ticks[-2]  # its number would touch the last
-    across, down, drawn = _axes(x_ticks, nice_ticks(min(y for _, y in flat), max(y for _, y in flat)))
+    across, down, drawn = _axes(x_ticks, ticks_within(min(y for _, y in flat), max(y for _, y in flat), bounds))
     if kept is not None and 0 <= kept <= x_high:
         line = tag("line", x1=across(kept), x2=across(kept), y1=_TOP, y2=HEIGHT - _BOTTOM, class_="kept")
         drawn.append(tag("g", tag("title", f"the saved model: step {number(kept)}"), line))

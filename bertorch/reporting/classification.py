@@ -8,11 +8,12 @@ import numpy as np
 from bertorch.data.tokenizing import Samples
 from bertorch.metrics.entities import precision_recall_f1
 from bertorch.reporting.charts import reliability
-from bertorch.reporting.page import Html, folded, join, note, number, percent, shaded, table, tag
+from bertorch.reporting.page import Html, chosen_rows, folded, join, note, number, percent, shaded, table, tag
 
 EXAMPLES = 50  # wrong answers that are kept
 BINS = 10  # of the calibration
 _MATRIX = 30  # labels up to which the whole confusion matrix is kept
+_WIDE = 12  # labels up to which the report shows it unfolded
 _CONFUSED = 50  # pairs of labels that are kept instead
 _SHOWN = 15  # examples before the fold
 
@@ -54,10 +55,7 @@ def classification_details(logits: np.ndarray, samples: Samples) -> dict[str, An
     if len(confusion) <= _MATRIX:
         details["confusion"] = confusion.tolist()
     else:
-        others = confusion * (1 - np.eye(len(confusion), dtype=confusion.dtype))
-        places = np.argsort(-others, axis=None, kind="stable")[:_CONFUSED]
-        pairs = zip(*np.unravel_index(places, others.shape), strict=True)
-        details["confused"] = [[int(a), int(b), int(others[a, b])] for a, b in pairs if others[a, b]]
+        details["confused"] = _most_confused(confusion)
     return {"classification": details}
 
 
@@ -100,14 +98,18 @@ def classification_section(details: dict[str, Any], labels: Sequence[str] | None
         for name, *counts in zip(names, right, labelled, predicted, strict=True)
     ]
     means = (sum(row[place] for row in rows) / len(rows) for place in (1, 2, 3))
-    rows.append(["all (macro mean)", *means, sum(labelled), sum(predicted)])
-    parts = [tag("h3", "By label"), table(["label", "precision", "recall", "F1", "rows", "predicted"], rows)]
-    if "confusion" in details:
-        parts += [tag("h3", "Confusion matrix"), note("A line a true label, a column a prediction.")]
-        parts.append(_matrix(details["confusion"], names))
-    elif details["confused"]:
-        pairs = [[names[label], names[other], count] for label, other, count in details["confused"]]
-        parts += [tag("h3", "Labels that are confused most"), table(["true label", "prediction", "rows"], pairs)]
+    last = ["all (macro mean)", *means, sum(labelled), sum(predicted)]
+    head = ["label", "precision", "recall", "F1", "rows", "predicted"]
+    parts = [tag("h3", "By label"), *chosen_rows(head, rows, orders_by_f1(rows), last)]
+    matrix = details.get("confusion")
+    if matrix is not None:
+        matrix_parts = [note("A line a true label, a column a prediction."), _matrix(matrix, names)]
+        if len(names) <= _WIDE:
+            parts += [tag("h3", "Confusion matrix"), *matrix_parts]
+        else:
+            parts += [*_confused(_most_confused(np.array(matrix)), names), folded("confusion matrix", *matrix_parts)]
+    else:
+        parts += _confused(details["confused"], names)
     error = number(round(details["expected_calibration_error"], 4))
     parts += [
         tag("h3", "Calibration"),
@@ -141,6 +143,31 @@ def classification_section(details: dict[str, Any], labels: Sequence[str] | None
     ]
     head = ["line", "text", "label", "prediction", "confidence", "label's probability"]
     return join([*parts, *examples_table(head, listed, texts=(1,))])
+
+
+def orders_by_f1(rows: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
+    """Which rows of a long table are shown: ``name, precision, recall, F1, how many there are, …`` each.
+
+    An F1 says nothing where there are none; of equal ones the more frequent is the worse.
+    """
+    worst = [(row[4] == 0, row[3], -row[4]) for row in rows]
+    return {"with the lowest F1": worst, "most frequent": [-row[4] for row in rows]}
+
+
+def _most_confused(confusion: np.ndarray) -> list[list[int]]:
+    """``[true label, prediction, rows]`` of the commonest mistakes."""
+    others = confusion * (1 - np.eye(len(confusion), dtype=confusion.dtype))
+    places = np.argsort(-others, axis=None, kind="stable")[:_CONFUSED]
+    pairs = zip(*np.unravel_index(places, others.shape), strict=True)
+    return [[int(label), int(other), int(others[label, other])] for label, other in pairs if others[label, other]]
+
+
+def _confused(pairs: list[list[int]], names: Sequence[str]) -> list[Html]:
+    if not pairs:
+        return []
+    rows = [[names[label], names[other], count] for label, other, count in pairs]
+    head = tag("h3", "Labels that are confused most")
+    return [head, *examples_table(["true label", "prediction", "rows"], rows, texts=())]
 
 
 def _matrix(confusion: list[list[int]], names: Sequence[str]) -> Html:

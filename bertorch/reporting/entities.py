@@ -9,8 +9,8 @@ import numpy as np
 
 from bertorch.data.tagging import TaggedSamples
 from bertorch.metrics.entities import Entity, precision_recall_f1
-from bertorch.reporting.classification import examples_table
-from bertorch.reporting.page import Html, join, note, number, table, tag
+from bertorch.reporting.classification import examples_table, orders_by_f1
+from bertorch.reporting.page import Html, chosen_rows, join, note, number, tag
 
 EXAMPLES = 50
 _AROUND = 15  # units of text on either side of a mistake
@@ -124,14 +124,19 @@ def entities_section(details: dict[str, Any]) -> Html:
         rows.append([one["type"], *scores, one["labelled"], one["found"], *(one.get(kind, 0) for kind in KINDS)])
     parts = [
         tag("h3", "By type"),
-        table(["type", "precision", "recall", "F1", "entities", "found", *KINDS], rows),
+        *chosen_rows(
+            ["type", "precision", "recall", "F1", "entities", "found", *KINDS],
+            rows,
+            orders_by_f1(rows),
+        ),
         note(
             "An entity that was not found has the wrong type, the wrong bounds, or both where something found overlaps it, "
             "else it was missed; invented is what was found and overlaps no such entity."
         ),
     ]
     if details["confused"]:
-        parts += [tag("h3", "Types taken for one another"), table(["type", "taken for", "times"], details["confused"])]
+        parts += [tag("h3", "Types taken for one another")]
+        parts += examples_table(["type", "taken for", "times"], details["confused"], texts=())
     parts.append(tag("h3", "Mistakes"))
     if not details["examples"]:
         return join([*parts, note("None.")])

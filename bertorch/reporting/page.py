@@ -14,6 +14,8 @@ _DARK = (
     "--page:#131312;--card:#1e1e1c;--ink:#f1f0ea;--soft:#aeada5;--line:#383733;--tint:57,135,229;--bad:#ff8a7a;--good:#5fd694;"
     "--s0:#5a9ff0;--s1:#f08a5a;--s2:#3fc295;--s3:#dba632;--s4:#a79cf5;--s5:#f078b0;--s6:#45c0d8;--s7:#a8a79e"
 )
+_LONG = 20  # rows up to which a table stands whole
+_CHOSEN = 10  # rows of a longer one that are shown in each order
 SERIES = 8  # colours of series; a ninth begins anew, with a dashed line
 _COLOURS = f":root{{color-scheme:light dark;{_LIGHT}}}@media (prefers-color-scheme:dark){{:root{{{_DARK}}}}}"
 _STYLE = """
@@ -43,8 +45,9 @@ svg text{font:11.5px system-ui,sans-serif;fill:var(--soft)}
 table{border-collapse:collapse;font-size:13.5px;width:100%;overflow-wrap:break-word}
 th,td{padding:5px 10px;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}
 tr:last-child td{border-bottom:0}
-th{font-weight:600;color:var(--soft);white-space:nowrap}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+th{font-weight:600;color:var(--soft);overflow-wrap:normal;vertical-align:bottom}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
+td.n,.flag{white-space:nowrap}
 td:not(.n){min-width:4.5em}
 td.text{min-width:140px;overflow-wrap:anywhere}
 td.cell{background:rgba(var(--tint),var(--share,0))}
@@ -52,6 +55,8 @@ td.cell{background:rgba(var(--tint),var(--share,0))}
 .legend{display:flex;flex-wrap:wrap;gap:4px 16px;margin:6px 0;font-size:13px}
 .swatch{display:inline-block;width:12px;height:12px;border-radius:3px;margin-right:6px;vertical-align:-1px}
 mark{background:rgba(var(--tint),.24);color:inherit;border-radius:3px;padding:0 2px}
+pre{margin:8px 0;padding:8px 12px;background:var(--card);border:1px solid var(--line);border-radius:8px;
+font:12.5px/1.5 ui-monospace,monospace;white-space:pre-wrap}
 details{margin:8px 0}summary{cursor:pointer;color:var(--soft)}
 """
 _SERIES = "".join(
@@ -153,6 +158,27 @@ def barred(value: Any, share: float) -> Html:
 
 def folded(summary: str, *children: Any) -> Html:
     return tag("details", tag("summary", summary), *children)
+
+
+def chosen_rows(
+    head: Sequence[Any], rows: Sequence[Sequence[Any]], orders: dict[str, Sequence[Any]], last: Sequence[Any] | None = None
+) -> list[Html]:
+    """A table; of one too long to be read the first rows in some orders, and the whole folded away.
+
+    Args:
+        head: of the columns.
+        rows: as in ``table``.
+        orders: what the first rows of an order are called, and what each row is sorted by, the least first.
+        last: a row below those of each table: their mean or sum.
+    """
+    below = [last] if last is not None else []
+    if len(rows) <= _LONG:
+        return [table(head, [*rows, *below])]
+    parts: list[Html] = []
+    for name, values in orders.items():
+        order = sorted(range(len(rows)), key=lambda row, values=values: values[row])[:_CHOSEN]
+        parts += [note(f"The {len(order)} {name} of {len(rows)}:"), table(head, [*(rows[row] for row in order), *below])]
+    return [*parts, folded(f"all {len(rows)}", table(head, [*rows, *below]))]
 
 
 def swatch(place: int, name: str) -> Html:

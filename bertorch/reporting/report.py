@@ -1,5 +1,6 @@
 """The report of a run, or of several side by side: one HTML file that loads nothing."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from bertorch.reporting.charts import curves
 from bertorch.reporting.classification import classification_section
 from bertorch.reporting.comparison import comparison_table
 from bertorch.reporting.entities import entities_section
-from bertorch.reporting.page import Html, barred, folded, join, legend, note, number, page, percent, table, tag
+from bertorch.reporting.page import Html, barred, chosen_rows, folded, join, legend, note, number, page, percent, table, tag
 from bertorch.reporting.reading import reading_section
 from bertorch.reporting.runs import RunFiles, differing_flags, figures_of, find_runs
 from bertorch.reporting.similarity import similarity_section
@@ -25,6 +26,9 @@ _TRAINING = {
     "steps_per_second": "speed, steps a second",
     "peak_memory_mb": "peak memory, MB",
 }
+# The last part of a figure's name, and what it lies between.
+_BOUNDS = dict.fromkeys(("accuracy", "f1", "precision", "recall", "em", "average", "mrr"), (0.0, 1.0))
+_BOUNDS |= dict.fromkeys(("spearman", "pearson"), (-1.0, 1.0))
 _SECTIONS: dict[str, Callable[[dict[str, Any], list[str] | None], Html]] = {
     "classification": classification_section,
     "entities": lambda details, labels: entities_section(details),
@@ -65,7 +69,7 @@ def report_finished(directories: Sequence[str | Path], directory: str | Path) ->
 
 def run_page(run: RunFiles) -> str:
     """The report of one run."""
-    parts = [tag("h1", run.name), note(f"{run.path}", *_what(run)), _cards(run)]
+    parts = [tag("h1", run.name), note(f"{run.path}", *_what(run)), _how(run), _cards(run)]
     parts += [note(line) for line in run.missing]
     if run.state and not run.state.get("finished", True):
         parts.append(note(f"Not finished: --resume goes on from step {number(run.state.get('global_step'))}."))
@@ -89,6 +93,7 @@ def comparison_page(runs: Sequence[RunFiles]) -> str:
     parts += [note(f"{run.name}: {line}") for run in runs for line in run.missing]
     parts += [
         _section("Figures", lambda: comparison_table(runs)),
+        _section("Runs", lambda: _runs(runs)),
         _section("Flags that differ", lambda: _flag_table(runs)),
         _section("Curves", lambda: _overlaid_curves(runs)),
     ]
@@ -108,6 +113,35 @@ def _what(run: RunFiles) -> list[str]:
     flags, task = run.flags, run.description.get("task")
     known = [task and f"task {task}", flags.get("pretrained_model_name_or_path"), _data_name(flags.get("train_data_file"))]
     return [f" · {text}" for text in known if text]
+
+
+def _how(run: RunFiles) -> Html | None:
+    """When it was, how long it took, and the command."""
+    when = [f"started {run.started}"] if run.started else []
+    when += [f"took {duration(run.seconds)}"] if run.seconds is not None else []
+    # A line ends before a flag, not after its dashes.
+    parts = re.split(r"(?<=\s)(--\w+)", run.command or "")
+    command = tag("pre", *(tag("span", part, class_="flag") if place % 2 else part for place, part in enumerate(parts)))
+    command = command if run.command else None
+    return join([note(", ".join(when)) if when else None, command]) if when or command else None
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``3 min 20 s``, ``5 h 7 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _runs(runs: Sequence[RunFiles]) -> Html | None:
+    """When each run was, how long it took, and its command."""
+    if not any(run.started or run.command for run in runs):
+        return None
+    rows = [[run.name, run.started, None if run.seconds is None else duration(run.seconds), run.command] for run in runs]
+    return table(["", "started", "took", "command"], rows, texts=(3,))
 
 
 def _data_name(value: Any) -> str | None:
@@ -163,6 +197,11 @@ def _in_order(trained: Sequence[str]) -> list[str]:
     return [name for name in _TRAINING if name in trained] + [name for name in trained if name not in _TRAINING]
 
 
+def bounds_of(figure: str) -> tuple[float, float] | None:
+    """The least and the highest value that a figure of this name can have; None where it has no bounds."""
+    return _BOUNDS.get(figure.split("@")[0].rpartition("_")[2])
+
+
 def _own_curves(run: RunFiles) -> Html:
     """Training and evaluation of one run, in one chart where both have a figure of the same name."""
     drawn, both = [], False
@@ -173,9 +212,9 @@ def _own_curves(run: RunFiles) -> Html:
         if name in evaluated:
             series.append(("evaluation", _points(run.evaluations, name)))
             both = True
-        drawn.append(curves(_TRAINING.get(name, name), series, kept))
+        drawn.append(curves(_TRAINING.get(name, name), series, kept, bounds=bounds_of(name)))
     drawn += [
-        curves(name, [("", []), ("evaluation", _points(run.evaluations, name))], kept, "evaluation")
+        curves(name, [("", []), ("evaluation", _points(run.evaluations, name))], kept, "evaluation", bounds_of(name))
         for name in evaluated
         if name not in trained
     ]
@@ -193,9 +232,11 @@ def _overlaid_curves(runs: Sequence[RunFiles]) -> Html:
     evaluated = list(dict.fromkeys(name for run in runs for name in _names_of(run.evaluations)))
     for name in _in_order(trained):
         remark = "training" if name in evaluated else ""
-        drawn.append(curves(_TRAINING.get(name, name), [(run.name, _points(run.train, name)) for run in runs], None, remark))
+        series = [(run.name, _points(run.train, name)) for run in runs]
+        drawn.append(curves(_TRAINING.get(name, name), series, None, remark, bounds_of(name)))
     for name in evaluated:
-        drawn.append(curves(name, [(run.name, _points(run.evaluations, name)) for run in runs], None, "evaluation"))
+        series = [(run.name, _points(run.evaluations, name)) for run in runs]
+        drawn.append(curves(name, series, None, "evaluation", bounds_of(name)))
     if not any(drawn):
         return note("No figures were logged.")
     return join([legend([run.name for run in runs]), tag("div", *drawn, class_="charts")])
@@ -223,21 +264,34 @@ def _data(data: dict[str, Any]) -> Html | None:
     names = dict.fromkeys(name for content in data.values() for name in content["figures"])
     rows = ([_words(name), *(_share(name, content["figures"].get(name)) for content in data.values())] for name in names)
     parts = [table(["", *data], rows)]
+    if "tokens_longest" in names:
+        parts.append(note("Lengths are those of whole texts, before they are cut or read in windows."))
     counts = {name: content["counts"] for name, content in data.items() if content.get("counts")}
     if counts:
         kinds = dict.fromkeys(kind for numbers in counts.values() for kind in numbers)
         totals = {name: max(1, sum(numbers.values())) for name, numbers in counts.items()}
-        rows = (
+        rows = [
             [kind, *(barred(numbers.get(kind, 0), numbers.get(kind, 0) / totals[name]) for name, numbers in counts.items())]
             for kind in kinds
-        )
-        parts += [tag("h3", "Counts"), table(["", *counts], rows)]
+        ]
+        first = next(iter(counts.values()))
+        sizes = [first.get(kind, 0) for kind in kinds]
+        parts += [
+            tag("h3", "Counts"),
+            *chosen_rows(["", *counts], rows, {"rarest": sizes, "most frequent": _falling(sizes)}),
+        ]
     return join(parts)
+
+
+def _falling(sizes: Sequence[int]) -> list[int]:
+    return [-size for size in sizes]
 
 
 def _words(name: str) -> str:
     """``tokens_p50`` as people say it."""
     quantity, _, last = name.rpartition("_")
+    if last in ("mean", "longest"):
+        return f"{quantity.replace('_', ' ')}, {last}"
     if last[:1] == "p" and last[1:].isdigit():
         return f"{quantity.replace('_', ' ')}, " + ("median" if last == "p50" else f"{last[1:]} % have at most")
     return f"{quantity.replace('_', ' ')}, share" if last == "share" else name.replace("_", " ")

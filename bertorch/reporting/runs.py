@@ -49,6 +49,26 @@ class RunFiles:
         return self.description.get("arguments") or self.state.get("arguments") or {}
 
     @property
+    def command(self) -> str | None:
+        """As it was typed; None of runs that did not keep it."""
+        return self._kept("command", str)
+
+    @property
+    def started(self) -> str | None:
+        """Day and time."""
+        return self._kept("started", str)
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it trained and evaluated; where it was resumed, all parts together."""
+        known = [_number(line.get("seconds")) for line in (*self.train[-1:], self.state)]
+        return max((one for one in known if one is not None and 0 <= one < _LARGEST), default=None)
+
+    def _kept(self, name: str, kind: type) -> Any:
+        found = (content.get(name) for content in (self.description, self.state))
+        return next((value for value in found if isinstance(value, kind)), None)
+
+    @property
     def metric(self) -> str | None:
         """The metric that decides which model is the best; None where it is not known."""
         metric = self.flags.get("metric")
@@ -92,7 +112,7 @@ def _number(value: Any) -> float | None:
 
 def figures_of(line: dict[str, Any]) -> dict[str, Any]:
     """The figures of a line of ``metrics.jsonl``."""
-    places = ("kind", "global_step", "epoch", "batch")
+    places = ("kind", "global_step", "epoch", "batch", "seconds")
     return {name: value for name, value in line.items() if name not in places and isinstance(value, int | float)}
 
 

@@ -6,10 +6,13 @@ import json
 import math
 import os
 import random
+import shlex
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +155,9 @@ class Run:
         self._batch_count = 0
         self._signal: int | None = None  # the one that this process was sent
         self._stopping: int | None = None  # the one that all processes stop for
+        self.command = shlex.join(sys.argv)  # no flag takes a secret
+        self.started = datetime.now().astimezone().isoformat(" ", "seconds")
+        self._began, self._seconds_before = time.perf_counter(), 0.0
         self._resumed = self._resume_or_start()
         self._finished = self.global_step >= self.total_steps
         self.journal = Journal(self.directory, args.tensorboard and processes.is_main)
@@ -289,6 +295,11 @@ class Run:
         if self.evaluation_due:
             self._put_in(self.averages)
 
+    @property
+    def _seconds(self) -> float:
+        """How long the run has gone on, the parts before it was resumed too."""
+        return round(self._seconds_before + time.perf_counter() - self._began, 1)
+
     def _due(self, every: int) -> bool:
         return self.global_step % every == 0 or self._finished
 
@@ -329,7 +340,7 @@ class Run:
         if self.processes.is_main:
             rate = self.optimizer.param_groups[0]["lr"]
             memory = peak_memory_mb(self.processes.device)
-            more = {"learning_rate": rate, "steps_per_second": speed, "peak_memory_mb": memory}
+            more = {"learning_rate": rate, "steps_per_second": speed, "peak_memory_mb": memory, "seconds": self._seconds}
             self.journal.write("train", self.global_step, {**figures, **more})
         self._window = _Window(started=now)
 
@@ -386,6 +397,8 @@ class Run:
                 "global_step": self.global_step,
                 "metrics": self.metrics,
                 "arguments": vars(self.args),
+                "command": self.command,
+                "started": self.started,
             }
             self._put_in(self.averages)
             try:
@@ -419,6 +432,9 @@ class Run:
                 "finished": self._finished,
                 "same_on_resume": self._identity,
                 "arguments": vars(self.args),
+                "command": self.command,
+                "started": self.started,
+                "seconds": self._seconds,
             }
             save_state(self.directory, self.global_step, self.bare_model, tensors, state)
         self._window.paused += time.perf_counter() - paused
@@ -465,7 +481,8 @@ class Run:
         _restore_random_states(tensors["generators"][self.processes.rank], self.processes.device)
         for name in ("global_step", "epoch", "batch", "best_score", "evaluations_without_best", "metrics"):
             setattr(self, name, state[name])
-        self.kept = state.get("kept", {})  # states of earlier versions lack it
+        self.kept = state.get("kept", {})  # states of earlier versions lack it, and the next two
+        self.started, self._seconds_before = state.get("started", self.started), state.get("seconds", 0.0)
         logger.info(f"resumed from {path}: epoch {self.epoch + 1}, batch {self.batch}, global step {self.global_step}")
         return True
 

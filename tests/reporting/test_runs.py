@@ -1,5 +1,6 @@
 """Directories of runs, whole and broken, as reports and tables show them."""
 
+import html
 import json
 import re
 import shutil
@@ -8,10 +9,11 @@ import tempfile
 import pytest
 
 from bertorch.errors import UserError
-from bertorch.reporting.charts import averaged, curves, nice_ticks
+from bertorch.reporting.charts import _tick, averaged, curves, nice_ticks, ticks_within
 from bertorch.reporting.comparison import as_markdown, as_text, as_tsv, comparison, sorted_by
-from bertorch.reporting.page import Html, number, page, table, tag
-from bertorch.reporting.report import report_finished, write_report
+from bertorch.reporting.entities import KINDS
+from bertorch.reporting.page import Html, chosen_rows, number, page, table, tag
+from bertorch.reporting.report import bounds_of, duration, report_finished, write_report
 from bertorch.reporting.runs import differing_flags, find_runs, read_run
 from tests.processes import finished
 
@@ -106,6 +108,66 @@ class TestPage:
         assert nice_ticks(3, 3)[0] <= 1.5 and nice_ticks(0, 0)[-1] >= 0.5
         assert nice_ticks(-1, 1e-9)[0] == -1
 
+    @pytest.mark.parametrize(
+        ("values", "bounds", "ends"),
+        [
+            ([0.93], (0, 1), (0.4, 1)), ([0.93], None, (0.4, 1.4)), ([0.02, 0.97], (0, 1), (0, 1)),
+            ([1, 1], (0, 1), (0.5, 1)),
+            ([-0.93], (-1, 1), (-1, -0.4)), ([-0.1, 0.99], (-1, 1), (-0.5, 1)), ([0.0], (0, 1), (0, 0.5)),
+            ([0.5, 93.0], (0, 1), (0, 100)), ([-1, 1], (-1, 1), (-1, 1)),
+        ],
+    )  # fmt: skip
+    def test_axes_end_at_the_bound_of_a_figure(self, values, bounds, ends):
+        """Unless the values do not."""
+        ticks = ticks_within(min(values), max(values), bounds)
+        assert (ticks[0], ticks[-1]) == ends
+
+    @pytest.mark.parametrize(
+        ("name", "bounds"),
+        [("accuracy", (0, 1)), ("conlleval_f1", (0, 1)), ("has_answer_em", (0, 1)), ("recall@10", (0, 1)), ("mrr", (0, 1)),
+         ("spearman", (-1, 1)), ("masked_lm_accuracy", (0, 1)), ("loss", None), ("f1_threshold", None), ("perplexity", None),
+         ("learning_rate", None)],
+    )  # fmt: skip
+    def test_bounds_of_figures(self, name, bounds):
+        assert bounds_of(name) == bounds
+        drawn = curves(name, [("", [(1, 0.93)])], bounds=bounds_of(name))
+        assert (">1.4<" in drawn) is (bounds is None)
+
+    @pytest.mark.parametrize(
+        ("value", "written"),
+        [(2.5e-5, "2.5e-5"), (0.000175, "1.75e-4"), (0.25, "0.25"), (-3e-7, "-3e-7"), (0, "0"), (123_456, "123.5k"),
+         (2_000_000, "2M"), (1500, "1500")],
+    )  # fmt: skip
+    def test_numbers_of_axes_are_short(self, value, written):
+        drawn = curves("a", [("", [(1, value), (2, value)])])
+        assert f">{written}<" in drawn if value == 0 else _tick(value) == written
+
+    @pytest.mark.parametrize(
+        ("seconds", "written"),
+        [
+            (0.4, "0 s"),
+            (59.4, "59 s"),
+            (59.6, "1 min 0 s"),
+            (200, "3 min 20 s"),
+            (3600, "1 h 0 min"),
+            (90_059, "25 h 0 min"),
+        ],
+    )
+    def test_durations(self, seconds, written):
+        assert duration(seconds) == written
+
+    def test_long_tables_show_the_first_rows_of_each_order_and_fold_the_rest(self):
+        rows = [[f"row{place}", place] for place in range(119)]
+        orders = {"worst": [(place * 7) % 119 for place in range(119)], "largest": [-place for place in range(119)]}
+        worst, largest = sorted(range(119), key=lambda place: (place * 7) % 119)[:10], list(range(118, 108, -1))
+        parts = chosen_rows(["a", "b"], rows, orders, ["mean", 59])
+        shown = [re.findall(r"row(\d+)<", part) for part in parts]
+        assert [list(map(int, places)) for places in shown if places] == [worst, largest, list(range(119))]
+        assert parts[-1].startswith("<details><summary>all 119</summary>") and "The 10 worst of 119:" in parts[0]
+        assert [part.count(">mean<") for part in parts] == [0, 1, 0, 1, 1]
+        (whole,) = chosen_rows(["a", "b"], rows[:20], {}, ["mean", 59])
+        assert "<details" not in whole and len(re.findall("row", whole)) == 20
+
     def test_long_curves_are_averaged(self):
         assert averaged([(1, 1), (2, 3), (3, 5)], 2) == [(1.5, 2), (3, 5)]
         assert averaged([(1, 1), (2, 3)], 2) == [(1, 1), (2, 3)]
@@ -167,6 +229,75 @@ class TestReport:
         ):
             assert part in text
         assert "left out" not in text and "Left out" not in text and text.count("<svg") == 6
+
+    def test_many_labels(self, tmp_path):
+        """The worst and the most frequent first, all of them and the counts folded away."""
+        names = [f"label{place:03}" for place in range(119)]
+        many = classified()["classification"]
+        many["labelled"] = [500 - place for place in range(118)] + [0]
+        many["right"] = [0 if place in (50, 60) else 1 for place in range(118)] + [0]
+        many["predicted"] = [100 + place for place in range(119)]
+        del many["confusion"]
+        many["confused"] = [[place, place + 1, 90 - place] for place in range(50)]
+        write_run(tmp_path / "a", evaluation={"classification": many}, labels=names)
+        data = {"train": {"figures": {"rows": 9}, "counts": {name: place for place, name in enumerate(names)}}}
+        (tmp_path / "a" / "data_report.json").write_text(json.dumps(data))
+        text = report(tmp_path / "a", output_file=tmp_path / "report.html")
+        unfolded = re.sub("<details>.*?</details>", "", text)
+        worst, frequent = (part.split("</table>")[0] for part in re.split("The 10 [a-z ]*[F1]* of 119:", unfolded)[1:3])
+        assert re.findall(r"label(\d+)", worst)[:2] == ["050", "060"] and "label118" not in worst  # which has no row
+        assert re.findall(r"label(\d+)", frequent) == [f"{place:03}" for place in range(10)]
+        assert worst.count("macro mean") == frequent.count("macro mean") == 1
+        assert len(re.findall(r"<tr><td>label", unfolded)) == 10 + 10 + 15 + 10 + 10
+        assert text.count("<summary>all 119</summary>") == 2 and "<summary>35 more</summary>" in text
+
+    @pytest.mark.parametrize("labels", [12, 13])
+    def test_a_wide_confusion_matrix_is_folded_below_the_commonest_mistakes(self, tmp_path, labels):
+        names = [f"label{place:02}" for place in range(labels)]
+        evaluation = classified()
+        confusion = [[9 if a == b else a * (b == 0) for b in range(labels)] for a in range(labels)]
+        counts = {"right": [9] * labels, "labelled": [9] * labels, "predicted": [9] * labels, "confusion": confusion}
+        evaluation["classification"] |= counts
+        text = report(write_run(tmp_path / "a", evaluation=evaluation, labels=names), output_file=tmp_path / "report.html")
+        assert ("<details><summary>confusion matrix" in text) is (labels > 12)
+        if labels > 12:
+            listed = text.split("Labels that are confused most")[1].split("</table>")[0]
+            found = re.findall(r"<td>label(\d\d)</td><td>label(\d\d)</td><td class=\"n\">(\d+)", listed)
+            assert [tuple(map(int, row)) for row in found] == [(place, 0, place) for place in range(12, 0, -1)]
+
+    def test_command_date_and_duration(self, tmp_path):
+        """Of the saved model's description or the newest state; the duration is that of the last line."""
+        run = write_run(tmp_path / "a")
+        description = json.loads((run / "bertorch.json").read_text())
+        kept = {"command": f"run_x.py --train_data_file 'a b' {HOSTILE}", "started": "2031-02-03 04:05:06+08:00"}
+        (run / "bertorch.json").write_text(json.dumps({**description, **kept}))
+        with open(run / "metrics.jsonl", "a") as handle:
+            handle.write(json.dumps({"kind": "train", "global_step": 30, "loss": 1.0, "seconds": 200.4}) + "\n")
+        text = report(run, output_file=tmp_path / "report.html")
+        assert "started 2031-02-03 04:05:06+08:00, took 3 min 20 s" in text
+        assert '<pre>run_x.py <span class="flag">--train_data_file</span> &#x27;a b&#x27; &lt;script&gt;' in text
+        assert "<figcaption>seconds" not in text
+        state = run / "training_state" / "step-00000030"
+        state.mkdir(parents=True)
+        (state / "state.json").write_text(json.dumps({**kept, "finished": True, "global_step": 30, "seconds": 3725.0}))
+        (run / "bertorch.json").unlink()
+        text = report(run, output_file=tmp_path / "report.html")
+        assert "started 2031-02-03 04:05:06+08:00, took 1 h 2 min" in text and "<pre>run_x.py" in text
+        write_run(tmp_path / "b")
+        text = report(run, tmp_path / "b", output_file=tmp_path / "both.html")
+        row = text.split("<h2>Runs")[1].split("</table>")[0]
+        assert all(part in row for part in ("<td>a</td>", "2031-02-03", "1 h 2 min", "run_x.py --train_data_file"))
+
+    @pytest.mark.parametrize("value", [5, [], {}, None, True, -1.0, 1e300, "x" * 9])
+    def test_odd_commands_dates_and_durations(self, tmp_path, value):
+        run = write_run(tmp_path / "a")
+        description = json.loads((run / "bertorch.json").read_text())
+        (run / "bertorch.json").write_text(json.dumps({**description, "command": value, "started": value}))
+        with open(run / "metrics.jsonl", "a") as handle:
+            handle.write(json.dumps({"kind": "train", "global_step": 30, "loss": 1.0, "seconds": value}) + "\n")
+        text = report(run, output_file=tmp_path / "report.html")
+        assert ("started" in text) is ("<pre>" in text) is isinstance(value, str)
+        assert re.findall(r"took (\d+ s)", text) == (["5 s"] if value == 5 else [])
 
     def test_hostile_texts_paths_labels_and_flags(self, tmp_path):
         name = HOSTILE.replace("/", "∕")
@@ -274,27 +405,61 @@ class TestComparison:
             sorted_by(columns, rows, "f1")
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome here")
-def test_on_a_phone(tmp_path):
-    """In a browser 390 pixels wide nothing is wider than the page, whatever stands in it; tables scroll within."""
-    evaluation = classified("very" * 100)
-    for name in ("one", "two" * 40):
-        write_run(tmp_path / "runs" / name, {"seed": name, "flag": "/long" * 50}, test=0.5, evaluation=evaluation)
-    pages = {"one": report(tmp_path / "runs" / "one", output_file=tmp_path / "one.html")}
-    pages["both"] = report(tmp_path / "runs", output_file=tmp_path / "both.html")
-    frames = "".join(f'<iframe id="{name}" src="{name}.html" width="390" height="800"></iframe>' for name in pages)
+def measured(tmp_path, pages, width):
+    """What a browser makes of each page: name of its frame, the width it takes and has, charts, height, clipped labels of
+    charts, and the heads of tables that are wider than their place."""
+    frames = "".join(f'<iframe id="{name}" src="{name}.html" width="{width}" height="800"></iframe>' for name in pages)
     measure = """onload = () => { document.title = JSON.stringify([...document.querySelectorAll("iframe")].map(frame => {
         const root = frame.contentDocument.documentElement;
-        return [frame.id, root.scrollWidth, root.clientWidth, root.querySelectorAll("svg").length, root.scrollHeight];
+        const clipped = [...root.querySelectorAll("svg text")].filter(text => {
+            const [own, whole] = [text.getBoundingClientRect(), text.closest("svg").getBoundingClientRect()];
+            return own.left < whole.left || own.right > whole.right;
+        }).map(text => text.textContent);
+        const wide = [...root.querySelectorAll(".scroll")].filter(box => box.scrollWidth > box.clientWidth)
+            .map(box => box.querySelector("tr").textContent);
+        return [frame.id, root.scrollWidth, root.clientWidth, root.querySelectorAll("svg").length, root.scrollHeight,
+                clipped, wide];
     })) }"""
-    (tmp_path / "phone.html").write_text(f"<!doctype html><title></title>{frames}<script>{measure}</script>")
+    (tmp_path / "frames.html").write_text(f"<!doctype html><title></title>{frames}<script>{measure}</script>")
     with tempfile.TemporaryDirectory() as profile:
         done = finished(
             [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
-             "--allow-file-access-from-files", f"--user-data-dir={profile}", "--dump-dom", str(tmp_path / "phone.html")]
+             "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+             "--disable-sync", "--allow-file-access-from-files", f"--user-data-dir={profile}", "--dump-dom",
+             str(tmp_path / "frames.html")]
         )  # fmt: skip
     title = re.search("<title>(.*?)</title>", done.stdout)
     assert title, done.stderr
-    for name, wanted, given, charts, height in json.loads(title[1].replace("&quot;", '"')):
-        assert given == 390 and wanted <= 390, name
-        assert charts >= 5 and height > 1000
+    return json.loads(html.unescape(title[1]))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome here")
+class TestInABrowser:
+    def test_on_a_phone(self, tmp_path):
+        """In a browser 390 pixels wide nothing is wider than the page, whatever stands in it; tables scroll within."""
+        evaluation = classified("very" * 100)
+        for name in ("one", "two" * 40):
+            run = write_run(tmp_path / "runs" / name, {"seed": name, "flag": "/long" * 50}, test=0.5, evaluation=evaluation)
+            description = json.loads((run / "bertorch.json").read_text())
+            (run / "bertorch.json").write_text(json.dumps({**description, "command": "run.py --flag " + "/long" * 50}))
+            with open(run / "metrics.jsonl", "a") as handle:  # the longest labels that an axis may have
+                handle.writelines(
+                    json.dumps({"kind": "train", "global_step": step, "loss": 1.0, "small": small, "near": near}) + "\n"
+                    for step, small, near in ((20, 2.5e-5, 0.998251), (123_456, 1.75e-4, 0.999))
+                )
+        pages = {"one": report(tmp_path / "runs" / "one", output_file=tmp_path / "one.html")}
+        pages["both"] = report(tmp_path / "runs", output_file=tmp_path / "both.html")
+        for name, wanted, given, charts, height, clipped, _ in measured(tmp_path, pages, 390):
+            assert given == 390 and wanted <= 390, name
+            assert charts >= 7 and height > 1000
+            assert clipped == []
+
+    def test_on_a_desk(self, tmp_path):
+        """1280 pixels hold every column of the table of entities."""
+        counts = {"right": 1100, "labelled": 2300, "found": 3700, **dict.fromkeys(KINDS, 1234)}
+        types = [{"type": name, **counts} for name in ("ORGANISATION", "TITLE", "人名")]
+        details = {"types": types, "confused": [], "mistakes": 0, "examples": []}
+        write_run(tmp_path / "a", evaluation={"entities": details})
+        text = report(tmp_path / "a", output_file=tmp_path / "one.html")
+        ((_, wanted, given, *_, clipped, wide),) = measured(tmp_path, {"one": text}, 1280)
+        assert (given, clipped, wide) == (1280, [], []) and wanted <= 1280 and "invented" in text

@@ -1,12 +1,19 @@
 """What each training script leaves for its report, and the scripts that read it."""
 
+import html
 import json
 import os
+import re
+import shlex
 import shutil
+from datetime import datetime
+from pathlib import Path
 
 import pytest
 
 from bertorch.reporting import classification, report
+from bertorch.training import run as training_run
+from bertorch.training.checkpoints import latest_state, load_state
 from tests.reporting.test_runs import assert_self_contained
 from tests.scripts.launch import DATA, REVIEWS, as_flags, call, complaint, journal, run, training_flags
 from tests.scripts.test_run_mrc import WINDOWS
@@ -185,6 +192,36 @@ def test_seeds_are_shown_side_by_side(small_encoder, tmp_path, monkeypatch):
     best = content(tmp_path / "out", "seeds.json")["best_seed"]
     expected = content(tmp_path / "out" / f"seed-{best}", "evaluation.json")
     assert content(tmp_path / "out", "evaluation.json") == expected
+
+
+def test_command_date_and_duration(small_encoder, tmp_path, monkeypatch):
+    """The command is the one that was typed; a resumed run keeps its beginning, and its parts add up."""
+    flags = {"save_steps": 1, "max_steps": 1, "device": "cpu", "dev_data_file": None}
+    typed = training_flags(small_encoder, tmp_path / "a dir", **flags)
+    before = datetime.now().astimezone().replace(microsecond=0)
+    assert call("run_classifier.py", typed, monkeypatch) == 0
+    description = content(tmp_path / "a dir", "bertorch.json")
+    script, *found = shlex.split(description["command"])
+    assert (Path(script).name, found) == ("run_classifier.py", typed)
+    assert before <= datetime.fromisoformat(description["started"]) <= datetime.now().astimezone()
+    state = latest_state(tmp_path / "a dir") / "state.json"
+    assert {name: json.loads(state.read_text())[name] for name in ("command", "started")} == {
+        name: description[name] for name in ("command", "started")
+    }
+    page = page_of(tmp_path / "a dir")
+    assert f"started {description['started']}, took " in page and html.escape(f"'{tmp_path / 'a dir'}'") in page
+
+    def of_long_ago(*how):
+        tensors, state = load_state(*how)
+        return tensors, {**state, "started": "2031-02-03 04:05:06+08:00", "seconds": 7200.0}
+
+    monkeypatch.setattr(training_run, "load_state", of_long_ago)
+    again = training_flags(small_encoder, tmp_path / "a dir", **{**flags, "max_steps": 2}, resume=True)
+    assert call("run_classifier.py", again, monkeypatch) == 0
+    description = content(tmp_path / "a dir", "bertorch.json")
+    assert (description["started"], shlex.split(description["command"])[1:]) == ("2031-02-03 04:05:06+08:00", again)
+    assert 7200 < journal(tmp_path / "a dir", "train")[-1]["seconds"] < 10_000
+    assert re.search(r"started 2031-02-03 04:05:06\+08:00, took 2 h \d+ min", page_of(tmp_path / "a dir"))
 
 
 @pytest.mark.slow
