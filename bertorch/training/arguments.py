@@ -222,8 +222,10 @@ def training_parser(description: str, rows_of_texts: bool = True, documents: boo
     output.add_argument("--overwrite", action="store_true", help="replace the run that --saved_dir already holds")
     output.add_argument("--tensorboard", action="store_true", help="write TensorBoard events to --saved_dir/tensorboard")
 
-    for spelling in ("--local_rank", "--local-rank"):  # passed by torch.distributed.launch; the environment decides
-        parser.add_argument(spelling, dest="local_rank", type=int, default=-1, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--local_rank", "--local-rank", type=int, default=-1,
+        help="this process's number on its machine, as torch.distributed.launch passes it; torchrun sets it by itself",
+    )  # fmt: skip
     return parser
 
 
@@ -327,6 +329,8 @@ def check_training_arguments(args: argparse.Namespace) -> None:
         raise UserError("--resume and --overwrite contradict each other; give one")
     if args.do_test and args.test_data_file is None:
         raise UserError("--do_test needs --test_data_file")
+    if args.test_data_file is not None and not args.do_test:
+        logger.warning(f"--test_data_file {args.test_data_file} is not read; to predict it after training, add --do_test")
     for flag in ("save_best_model", "early_stopping_patience"):
         if getattr(args, flag) and args.dev_data_file is None:
             raise UserError(f"--{flag} needs --dev_data_file")

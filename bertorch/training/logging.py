@@ -20,6 +20,23 @@ def set_up_logging(is_main: bool) -> None:
         logger.add(lambda line: tqdm.write(line, file=sys.stderr, end=""), level="INFO", colorize=sys.stderr.isatty())
 
 
+# What the original's log lines call these figures, and with how many digits; people search logs for them.
+_ORIGINAL = {
+    "entities": {"F1": ("f1", 5)},
+    "sentence_vectors": {"spearman corr": ("spearman", 4), "pearson corr": ("pearson", 4)},
+}
+
+
+def shown(task: str, metrics: dict[str, float]) -> str:
+    """The figures of an evaluation as a log line has them: the loss, what the original shows beside it, then the others."""
+    parts = [f"{name}: {value:.5f}" for name, value in metrics.items()]
+    original = [
+        f"{name}: {metrics[own]:.{digits}f}" for name, (own, digits) in _ORIGINAL.get(task, {}).items() if own in metrics
+    ]
+    place = 1 if next(iter(metrics), None) == "loss" else 0
+    return ", ".join(parts[:place] + original + parts[place:])
+
+
 class Journal:
     """The figures of a run: ``metrics.jsonl``, a line each, and TensorBoard events where asked for.
 
