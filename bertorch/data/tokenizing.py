@@ -107,12 +107,11 @@ class TextEncoder:
         self.backend.no_truncation()
         self.backend.no_padding()
         self.layouts = {1: self._layout("a"), 2: self._layout("a", "b")}
-        for texts, (parts, _) in self.layouts.items():
-            special = sum(len(part) for part in parts)
-            if max_seq_length < special + texts:
-                raise UserError(
-                    f"--max_seq_length {max_seq_length} leaves no room for text; {special} of it are special tokens"
-                )
+        shortest = max(sum(len(part) for part in parts) + texts for texts, (parts, _) in self.layouts.items())
+        if max_seq_length < shortest:
+            raise UserError(
+                f"--max_seq_length {max_seq_length} leaves no room for text beside special tokens; give at least {shortest}"
+            )
 
     def _layout(self, *texts: str) -> tuple[list[list[int]], list[int]]:
         """The special tokens before, between and after the texts, and the segment id of each part of the sequence."""

@@ -293,8 +293,12 @@ def latest_state(directory: Path) -> Path | None:
     return states[-1] if states else None
 
 
-def load_state(path: Path, model: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+def load_state(
+    path: Path, model: nn.Module, check: Callable[[dict[str, Any]], None] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Fill ``model`` from a training state; returns its ``tensors`` and ``state``.
+
+    ``check`` gets the state before the model is touched, and may raise a UserError.
 
     Raises:
         UserError: the state is damaged, or of another model.
@@ -306,6 +310,8 @@ def load_state(path: Path, model: nn.Module) -> tuple[dict[str, Any], dict[str, 
     except Exception as error:  # a damaged pickle raises whatever the reader stumbles over: IndexError, AssertionError
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: damaged training state ({reason}); start anew with --overwrite") from None
+    if check is not None:
+        check(state)
     weights: dict[str, Tensor] = read_weights(path / "model.safetensors")
     parameters = dict(model.named_parameters())
     if {name: tensor.shape for name, tensor in weights.items()} != {name: p.shape for name, p in parameters.items()}:

@@ -40,7 +40,7 @@ from bertorch.training.checkpoints import (
     write_json,
 )
 from bertorch.training.evaluation import Evaluation
-from bertorch.training.logging import Journal, progress_bar
+from bertorch.training.logging import Journal, progress_bar, shown
 from bertorch.training.optimizer import make_optimizer, scale_and_clip
 from bertorch.training.process_group import Interrupted, Processes
 from bertorch.training.processor import Crowding
@@ -50,7 +50,7 @@ from bertorch.training.tricks import average, freeze
 _TRIM_STEPS = 50  # updates on a CPU after which freed memory goes back to the system; kept, it would grow for hours
 _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # A resumed run must agree with the interrupted one in these, or its batches would be other batches.
-_SAME_ON_RESUME = ("batch_size", "gradient_accumulation_steps", "seed", "group_by_length", "world_size", "data")
+_SAME_ON_RESUME = ("batch_size", "gradient_accumulation_steps", "seed", "group_by_length", "world_size", "labels", "data")
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
@@ -159,7 +159,14 @@ class Run:
         self.started = datetime.now().astimezone().isoformat(" ", "seconds")
         self._began, self._seconds_before = time.perf_counter(), 0.0
         self._resumed = self._resume_or_start()
-        self._finished = self.global_step >= self.total_steps
+        patience = args.early_stopping_patience
+        stopped = patience is not None and self.evaluations_without_best >= patience
+        self._finished = self.global_step >= self.total_steps or stopped
+        if self._resumed and self._finished:
+            how, longer = "is finished", "--epochs or --max_steps"
+            if stopped:
+                how, longer = "has stopped early", "--early_stopping_patience"
+            logger.info(f"{self.directory}: this run {how}, at global step {self.global_step}; a higher {longer} goes on")
         self.journal = Journal(self.directory, args.tensorboard and processes.is_main)
         if self._resumed and processes.is_main:
             self.journal.forget_after(self.global_step)
@@ -384,8 +391,7 @@ class Run:
 
     def report(self, kind: str, metrics: dict[str, float], remark: str = "") -> None:
         """Log figures of this step, ``eval`` or ``test``, and write them down."""
-        shown = ", ".join(f"{name}: {value:.5f}" for name, value in metrics.items())
-        logger.info(f"{kind} {shown}{remark}")
+        logger.info(f"{kind} {shown(self.description['task'], metrics)}{remark}")
         if self.processes.is_main:
             self.journal.write(kind, self.global_step, metrics)
 
@@ -442,9 +448,23 @@ class Run:
     @property
     def _identity(self) -> dict[str, Any]:
         args = self.args
-        world_size, data = self.processes.world_size, self.samples.fingerprint
-        values = (args.batch_size, self.accumulation, args.seed, args.group_by_length, world_size, data)
+        world_size, labels, data = self.processes.world_size, self.description.get("labels"), self.samples.fingerprint
+        values = (args.batch_size, self.accumulation, args.seed, args.group_by_length, world_size, labels, data)
         return dict(zip(_SAME_ON_RESUME, values, strict=True))
+
+    def _check_identity(self, path: Path, state: dict[str, Any]) -> None:
+        for name, value in self._identity.items():
+            before = state["same_on_resume"].get(name, value)
+            if before == value:
+                continue
+            match name:
+                case "data":
+                    what = "the training data has changed"
+                case "labels":
+                    what = _change_of_labels(before, value)
+                case _:
+                    what = f"{name} was {before} and is {value}"
+            raise UserError(f"{path}: cannot be resumed, {what}; use the old value, or start anew with --overwrite")
 
     def _resume_or_start(self) -> bool:
         path = latest_state(self.directory) if self.args.resume else None
@@ -457,12 +477,7 @@ class Run:
             if self.processes.is_main:
                 prepare_saved_dir(self.directory, self.args.overwrite, starts_from_itself(self.args))
             return False
-        tensors, state = load_state(path, self.bare_model)
-        for name, value in self._identity.items():
-            before = state["same_on_resume"].get(name, value)
-            if before != value:
-                what = "the training data has changed" if name == "data" else f"{name} was {before} and is {value}"
-                raise UserError(f"{path}: cannot be resumed, {what}; use the old value, or start anew with --overwrite")
+        tensors, state = load_state(path, self.bare_model, lambda state: self._check_identity(path, state))
         changed = [
             f"--{name} {before} -> {getattr(self.args, name)}"
             for name, before in state["arguments"].items()
@@ -485,6 +500,17 @@ class Run:
         self.started, self._seconds_before = state.get("started", self.started), state.get("seconds", 0.0)
         logger.info(f"resumed from {path}: epoch {self.epoch + 1}, batch {self.batch}, global step {self.global_step}")
         return True
+
+
+def _change_of_labels(before: list[str] | None, now: list[str] | None) -> str:
+    before, now = before or [], now or []
+    if sorted(before) == sorted(now):
+        place = next(place for place, (old, new) in enumerate(zip(before, now, strict=True)) if old != new)
+        return f"the labels stand in another order (number {place + 1} was {before[place]!r} and is {now[place]!r})"
+    new, gone = (sorted(set(these) - set(others)) for these, others in ((now, before), (before, now)))
+    parts = [f"{', '.join(map(repr, some[:3]))}{' ...' if some[3:] else ''} {word}" for some, word in
+             ((new, "new"), (gone, "gone")) if some]  # fmt: skip
+    return f"the labels have changed ({'; '.join(parts)})"
 
 
 def all_finite(tensors: list[Tensor]) -> bool:

@@ -99,11 +99,12 @@ def test_two_processes_stop_together_and_resume(small_encoder, tmp_path):
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
 
 
-def test_a_finished_run_has_nothing_left_to_do(small_encoder, undisturbed, tmp_path, monkeypatch):
+def test_a_finished_run_has_nothing_left_to_do(small_encoder, undisturbed, tmp_path, monkeypatch, capsys):
     saved_dir = tmp_path / "out"
     shutil.copytree(undisturbed, saved_dir)
     before = (saved_dir / "model.safetensors").read_bytes()
     assert call("run_classifier.py", [*training_flags(small_encoder, saved_dir, **FLAGS), "--resume"], monkeypatch) == 0
+    assert f"{saved_dir}: this run is finished, at global step" in capsys.readouterr().err
     assert (saved_dir / "model.safetensors").read_bytes() == before
     assert_same_run(saved_dir, undisturbed)
 
@@ -111,6 +112,37 @@ def test_a_finished_run_has_nothing_left_to_do(small_encoder, undisturbed, tmp_p
 def test_nothing_to_resume_starts_anew_and_says_so(small_encoder, tmp_path, monkeypatch, capsys):
     assert call("run_classifier.py", training_flags(small_encoder, tmp_path / "out", resume=True), monkeypatch) == 0
     assert "no training state to resume; starting anew" in capsys.readouterr().err
+
+
+def test_a_run_that_stopped_early_stays_stopped(small_encoder, tmp_path, monkeypatch, capsys):
+    saved_dir = tmp_path / "out"
+    values = {"max_steps": 12, "learning_rate": 0, "eval_steps": 2, "save_steps": 2, "early_stopping_patience": 2}
+    assert call("run_classifier.py", training_flags(small_encoder, saved_dir, **values), monkeypatch) == 0
+    states = [path.name for path in (saved_dir / "training_state").iterdir()]
+    assert states == ["step-00000006"]  # the first of the evaluations, which are all alike, is the best
+    capsys.readouterr()
+    assert call("run_classifier.py", training_flags(small_encoder, saved_dir, **values, resume=True), monkeypatch) == 0
+    assert "has stopped early, at global step 6" in capsys.readouterr().err
+    assert [path.name for path in (saved_dir / "training_state").iterdir()] == states
+    values["early_stopping_patience"] = 3
+    assert call("run_classifier.py", training_flags(small_encoder, saved_dir, **values, resume=True), monkeypatch) == 0
+    assert "has stopped early" not in capsys.readouterr().err
+    assert [path.name for path in (saved_dir / "training_state").iterdir()] == ["step-00000008"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["positive", "negative"], "the labels stand in another order (number 1 was 'negative' and is 'positive')"),
+        (["negative", "positive", "mixed"], "the labels have changed ('mixed' new)"),
+    ],
+)
+def test_other_labels_are_named(labels, message, small_encoder, undisturbed, tmp_path, monkeypatch, capsys):
+    (tmp_path / "labels.txt").write_text("".join(f"{label}\n" for label in labels))
+    saved_dir = shutil.copytree(undisturbed, tmp_path / "out")
+    flags = training_flags(small_encoder, saved_dir, **FLAGS, label_file=tmp_path / "labels.txt", resume=True)
+    assert call("run_classifier.py", flags, monkeypatch) == 2
+    assert f"cannot be resumed, {message}; " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
