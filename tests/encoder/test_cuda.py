@@ -5,6 +5,7 @@ import torch
 
 from bertorch.encoder import TokenBatch, load_encoder
 from bertorch.encoder.attention import attention, choose_backend, varlen_kernel
+from tests.closeness import assert_close
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 
@@ -36,7 +37,7 @@ def test_attention_agrees_with_the_cpu(backend, dtype, tolerance, queries):
         out.backward(inputs[3].to(device, kind))
         results.append([x.detach().float().cpu() for x in (out, query.grad, key.grad, value.grad)])
     for expected, found in zip(*results, strict=True):
-        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+        assert_close(found, expected, tolerance)
 
 
 def test_the_backend_that_follows_bert_is_chosen():
@@ -58,4 +59,4 @@ def test_encoder_agrees_with_the_cpu(tiny_model, precision, tolerance, first_onl
         cuda = torch.device("cuda")
         with torch.autocast("cuda", dtype=precision, enabled=precision != torch.float32):
             found = encoder.to(cuda)(tokens.to(cuda), first_only=first_only)
-    torch.testing.assert_close(found.float().cpu(), expected, rtol=tolerance, atol=tolerance * expected.abs().max().item())
+    assert_close(found, expected, tolerance)

@@ -11,6 +11,7 @@ from bertorch.data.tokenizing import load_tokenizer
 from bertorch.encoder.layers import first_tokens
 from bertorch.encoder.tokens import from_padded
 from bertorch.heads.language_model import load_language_model, load_trained_language_model
+from tests.closeness import assert_close
 
 DIRECTORY = Path(__file__).parents[2] / "models" / "bertorch-tiny-zh"
 
@@ -42,8 +43,8 @@ def test_it_reads_as_transformers_reads_it():
         states = ours.eval().encoder(tokens)
         found = ours.token_logits(states), ours.order(ours.encoder.pooler(first_tokens(states, tokens)))
     real = batch["attention_mask"].bool()
-    torch.testing.assert_close(found[0], expected.prediction_logits[real], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(found[1], expected.seq_relationship_logits, rtol=1e-4, atol=1e-4)
+    assert_close(found[0], expected.prediction_logits[real])
+    assert_close(found[1], expected.seq_relationship_logits)
 
 
 @pytest.mark.parametrize(("text", "missing"), KNOWN)

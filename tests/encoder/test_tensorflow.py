@@ -23,6 +23,7 @@ from bertorch.encoder import TokenBatch, load_config, load_encoder
 from bertorch.encoder.tensorflow import convert_checkpoint, converted_directory
 from bertorch.encoder.tensorflow_names import hugging_face_config, hugging_face_tensors
 from bertorch.errors import UserError
+from tests.closeness import assert_close
 from tests.damage import Malice
 from tests.scripts.launch import call, complaint
 
@@ -228,8 +229,8 @@ def test_same_logits(released, tmp_path, layout):
         states = encoder.eval()(batch)
     for head in (0, 1):
         assert found[head].abs().max() > 0.1
-        assert (found[head] - expected[head]).abs().max() < 1e-5
-    assert (states - expected.hidden_states[-1][0]).abs().max() < 1e-5
+        assert_close(found[head], expected[head])
+    assert_close(states, expected.hidden_states[-1][0])
     assert all("predictions" in name or "classifier" in name or "relationship" in name for name in rest)
 
 

@@ -16,6 +16,7 @@ from bertorch.encoder.layers import first_tokens
 from bertorch.errors import UserError
 from bertorch.heads.classifier import Classifier, load_classifier, load_trained_classifier
 from bertorch.heads.pooling import POOLING_MODES, pool
+from tests.closeness import assert_close
 
 LENGTHS = [9, 9, 4, 1]
 HEAD = "ForSequenceClassification"
@@ -53,7 +54,7 @@ def test_logits_of_transformers(family, tiny_model):
     types, _ = to_padded(tokens.token_type_ids, tokens)
     with torch.no_grad():
         expected = theirs(input_ids=ids, attention_mask=mask.long(), token_type_ids=types).logits
-        torch.testing.assert_close(ours.logits(tokens), expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
+        assert_close(ours.logits(tokens), expected)
     assert expected.std() > 0.01  # tiny as they are, the models tell the texts apart
 
 
@@ -104,7 +105,7 @@ def test_pool_gradient(mode):
     (gradient,) = torch.autograd.grad((pooled * weight).sum(), states)
     reduce = {"cls": lambda x: x[0], "mean": lambda x: x.mean(dim=0), "max": lambda x: x.amax(dim=0)}[mode]
     expected = torch.stack([reduce(part) for part in states.split([3, 1, 2])])
-    torch.testing.assert_close(gradient, torch.autograd.grad((expected * weight).sum(), states)[0])
+    assert_close(gradient, torch.autograd.grad((expected * weight).sum(), states)[0])
 
 
 @pytest.mark.parametrize("mode", ["mean", "max"])
@@ -123,7 +124,7 @@ def test_pooled_logits(tiny_model, mode):
     states = model.encoder(tokens).split(LENGTHS)
     reduce = {"cls": lambda x: x[0], "mean": lambda x: x.mean(dim=0), "max": lambda x: x.amax(dim=0)}[mode]
     expected = torch.stack([reduce(part) for part in states]) @ model.classifier.weight.T + model.classifier.bias
-    torch.testing.assert_close(model.logits(tokens), expected)
+    assert_close(model.logits(tokens), expected)
     assert model.encoder.pooler is None and model.dense is None
 
 
@@ -133,11 +134,11 @@ def test_loss(tiny_model):
     loss = model(labelled(tokens, labels.tolist()))
     logits = model.logits(tokens)
     assert (loss.count, loss.total.shape) == (4, ())
-    torch.testing.assert_close(loss.mean, F.cross_entropy(logits, labels))
+    assert_close(loss.mean, F.cross_entropy(logits, labels))
     assert loss.correct.item() == (logits.argmax(dim=1) == labels).sum().item()
     # Sums add up over parts of any size, the means of parts would not.
     parts = [model(labelled(draw_part, some)) for draw_part, some in zip(split(tokens), ([0], [2, 1, 1]), strict=True)]
-    torch.testing.assert_close(sum(part.total for part in parts), loss.total)
+    assert_close(sum(part.total for part in parts), loss.total)
     assert sum(part.count for part in parts) == loss.count
     assert sum(part.correct for part in parts) == loss.correct
 

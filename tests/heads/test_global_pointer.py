@@ -18,6 +18,7 @@ from bertorch.errors import UserError
 from bertorch.heads.global_pointer import GlobalPointer
 from bertorch.training.checkpoints import save_model
 from bertorch.training.process_group import Processes
+from tests.closeness import assert_close
 
 TYPES = ["PER", "LOC", "ORG"]
 ALONE = Processes(0, 0, 1, torch.device("cpu"))
@@ -96,7 +97,7 @@ def test_scores_by_hand(model):
     states = model.encoder(tokens)[places].split(lengths)
     for window, (length, own) in enumerate(zip(lengths, states, strict=True)):
         expected = torch.tensor(scores_by_hand(model, own))
-        torch.testing.assert_close(found[window, :, :length, :length].double(), expected.double(), rtol=1e-4, atol=1e-4)
+        assert_close(found[window, :, :length, :length], expected)
         outside = found[window].clone()
         outside[:, :length, :length] = -torch.inf
         assert (outside == -torch.inf).all()
@@ -111,7 +112,7 @@ def test_scores_know_distances_and_not_places(model):
     scores = model.scores(*windows_of([40]))[0, 0]
     for distance in (0, 1, 7):
         line = scores.diagonal(distance)
-        torch.testing.assert_close(line, line[:1].expand_as(line), rtol=1e-3, atol=1e-3)
+        assert_close(line, line[:1].expand_as(line), of=scores.diagonal(0)[0].abs())
     assert (scores.diagonal(0)[0] - scores.diagonal(1)[0]).abs() > 1e-3
 
 
@@ -125,7 +126,7 @@ def test_windows_do_not_influence_each_other(model):
         alone = model.scores(
             TokenBatch.from_lengths(ids, torch.zeros_like(ids), [len(ids)]), torch.arange(1, 1 + length), [length]
         )
-        torch.testing.assert_close(together[window, :, :length, :length], alone[0], rtol=1e-5, atol=1e-5)
+        assert_close(together[window, :, :length, :length], alone[0])
     some = TokenBatch.from_lengths(tokens.input_ids, tokens.token_type_ids, tokens.lengths)
     spans = torch.tensor([[0, 1, 0, 2], [1, 0, 3, 11], [3, 2, 6, 6]])
     parts = []
@@ -134,7 +135,7 @@ def test_windows_do_not_influence_each_other(model):
         own = spans[spans[:, 0] == window] * torch.tensor([0, 1, 1, 1])
         parts.append(model.loss(together[window : window + 1, :, :length, :length], own))
     whole = model.loss(model.scores(some, places, lengths), spans)
-    torch.testing.assert_close(whole.total, sum(part.total for part in parts), rtol=1e-5, atol=1e-5)
+    assert_close(whole.total, sum(part.total for part in parts))
     assert whole.count == sum(part.count for part in parts) == 4 * len(TYPES)
 
 
@@ -204,7 +205,7 @@ def test_loss_adds_up_over_batches(model, tiny_model):
     whole = model(collate_spans(samples, np.arange(4)))
     parts = [model(collate_spans(samples, np.array(rows))) for rows in ([2], [3, 0], [1])]
     assert sum(part.count for part in parts) == whole.count
-    torch.testing.assert_close(sum(part.total for part in parts), whole.total, rtol=1e-6, atol=1e-6)
+    assert_close(sum(part.total for part in parts), whole.total)
 
 
 def test_nested_entities_are_learned_and_read(model, tiny_model):

@@ -18,6 +18,7 @@ from bertorch.encoder.weights import hugging_face_names
 from bertorch.errors import UserError
 from bertorch.heads.language_model import LanguageModel, load_language_model
 from bertorch.training.checkpoints import save_model
+from tests.closeness import assert_close
 from tests.conftest import TINY
 from tests.data.test_masking import documents_of
 
@@ -77,13 +78,13 @@ def assert_same_logits(ours: LanguageModel, theirs: torch.nn.Module, batch: Mask
         logits, order = ours.logits(batch)
     scores = expected.logits if head == MASKED else expected.prediction_logits
     scores = torch.cat([row[:length] for row, length in zip(scores, batch.tokens.lengths, strict=True)])[batch.places]
-    torch.testing.assert_close(logits, scores, rtol=1e-5, atol=1e-5 * scores.abs().max().item())
+    assert_close(logits, scores)
     assert scores.std() > 0.01
     if head == MASKED:
         assert order is None
         return
     wanted = expected.seq_relationship_logits if hasattr(expected, "seq_relationship_logits") else expected.sop_logits
-    torch.testing.assert_close(order, wanted, rtol=1e-5, atol=1e-5)
+    assert_close(order, wanted)
     assert wanted.std() > 0.01
 
 
@@ -93,7 +94,7 @@ def test_the_loss_and_all_gradients_of_transformers(tiny_model, family, head):
     batch, theirs, ours = open_both(tiny_model(family, head), family, head)
     expected = theirs(**padded(batch, theirs, head)).loss
     loss = ours(batch)
-    torch.testing.assert_close(loss.mean, expected, rtol=1e-5, atol=1e-5)
+    assert_close(loss.mean, expected)
     expected.backward()
     loss.mean.backward()
     all_names = dict(theirs.named_parameters(remove_duplicate=False))  # tied ones have two
@@ -179,11 +180,11 @@ def test_a_decoder_of_its_own(tiny_model, tmp_path, family):
     assert torch.equal(ours.decoder, decoder.weight)
     assert_same_logits(ours, theirs, batch, MASKED)
     loss, expected = ours(batch).mean, theirs(**padded(batch, theirs, MASKED)).loss
-    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    assert_close(loss, expected)
     pairs = (ours.decoder, decoder.weight), (ours.encoder.embeddings.word.weight, theirs.get_input_embeddings().weight)
     for mine, their in pairs:
         wanted = torch.autograd.grad(expected, their, retain_graph=True)[0]
-        torch.testing.assert_close(torch.autograd.grad(loss, mine, retain_graph=True)[0], wanted)
+        assert_close(torch.autograd.grad(loss, mine, retain_graph=True)[0], wanted)
     with torch.no_grad():
         for parameter in ours.parameters():
             parameter.mul_(1.1)

@@ -16,6 +16,7 @@ from bertorch.encoder import TokenBatch, load_encoder, to_padded
 from bertorch.heads.pooling import POOLING_MODES
 from bertorch.heads.sentence import Dense, SentenceEncoder, gather, sizes_over_ranks
 from bertorch.heads.sentence_directory import new_sentence_encoder
+from tests.closeness import assert_close
 
 LENGTHS = [9, 4, 9, 1, 6]
 # Mean over the tokens, then over the layers: the layers that a mode averages, as transformers counts `hidden_states`.
@@ -26,11 +27,6 @@ def draw(lengths: list[int] = LENGTHS, vocab_size: int = 100) -> TokenBatch:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(5, vocab_size, (sum(lengths),), generator=generator)
     return TokenBatch.from_lengths(ids, torch.randint(2, ids.shape, generator=generator), lengths)
-
-
-def assert_close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-5) -> None:
-    """The largest difference is within ``tolerance`` of the largest value."""
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance * theirs.abs().max().item())
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +202,7 @@ def assert_same_gradients(found: dict[str, Tensor], expected: dict[str, Tensor],
     assert found.keys() == expected.keys()
     largest = max(gradient.abs().max().item() for gradient in expected.values())
     for name, gradient in expected.items():
-        assert (found[name] - gradient).abs().max() <= tolerance * largest, name
+        assert_close(found[name], gradient, tolerance, largest, name)
 
 
 @pytest.mark.parametrize("mode", POOLING_MODES)

@@ -20,6 +20,7 @@ from bertorch.heads.loss import Loss
 from bertorch.heads.sentence_directory import new_sentence_encoder
 from bertorch.heads.sentence_pair import OBJECTIVES, SentencePair, cosent
 from bertorch.training.checkpoints import save_model
+from tests.closeness import DOUBLE, assert_close
 
 ROWS, WIDTH = 7, 6
 
@@ -81,11 +82,11 @@ def test_softmax_of_sentence_transformers(multiply):
     vectors = model.sentence.vectors.detach().clone().requires_grad_()
     u, v = vectors.split(ROWS)
     _, expected = theirs([u, v], None)
-    torch.testing.assert_close(model.logits(u, v), expected, rtol=0, atol=1e-12)
+    assert_close(model.logits(u, v), expected, DOUBLE)
     found, expected_loss = model(batch(labels)), theirs([u, v], labels)
     torch.testing.assert_close(found.mean.double(), expected_loss, rtol=1e-6, atol=0)  # the loss is taken in fp32
     ours = gradient(found.mean, model.sentence.vectors)
-    torch.testing.assert_close(ours, gradient(expected_loss, vectors), rtol=0, atol=1e-6)
+    assert_close(ours, gradient(expected_loss, vectors))
     assert found.count == ROWS
     assert 0 < found.correct.item() == sum(expected.argmax(dim=1).tolist()[row] == labels[row].item() for row in range(ROWS))
 
@@ -167,7 +168,7 @@ def test_cosine_mse_of_sentence_transformers():
     expected = CosineSimilarityLoss(None).compute_loss_from_embeddings(list(vectors.split(ROWS)), scores / 5)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
     ours = gradient(found, model.sentence.vectors)
-    torch.testing.assert_close(ours, gradient(expected, vectors), rtol=0, atol=1e-6)
+    assert_close(ours, gradient(expected, vectors))
 
 
 # u, v and a negative in a plane; distances 5 and 10, 5 and 1, 0 and 2.

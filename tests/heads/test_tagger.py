@@ -20,6 +20,7 @@ from bertorch.entities import load_entity_head, load_trained_entity_head
 from bertorch.errors import UserError
 from bertorch.heads.tagger import Tagger
 from bertorch.training.checkpoints import save_model
+from tests.closeness import assert_close
 
 HEAD = "ForTokenClassification"
 TYPES = ["PER", "LOC"]
@@ -52,10 +53,6 @@ def their_logits(model, tokens: TokenBatch) -> Tensor:
     ids, mask = to_padded(tokens.input_ids, tokens, model.config.pad_token_id)
     with torch.no_grad():
         return model(input_ids=ids, attention_mask=mask.long()).logits[mask]
-
-
-def close(found: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
 
 
 def samples_of(directory, tag_set: TagSet, texts=TEXTS, max_seq_length: int = 64, doc_stride: int | None = None):
@@ -103,7 +100,7 @@ def test_logits_of_transformers(family, tiny_model):
     with torch.no_grad():
         found = ours.logits(tokens)
     expected = their_logits(theirs, tokens)
-    close(found, expected)
+    assert_close(found, expected)
     assert expected.std() > 0.01
 
 
@@ -120,7 +117,7 @@ def test_transformers_opens_what_is_saved(family, ner_head, tiny_model, tmp_path
     tokens = draw()
     with torch.no_grad():
         found = model.logits(tokens)
-    close(found, their_logits(theirs.eval(), tokens))
+    assert_close(found, their_logits(theirs.eval(), tokens))
     again = load_trained_entity_head(directory, json.loads((directory / "bertorch.json").read_text()))
     assert equal_names(parameters(again), parameters(model)) == parameters(model).keys()
 
@@ -186,8 +183,8 @@ def test_loss_of_the_crf_by_all_paths(tiny_model, tag, constrained):
         (gold,) = (paths == batch.tags).all(dim=1).nonzero().flatten().tolist()
         expected = expected - path_scores(model, emissions, paths).log_softmax(dim=0)[gold]
     assert loss.count == sum(len(text) for text, _ in texts)
-    torch.testing.assert_close(loss.total.double(), expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(loss.mean.double(), expected / 12, rtol=1e-5, atol=1e-5)
+    assert_close(loss.total, expected)
+    assert_close(loss.mean, expected / 12)
 
 
 def test_loss_without_a_crf_is_that_of_transformers(tiny_model):
@@ -207,7 +204,7 @@ def test_loss_without_a_crf_is_that_of_transformers(tiny_model):
         labels[sequence, 1 : 1 + len(text)] = torch.tensor([ours.tag_set.labels.index(tag) for tag in tags])
     with torch.no_grad():
         expected = theirs(input_ids=ids, attention_mask=mask.long(), labels=labels).loss
-        torch.testing.assert_close(ours(batch).mean, expected)
+        assert_close(ours(batch).mean, expected)
 
 
 @pytest.mark.parametrize("ner_head", ["linear", "crf"])
@@ -225,12 +222,14 @@ def test_loss_adds_up_over_batches_of_any_kind(tiny_model, ner_head):
         return total.item(), count, {name: weight.grad.clone() for name, weight in model.named_parameters()}
 
     total, count, gradients = outcome(range(5))
+    largest = max(gradient.abs().max() for gradient in gradients.values())
     assert count == sum(len(text) for text, _ in TEXTS)
     for parts in ([[0], [1], [2], [3], [4]], [[4, 1, 3], [2, 0]], [[3, 0, 4, 2, 1]]):
         found = outcome(*parts)
-        assert found[:2] == (pytest.approx(total, rel=1e-6), count)
+        assert found[1] == count
+        assert_close(found[0], total)
         for name, gradient in gradients.items():
-            torch.testing.assert_close(found[2][name], gradient, rtol=1e-5, atol=1e-6, msg=name)
+            assert_close(found[2][name], gradient, of=largest, name=name)
 
 
 @pytest.mark.parametrize("ner_head", ["linear", "crf"])
@@ -274,10 +273,10 @@ def test_each_unit_of_a_long_text_counts_once(tiny_model, ner_head, length):
         expected = F.cross_entropy(torch.stack(rows), gold, reduction="sum")
     else:
         expected = -model.crf.log_likelihood(torch.stack(rows), gold, [length]).sum()
-    torch.testing.assert_close(loss.total.double(), expected.double(), rtol=1e-5, atol=1e-5)
+    assert_close(loss.total, expected)
     # In one batch with others nothing changes.
     whole, others = model(batch_of(samples)), model(batch_of(samples, 0, 2))
-    torch.testing.assert_close(whole.total, loss.total + others.total, rtol=1e-5, atol=1e-5)
+    assert_close(whole.total, loss.total + others.total)
     assert whole.count == length + others.count
 
 

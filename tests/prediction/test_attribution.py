@@ -16,6 +16,7 @@ from bertorch.inference import compute
 from bertorch.prediction import attribution
 from bertorch.prediction.attribution import Attribution, explain_rows, integrated_gradients
 from bertorch.training.process_group import Processes
+from tests.closeness import assert_close
 
 HEAD = "ForSequenceClassification"
 ALONE = Processes(0, 0, 1, torch.device("cpu"))
@@ -69,8 +70,8 @@ def test_as_transformers_computes_it(family, tiny_model, texts):
     expected, difference = theirs(directory, texts, 8)
     listed = [(number, *span) for number, spans in enumerate(found.spans) for span in spans]
     assert [span[:3] for span in listed] == [span[:3] for span in expected]
-    np.testing.assert_allclose([span[3] for span in listed], [span[3] for span in expected], rtol=1e-4, atol=1e-4)
-    assert found.logit - found.baseline_logit == pytest.approx(difference, rel=1e-4, abs=1e-4)
+    assert_close([span[3] for span in listed], [span[3] for span in expected], 1e-4)
+    assert_close(found.logit - found.baseline_logit, difference, of=max(abs(found.logit), abs(found.baseline_logit)))
 
 
 def test_complete(family, tiny_model):
@@ -94,7 +95,7 @@ def test_a_linear_logit_by_hand(tiny_model):
     found = integrated_gradients(encoder, logits, row, of_text, 1, 4, 1)
     word = encoder.embeddings.word.weight.detach()
     expected = (word[row.input_ids] - word[4]) @ weight[1] * of_text
-    np.testing.assert_allclose(found.tokens, expected.numpy(), rtol=1e-5, atol=1e-6)
+    assert_close(found.tokens, expected)
     assert (found.tokens[~of_text.numpy()] == 0).all() and found.gap < 1e-4
 
 
@@ -128,7 +129,7 @@ def test_how_many_points_go_together_does_not_matter(tiny_model, monkeypatch):
     monkeypatch.setattr(attribution, "_TOKENS", 50)
     for one, other in zip(at_once, explained(directory, ROWS)[0], strict=True):
         assert [span[:2] for span in one.spans[0]] == [span[:2] for span in other.spans[0]]
-        np.testing.assert_allclose(*([span[2] for span in some.spans[0]] for some in (one, other)), atol=1e-5)
+        assert_close(*([span[2] for span in some.spans[0]] for some in (one, other)))
     assert not model.encoder.embeddings.word._forward_hooks  # the encoder is as it was
 
 
@@ -139,7 +140,7 @@ def test_on_a_gpu(tiny_model):
     found, expected = (explained(directory, [*ROWS, *PAIRS], processes=where)[0] for where in (on_gpu, ALONE))
     for one, other in zip(found, expected, strict=True):
         values = [[span[2] for spans in some.spans for span in spans] for some in (one, other)]
-        np.testing.assert_allclose(*values, rtol=1e-3, atol=1e-3)
+        assert_close(*values, 1e-3)
 
 
 def test_two_processes_share_the_rows(tiny_model, monkeypatch):

@@ -22,6 +22,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from bertorch import search
 from bertorch.heads.sentence import SentenceEncoder
 from bertorch.prediction import sentences
+from tests.closeness import assert_close
 from tests.scripts.launch import DATA, as_flags, call, complaint
 
 SENTENCES = (DATA / "sentences" / "train.txt").read_text(encoding="utf-8").splitlines()
@@ -118,10 +119,6 @@ def refused(monkeypatch, capsys):
     return run
 
 
-def close(found, expected):
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
-
-
 # Vectors
 
 
@@ -132,12 +129,12 @@ def test_vectors_are_those_of_sentence_transformers(model, predict, tmp_path, no
     predict(model_dir=model, input_file=texts, output_file=out, batch_size=13, normalize=normalize)
     found, expected = np.load(out), their_vectors(model, SENTENCES[:150])
     assert (found.dtype, found.shape) == (np.float32, (150, 24))
-    close(found, unit(expected) if normalize else expected)
+    assert_close(found, unit(expected) if normalize else expected)
     assert normalize == np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
 
     lines = [json.loads(line) for line in predict(model_dir=model, input_file=texts, normalize=normalize).splitlines()]
     assert [list(line) for line in lines] == [["vector"]] * 150
-    close([line["vector"] for line in lines], found)
+    assert_close([line["vector"] for line in lines], found)
 
 
 def test_a_model_of_their_own(small_encoder, sentence_model, predict, tmp_path):
@@ -149,7 +146,7 @@ def test_a_model_of_their_own(small_encoder, sentence_model, predict, tmp_path):
     SentenceTransformer(modules=modules, device="cpu").save(str(directory), create_model_card=False)
     predict(model_dir=directory, stdin="\n".join(SENTENCES[:20]), output_file=tmp_path / "out.npy")
     found = np.load(tmp_path / "out.npy")
-    close(found, their_vectors(directory, SENTENCES[:20]))
+    assert_close(found, their_vectors(directory, SENTENCES[:20]))
     assert found.shape == (20, 7) and not np.allclose(found[0], found[1], atol=1e-3)
 
 
@@ -168,10 +165,10 @@ def test_a_plain_encoder(mode, small_encoder, sentence_model, predict, tmp_path)
         expected = model.encode(SENTENCES[:9], show_progress_bar=False)
     texts, out = write(tmp_path / "texts.txt", *SENTENCES[:9]), tmp_path / "out.npy"
     predict(model_dir=plain, pooling_mode=mode, input_file=texts, output_file=out)
-    close(np.load(out), expected)
+    assert_close(np.load(out), expected)
     given = {"pretrained_model_name_or_path": small_encoder, "init_from_ckpt": weights}
     predict(**given, pooling_mode=mode, input_file=texts, output_file=out)
-    close(np.load(out), expected)
+    assert_close(np.load(out), expected)
 
 
 def test_a_plain_encoder_without_a_pooling_mode(small_encoder, refused, sentence_model, tmp_path):
@@ -194,10 +191,10 @@ def test_texts_are_cut_as_asked(model, predict, tmp_path):
     for length, flags in ((16, {}), (6, {"max_seq_length": 6})):
         theirs.max_seq_length = length
         predict(model_dir=model, input_file=texts, output_file=out, **flags)
-        close(np.load(out), theirs.encode(long, show_progress_bar=False))
+        assert_close(np.load(out), theirs.encode(long, show_progress_bar=False))
     predict(model_dir=model, input_file=texts, output_file=out, max_seq_length=6, truncation="tail")
     tails = [theirs.tokenizer.convert_tokens_to_string(theirs.tokenizer.tokenize(text)[-4:]) for text in long]
-    close(np.load(out), theirs.encode(tails, show_progress_bar=False))
+    assert_close(np.load(out), theirs.encode(tails, show_progress_bar=False))
 
 
 def test_no_row_is_lost(model, predict, refused, tmp_path):
@@ -205,7 +202,7 @@ def test_no_row_is_lost(model, predict, refused, tmp_path):
     texts, out = write(tmp_path / "texts.txt", "房间", "", "   ", "电影"), tmp_path / "out.npy"
     predict(model_dir=model, input_file=texts, output_file=out)
     assert np.isnan(np.load(out)).all(axis=1).tolist() == [False, True, True, False]
-    close(np.load(out)[[0, 3]], their_vectors(model, ["房间", "电影"]))
+    assert_close(np.load(out)[[0, 3]], their_vectors(model, ["房间", "电影"]))
 
     rows = write(
         tmp_path / "texts.jsonl", {"text": "房间"}, '{"text": ', {"text": ""}, {"other": "电影"}, "", {"text": "电影"}
@@ -215,10 +212,10 @@ def test_no_row_is_lost(model, predict, refused, tmp_path):
     found = np.load(out)
     assert found.shape == (6, 24)
     assert np.isnan(found).all(axis=1).tolist() == [False, True, True, True, True, False]
-    close(found[[0, 5]], their_vectors(model, ["房间", "电影"]))
+    assert_close(found[[0, 5]], their_vectors(model, ["房间", "电影"]))
     lines = [json.loads(line)["vector"] for line in predict(**flags).splitlines()]
     assert [line is None for line in lines] == [False, True, True, True, True, False]
-    close([line for line in lines if line is not None], found[[0, 5]])
+    assert_close([line for line in lines if line is not None], found[[0, 5]])
 
 
 # Pairs
@@ -230,7 +227,7 @@ def test_cosines_of_pairs(model, predict, tmp_path):
     expected = their_cosines(model, rows)
     found = predict(model_dir=model, input_file=DATA / "graded" / "dev.tsv", batch_size=7)
     assert re.fullmatch(r"(-?\d\.\d{6}\n){120}", found)
-    close([float(line) for line in found.splitlines()], expected)
+    assert_close([float(line) for line in found.splitlines()], expected)
     assert predict(model_dir=model, stdin="".join(f"{a}\t{b}\n" for a, b, _ in rows), batch_size=7) == found
 
     pairs = [{"sentence1": a, "sentence2": b} for a, b, _ in rows]
@@ -238,7 +235,7 @@ def test_cosines_of_pairs(model, predict, tmp_path):
     predict(model_dir=model, input_file=write(tmp_path / "pairs.jsonl", *pairs), output_file=out)
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert [list(line) for line in lines] == [["similarity"]] * 120
-    close([line["similarity"] for line in lines], expected)
+    assert_close([line["similarity"] for line in lines], expected)
 
 
 def test_no_pair_is_lost(model, predict, tmp_path):
@@ -252,7 +249,7 @@ def test_no_pair_is_lost(model, predict, tmp_path):
     flags = {"model_dir": model, "input_file": rows, "bad_rows": "skip"}
     found = predict(**flags).split("\n")
     assert (found[1], found[2], found[4:]) == ("", "", [""])
-    close([float(found[0]), float(found[3])], their_cosines(model, [("房间", "早餐"), ("天", "地")]))
+    assert_close([float(found[0]), float(found[3])], their_cosines(model, [("房间", "早餐"), ("天", "地")]))
     lines = [json.loads(line)["similarity"] for line in predict(**flags, output_format="jsonl").splitlines()]
     assert lines == [float(found[0]), None, None, float(found[3])]
 
@@ -261,7 +258,7 @@ def test_pairs_with_a_blank_side_have_no_cosine(model, predict, tmp_path, capsys
     path = write(tmp_path / "pairs.tsv", "房间\t早餐", "", "房间\t ", "\t房间", "天\t地", "")
     found = predict(model_dir=model, input_file=path)
     assert [bool(line) for line in found.split("\n")] == [True, False, False, False, True, False, False]
-    close([float(line) for line in found.split("\n") if line], their_cosines(model, [("房间", "早餐"), ("天", "地")]))
+    assert_close([float(line) for line in found.split("\n") if line], their_cosines(model, [("房间", "早餐"), ("天", "地")]))
     lines = predict(model_dir=model, input_file=path, output_format="jsonl").splitlines()
     assert [json.loads(line)["similarity"] is None for line in lines] == [False, True, True, True, False, True]
 
@@ -292,14 +289,14 @@ def test_classes_of_pairs(nli, predict, tmp_path):
 
     found = [line.split("\t") for line in predict(**flags, probabilities=True).splitlines()]
     assert [cells[0] for cells in found] == answers
-    close([[float(cell) for cell in cells[1:]] for cells in found], expected)
+    assert_close([[float(cell) for cell in cells[1:]] for cells in found], expected)
 
     out = tmp_path / "out.jsonl"
     predict(**flags, probabilities=True, output_file=out)
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert [line["label"] for line in lines] == answers
     assert list(lines[0]["probabilities"]) == labels
-    close([list(line["probabilities"].values()) for line in lines], expected)
+    assert_close([list(line["probabilities"].values()) for line in lines], expected)
 
 
 # Figures
@@ -322,7 +319,7 @@ def test_figures_of_scored_pairs(model, predict, tmp_path):
     out = tmp_path / "out.tsv"
     found = predict(model_dir=model, input_file=DATA / "graded" / "dev.tsv", evaluate=True, output_file=out)
     assert figures(found) == pytest.approx(correlations(cosines, [row[2] for row in rows]), abs=1e-4)
-    close([float(line) for line in out.read_text().splitlines()], cosines)
+    assert_close([float(line) for line in out.read_text().splitlines()], cosines)
 
     table_with_names = write(tmp_path / "named.tsv", "score\ta\tid\tb", *(f"{s}\t{a}\t7\t{b}" for a, b, s in rows))
     flags = {"input_file": table_with_names, "is_text_pair": True, "columns": "a,b,score"}
@@ -481,10 +478,10 @@ def test_search(model, predict, tmp_path, monkeypatch, packed):
     for row, answers in zip(similarity, found.values(), strict=True):
         places = np.argsort(-row)[:10]
         assert [rank for rank, *_ in answers] == list(range(1, 11))
-        close([score for _, score, *_ in answers], row[places])
+        assert_close([score for _, score, *_ in answers], row[places])
         given = [numbers.index(number) for _, _, number, _ in answers]
         assert len(set(given)) == 10
-        close(row[given], row[places])  # of two that are equal but for rounding, either may come first
+        assert_close(row[given], row[places])  # of two that are equal but for rounding, either may come first
         assert [text for *_, text in answers] == [SENTENCES[place] for place in given]
 
 
@@ -548,7 +545,7 @@ def test_search_as_json_lines(model, predict, tmp_path):
     similarity = unit(their_vectors(model, ["电影"])) @ unit(their_vectors(model, texts)).T
     best = np.argsort(-similarity[0])[:2]
     assert [hit["text"] for hit in lines[0]["hits"]] == [texts[place] for place in best]
-    close([hit["score"] for hit in lines[0]["hits"]], similarity[0][best])
+    assert_close([hit["score"] for hit in lines[0]["hits"]], similarity[0][best])
 
 
 @pytest.mark.parametrize("corpus", ["房间\n电影\n", "", None])
@@ -640,4 +637,4 @@ def test_long_texts_are_cut_alike(truncation, small_encoder, predict, tmp_path, 
     assert call("run_batchneg.py", as_flags(**flags), monkeypatch) == 0
     texts = write(tmp_path / "texts.txt", *SENTENCES[:30])
     predict(model_dir=tmp_path / "saved", input_file=texts, output_file=tmp_path / "vectors.npy")
-    close(np.load(tmp_path / "vectors.npy"), their_vectors(tmp_path / "saved", SENTENCES[:30]))
+    assert_close(np.load(tmp_path / "vectors.npy"), their_vectors(tmp_path / "saved", SENTENCES[:30]))

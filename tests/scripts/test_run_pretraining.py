@@ -18,6 +18,7 @@ from bertorch.data.documents import tokenize_documents
 from bertorch.data.masking import Masking
 from bertorch.data.tokenizing import TextEncoder, load_tokenizer
 from bertorch.training.run import Run
+from tests.closeness import assert_same_course
 from tests.heads.test_language_model import BOTH, padded
 from tests.scripts.launch import DATA, as_flags, call, complaint, journal, run, training_flags
 
@@ -274,12 +275,8 @@ def test_two_processes_train_and_evaluate_as_one(flags_of, tmp_path, monkeypatch
             del line["kind"], other["kind"]
             for name in ("steps_per_second", "peak_memory_mb", "seconds"):
                 line.pop(name, None), other.pop(name, None)
-            assert other == pytest.approx(line, rel=1e-5)
-    expected = weights_of(one)
-    for name, tensor in weights_of(two).items():
-        torch.testing.assert_close(
-            tensor, expected[name], rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
-        )
+            assert other == pytest.approx(line, rel=1e-4)  # through updates that amplify rounding
+    assert_same_course(weights_of(two), weights_of(one), updates=5, rate=5e-3)
 
 
 def test_a_corpus_in_several_files(flags_of, corpus, tmp_path, monkeypatch):

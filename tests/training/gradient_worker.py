@@ -27,7 +27,7 @@ def descend(model_dir, data, out, batch_size, accumulation, epsilon=0.0):
         eval_steps=1000, resume=False, overwrite=True, tensorboard=False, save_best_model=False, metric="accuracy",
         early_stopping_patience=None, gradient_checkpointing=False, compile=False, optimizer="adamw",
         group_by_length=False, freeze_embeddings=False, freeze_layers=0, layer_decay=1.0, ema_decay=0.0,
-        fgm_epsilon=epsilon, r_drop_weight=0.0,
+        fgm_epsilon=epsilon, r_drop_weight=0.0, init_from_ckpt=None, pretrained_model_name_or_path=model_dir,
     )  # fmt: skip
     processes = start_processes(args)
     encoder = TextEncoder(load_tokenizer(model_dir), 64)

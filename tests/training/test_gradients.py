@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.closeness import assert_close
 from tests.processes import finished
 from tests.scripts.launch import ROOT, environment
 from tests.training.gradient_worker import descend
@@ -30,14 +31,12 @@ def setting(tmp_path_factory):
     return encoder, data, directory
 
 
-def assert_same_weights(path, reference, tolerance=1e-6):
+def assert_same_weights(path, reference, part=2e-6):
     expected, found = load_file(reference), load_file(path)
     moved = max(float(tensor.abs().max()) for tensor in expected.values())
     assert moved > 0.02  # wider than the initialisation: the descent has gone somewhere
     for name, tensor in expected.items():
-        torch.testing.assert_close(
-            found[name], tensor, rtol=1e-5, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}"
-        )
+        assert_close(found[name], tensor, part, moved, name)
 
 
 @pytest.mark.parametrize(("batch_size", "accumulation"), [(3, 4), (4, 3), (6, 2)])
@@ -69,6 +68,6 @@ def test_ranks_attack_the_embeddings_as_one_process_does(setting):
     encoder, data, directory = setting
     descend(encoder, data, directory / "attacked", 12, 1, 0.5)
     on_ranks(2, encoder, data, directory / "attacked-ranks", 6, 1, 0.5)
-    assert_same_weights(directory / "attacked-ranks", directory / "attacked", tolerance=1e-5)  # half a unit away, and back
+    assert_same_weights(directory / "attacked-ranks", directory / "attacked", part=1e-5)  # half a unit away, and back
     plain, attacked = (load_file(directory / name) for name in ("whole", "attacked"))
     assert not torch.allclose(plain["classifier.weight"], attacked["classifier.weight"], rtol=1e-2)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bertorch.training.optimizer import Lamb, make_optimizer, scale_and_clip
+from tests.closeness import assert_close
 from tests.processes import finished
 
 
@@ -198,7 +199,7 @@ def test_lamb_in_single_precision():
     take_steps(Lamb([{"params": list(parameters.values()), "weight_decay": 0.1}], lr=0.01), parameters, gradients)
     for name, parameter in parameters.items():
         expected = lamb_by_hand(before[name], [step[name].numpy() for step in gradients], 0.01, 0.1, True)
-        np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=1e-5, atol=1e-6, err_msg=name)
+        assert_close(parameter, expected, name=name)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
