@@ -185,8 +185,8 @@ class _Ids(NamedTuple):
 class AlbertBackend:
     """Takes the place of a ``tokenizers.Tokenizer``: pieces of the ``sentencepiece`` library, all else of that tokenizer.
 
-    Offsets are in characters of the text, without the blanks around a token; a piece that is a blank alone stands for no
-    character (start and end are equal).
+    Offsets are in characters of the text, without the blanks around a token; a piece that is a blank alone has the place of
+    the character after it, as in the ``tokenizers`` library.
 
     Args:
         rust: special and added tokens, layout, truncation, padding, decoding; what is saved as ``tokenizer.json``.
@@ -313,7 +313,8 @@ class AlbertBackend:
                 given = blank and normalized.startswith(_BLANK, place)  # else the comma's rule has set it
                 first, last = place + given, min(place + given + len(token) - blank, len(normalized))
                 place = last
-                start = end = places[origins[min(first, last)]]
+                last = max(last, min(first + 1, len(normalized)))  # a blank alone
+                start = end = places[origins[first]]
                 if first < last:  # of several tokens from one character each has it whole
                     final = max(origins[last], origins[last - 1] + 1)
                     end = max(places[final], places[final - 1] + 1)

@@ -170,9 +170,9 @@ HAND_MADE = [
         ("A9,", "▁a ▁9 ,", [(0, 1), (1, 2), (2, 3)]),  # the blank that Google's code leaves there
         ("a99,a", "▁a ▁9 9 , a", [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]),
         ("ab,", "▁a b,", [(0, 1), (1, 3)]),  # no digit before it
-        ("(a £9", "▁ ( a ▁ £ 9", [(0, 0), (0, 1), (1, 2), (3, 3), (3, 4), (4, 5)]),
-        ("  a\u0301\t(e\u0301) a", "▁a ▁ ( <unk> ▁a", [(2, 4), (5, 5), (5, 6), (6, 9), (10, 11)]),
-        ("a [MASK] a", "▁a ▁ <unk> a <unk> ▁a", [(0, 1), (2, 2), (2, 4), (4, 5), (5, 8), (9, 10)]),
+        ("(a £9", "▁ ( a ▁ £ 9", [(0, 1), (0, 1), (1, 2), (3, 4), (3, 4), (4, 5)]),
+        ("  a\u0301\t(e\u0301) a", "▁a ▁ ( <unk> ▁a", [(2, 4), (5, 6), (5, 6), (6, 9), (10, 11)]),
+        ("a [MASK] a", "▁a ▁ <unk> a <unk> ▁a", [(0, 1), (2, 3), (2, 4), (4, 5), (5, 8), (9, 10)]),
     ],
 )
 def test_pieces_and_places_by_hand(tmp_path, text, pieces, places):
@@ -197,8 +197,8 @@ def test_every_token_stands_at_its_place(model, directory):
             if text.isascii() and token.strip("▁"):
                 assert processor.normalize(surface.lower()) == "▁" + token.strip("▁"), (text, token)
                 checked += 1
-            elif not token.strip("▁"):
-                assert not surface
+            elif not token.strip("▁") and text.isascii():
+                assert len(surface) == 1
     assert checked > 2_000
 
 
