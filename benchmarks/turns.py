@@ -85,6 +85,8 @@ class Worker:
         self.name, self.log = name, directory / f"{name.replace(' ', '-')}.log"
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "BERTORCH_CACHE": str(directory / "cache")}
         environment |= {variable: str(threads) for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")}
+        if not name.startswith("bertorch"):  # their own defaults, where our package would set its own
+            environment |= {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024", "GOMP_SPINCOUNT": "300000"}
         command = [sys.executable, *sys.argv, "--worker", json.dumps(job)]
         with open(self.log, "w", encoding="utf-8") as log:
             self.process = subprocess.Popen(

@@ -1,6 +1,5 @@
 """What the processor can do, and how much of it other programs leave."""
 
-import math
 import os
 import time
 from pathlib import Path
@@ -22,7 +21,7 @@ def lacks_bf16() -> bool:
 
 
 class Crowding:
-    """Tells once, at the first ``report``, where more threads compute than other programs leave cores for.
+    """Tells once, at the first ``report``, where several threads compute and other programs leave them fewer cores.
 
     Args:
         threads: those of this process.
@@ -39,10 +38,10 @@ class Crowding:
         wall, busy, own = (end - start for end, start in zip(now, before, strict=True))
         cores = _cores()
         left = min(max(cores - (busy - own) / wall, 0.0), cores)
-        if self.threads > left + 0.5:
+        if self.threads > max(left + 0.5, 1):
             logger.warning(
                 f"{self.threads} threads compute, and other programs leave {left:.1f} of {cores:g} cores; "
-                f"OMP_NUM_THREADS={max(1, math.floor(left + 0.5))} may be faster"
+                f"OMP_NUM_THREADS={max(1, round(left))} may be faster"
             )
 
 

@@ -75,7 +75,8 @@ class Machine:
         (2, 10, [10, 10, 0, 10], None, "2 threads compute, and other programs leave 1.0 of 2 cores; OMP_NUM_THREADS=1"),
         (1, 10, [10, 10, 0, 10], None, ""),
         (2, 17, [0, 10, 0, 10], None, ""),  # what runs for a moment beside it does not count
-        (1, 2, [0, 10, 0, 10], None, "1 threads compute, and other programs leave 0.2 of 2 cores; OMP_NUM_THREADS=1"),
+        (1, 2, [0, 10, 0, 10], None, ""),  # nothing to lower
+        (2, 2, [0, 10, 0, 10], None, "2 threads compute, and other programs leave 0.2 of 2 cores; OMP_NUM_THREADS=1"),
         (2, 10, [0, 5, 0, 5], "100000 100000", "2 threads compute, and other programs leave 1.0 of 1 cores"),
         (2, 20, [0, 10, 0, 10], "max 100000", ""),
     ],
