@@ -8,12 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from hypothesis import HealthCheck, settings
 from loguru import logger
 from transformers import BertTokenizer
 
 from tests.processes import pytest_configure, pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown  # noqa: F401
 
 torch.set_num_threads(1)
+# On a busy machine an example may take any time, and so may drawing it.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 _SIZES = {
     "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48,
@@ -55,6 +59,15 @@ def _save_tokenizer(family: str, directory: Path) -> int:
     else:
         (directory / "vocab.txt").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
     return len(words)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """``-m quick``: all tests of the library and one script from end to end, without processes, and without shared models."""
+    for item in items:
+        of_script = item.path.parent.name == "scripts" and item.path.name != "test_run_classifier.py"
+        if not of_script and item.get_closest_marker("slow") is None and "shared" not in item.fixturenames:
+            item.add_marker("quick")
 
 
 @pytest.fixture(autouse=True, scope="session")

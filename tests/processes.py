@@ -26,11 +26,13 @@ def started(command: list[str], **how) -> Iterator[subprocess.Popen]:
             _kill(process)
 
 
-def finished(command: list[str], **how) -> subprocess.CompletedProcess:
+def finished(command: list[str], input: str | None = None, **how) -> subprocess.CompletedProcess:
     """Wait for a process, as ``subprocess.run`` does with its output captured."""
+    if input is not None:
+        how["stdin"] = subprocess.PIPE
     with started(command, **how) as process:
         try:
-            out, error = process.communicate(timeout=PATIENCE)
+            out, error = process.communicate(input, timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             _kill(process)
             raise AssertionError(f"{command} has not ended after {PATIENCE} seconds: {process.communicate()}") from None

@@ -29,6 +29,7 @@ def test_every_folder_of_the_library_is_a_package():
     ] == []
 
 
+@pytest.mark.slow
 def test_the_collector_is_left_as_it_was():
     for code in (
         "import gc, bertorch; assert gc.isenabled()",

@@ -21,6 +21,8 @@ import subprocess
 def test_one_that_is_about_to_end(): subprocess.run(["sh", "-c", "sleep 0.3 &"])
 """
 
+pytestmark = pytest.mark.slow
+
 
 def suite(tmp_path, tests, workers):
     (tmp_path / "test_some.py").write_text(tests, encoding="utf-8")
@@ -57,5 +59,6 @@ def test_a_test_that_fails_leaves_none():
 
 
 def test_the_output_of_a_process():
-    done = finished([sys.executable, "-c", "import sys; print(1); print(2, file=sys.stderr); sys.exit(3)"])
+    code = "import sys; print(sys.stdin.read()); print(2, file=sys.stderr); sys.exit(3)"
+    done = finished([sys.executable, "-c", code], input="1")
     assert (done.returncode, done.stdout, done.stderr) == (3, "1\n", "2\n")

@@ -459,7 +459,7 @@ def questions(draw, words):
     return asked
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_windows_are_those_of_transformers(tokenizer_of, data):
     ours, theirs = tokenizer_of(), tokenizer_of()

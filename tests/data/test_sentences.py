@@ -151,7 +151,7 @@ plain_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters
 
 
 @given(rows=st.lists(st.tuples(plain_text, plain_text, st.floats(allow_nan=False, allow_infinity=False)), min_size=1))
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_whatever_is_written_is_read(write, rows):
     rows = [(a, b, score) for a, b, score in rows if a.strip() and b.strip()] or [("a", "b", 0.0)]
     path = write("".join(f"{a}\t{b}\t{score!r}\n" for a, b, score in rows))

@@ -64,6 +64,7 @@ def test_a_file_is_no_folder(tmp_path):
         local_directory(str(tmp_path / "model.safetensors"))
 
 
+@pytest.mark.slow
 def test_cache_of_the_hub(tiny_model, offline_environment):
     cache = Path(offline_environment["HF_HOME"]) / "hub" / "models--org--name"
     (cache / "refs").mkdir(parents=True)
@@ -164,6 +165,7 @@ def hub(tiny_model, tmp_path, offline_environment):
     server.server_close()
 
 
+@pytest.mark.slow
 def test_download(hub, tiny_model):
     server, environment = hub
     expected = load_encoder(tiny_model("bert"))[0].state_dict()
@@ -191,6 +193,7 @@ def test_download(hub, tiny_model):
     assert server.asked == []
 
 
+@pytest.mark.slow
 def test_a_hub_that_cannot_help(hub):
     _, environment = hub
     names = ["org/nowhere", "nowhere", "org/drops", "org/garbage"]
@@ -199,6 +202,7 @@ def test_a_hub_that_cannot_help(hub):
         assert "HF_ENDPOINT" in message
 
 
+@pytest.mark.slow
 def test_unreachable_endpoint(offline_environment):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

@@ -17,6 +17,8 @@ from tests.heads.ranks_worker import ALONE, CHUNKS, GATHERED, Case
 from tests.processes import finished
 from tests.scripts.launch import ROOT, environment
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def directory(tiny_model) -> str:

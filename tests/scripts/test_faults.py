@@ -199,6 +199,7 @@ def rank_pid(launchers, rank):
                 with contextlib.suppress(OSError):  # gone meanwhile
                     if f"\0RANK={rank}\0".encode() in Path(f"/proc/{pid}/environ").read_bytes():
                         return int(pid)
+        assert any(launcher.poll() is None for launcher in launchers), "the run has ended"
         time.sleep(0.05)
     raise AssertionError("no such process")
 

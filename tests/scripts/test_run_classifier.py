@@ -164,6 +164,7 @@ def test_standard_input_and_output(trained):
     assert len(done.stdout.splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_two_processes_evaluate_to_the_figures_of_one(trained):
     saved_dir, _ = trained
     flags = ["--model_dir", str(saved_dir), "--input_file", str(REVIEWS / "dev.tsv"), "--evaluate", "--batch_size", "7"]
@@ -173,6 +174,7 @@ def test_two_processes_evaluate_to_the_figures_of_one(trained):
     assert "confusion matrix" in one.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["run", "launch"])
 def test_two_processes_train(small_encoder, tmp_path, launcher):
     done = run("run_classifier.py", training_flags(small_encoder, tmp_path / "out"), processes=2, launcher=launcher)
@@ -219,6 +221,7 @@ def test_bf16_stays_near_fp32(small_encoder, tmp_path, monkeypatch):
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPU")
 def test_compiled_training_gives_the_same_loss(small_encoder, tmp_path, monkeypatch):
     config = json.loads((small_encoder / "config.json").read_text())
@@ -322,6 +325,7 @@ def test_a_bad_row_is_named_with_its_line(content, message, small_encoder, tmp_p
     assert not saved_dir.exists()
 
 
+@pytest.mark.slow
 def test_a_mistake_ends_all_processes(small_encoder, tmp_path):
     done = run(
         "run_classifier.py", training_flags(small_encoder, tmp_path / "out", train_data_file="nowhere.tsv"), processes=2

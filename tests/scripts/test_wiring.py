@@ -5,6 +5,7 @@ trains a tiny encoder for a few updates, and from the same weights, batches and 
 here, the trick written out. ``python -m tests.mutations`` cuts each line that puts a trick in effect: these tests then fail.
 """
 
+import contextlib
 import copy
 import json
 import os
@@ -31,6 +32,7 @@ from bertorch.training.checkpoints import latest_state
 from bertorch.training.process_group import Interrupted
 from bertorch.training.run import Run
 from tests.mutations import CUTS, outdated
+from tests.processes import PATIENCE, started
 from tests.scripts.launch import DATA, ROOT, as_flags, command, environment, journal
 from tests.scripts.test_run_mrc import WINDOWS, rows, write_squad
 
@@ -505,22 +507,18 @@ def test_a_signal_to_one_process_ends_all(encoder, tasks, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    ranks = []
-    try:
+    with contextlib.ExitStack() as stack:
+        ranks = []
         for rank in ("0", "1"):
             place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            how = {"stderr": subprocess.PIPE if rank == "0" else subprocess.DEVNULL, "text": True}
-            ranks.append(subprocess.Popen(command("run_classifier.py", flags), env={**environment(), **place}, **how))
+            how = {"env": {**environment(), **place}, "stderr": subprocess.PIPE if rank == "0" else subprocess.DEVNULL}
+            ranks.append(stack.enter_context(started(command("run_classifier.py", flags), **how)))
         for line in ranks[0].stderr:
             if "global step: 3," in line:
                 break
         ranks[1].send_signal(signal.SIGTERM)
-        _, error = ranks[0].communicate(timeout=60)
-        assert ranks[1].wait(timeout=60) == ranks[0].returncode == 128 + signal.SIGTERM
-    finally:
-        for process in ranks:
-            process.kill()
-            process.wait()
+        _, error = ranks[0].communicate(timeout=PATIENCE)
+        assert ranks[1].wait(timeout=PATIENCE) == ranks[0].returncode == 128 + signal.SIGTERM
     assert "stopped by SIGTERM at global step" in error.splitlines()[-1]
     (state,) = (tmp_path / "out" / "training_state").iterdir()
     assert f"at global step {int(state.name.removeprefix('step-'))};" in error

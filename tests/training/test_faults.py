@@ -31,6 +31,7 @@ def broken_writer(*flags, before=()):
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [
@@ -45,6 +46,7 @@ def test_a_kill_while_saving_leaves_a_whole_state_and_model(flags):
         assert outcome in told
 
 
+@pytest.mark.slow
 @needs_mounts
 def test_a_full_disk_keeps_what_was_saved_and_leaves_nothing_unfinished():
     told = broken_writer("disks", "--every", "16", before=["unshare", "-rm"])
@@ -77,7 +79,9 @@ def flip(path, bit):
 
 
 bits = st.integers(min_value=0, max_value=8 * 100_000)
-many = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(
+    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 @many

@@ -13,6 +13,8 @@ from tests.processes import finished
 from tests.scripts.launch import ROOT, environment
 from tests.training.gradient_worker import descend
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):

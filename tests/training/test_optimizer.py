@@ -286,6 +286,7 @@ def test_a_lamb_without_decay_adapts_the_same_layers():
     torch.testing.assert_close(moved["gate.weight"], torch.tensor(0.01 * 3**0.5, dtype=torch.float64))
 
 
+@pytest.mark.slow
 def test_adamw_is_that_of_torch():
     """Updates, state and its loading; but torch's own methods load its compiler, a second of every start."""
     code = """
