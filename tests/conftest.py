@@ -63,7 +63,7 @@ def _save_tokenizer(family: str, directory: Path) -> int:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """``-m quick``: all tests of the library and one script from end to end, without processes, and without shared models."""
+    """``-m quick``: all tests of the library and one script from end to end, no processes, no shared models."""
     for item in items:
         of_script = item.path.parent.name == "scripts" and item.path.name != "test_run_classifier.py"
         if not of_script and item.get_closest_marker("slow") is None and "shared" not in item.fixturenames:
