@@ -18,19 +18,19 @@ Directories of transformers (sequence and token classifiers, question answering,
 sentence-transformers do as well.
 """
 
-from bertorch.data.entities import UNITS
 from bertorch.data.tokenizing import TRUNCATIONS
 from bertorch.errors import UserError
 from bertorch.heads.pooling import POOLING_HELP, POOLING_MODES
-from bertorch.metrics.reading import SCORERS
-from bertorch.prediction.classification import predict_labels
-from bertorch.prediction.description import description_of
-from bertorch.prediction.entities import predict_entities
-from bertorch.prediction.explanations import check_explain
-from bertorch.prediction.masked import fill_masks
-from bertorch.prediction.reading import predict_answers
-from bertorch.prediction.rows import model_directory, task_of
-from bertorch.prediction.sentences import predict_sentences
+from bertorch.tasks.classification.explanations import check_explain
+from bertorch.tasks.classification.predict import predict_labels
+from bertorch.tasks.description import description_of
+from bertorch.tasks.entities.predict import predict_entities
+from bertorch.tasks.entities.rows import UNITS
+from bertorch.tasks.prediction import model_directory, task_of
+from bertorch.tasks.pretraining.predict import fill_masks
+from bertorch.tasks.reading.predict import predict_answers
+from bertorch.tasks.reading.scores import SCORERS
+from bertorch.tasks.sentences.predict import predict_sentences
 from bertorch.training.arguments import (
     ArgumentParser,
     add_bad_rows_argument,

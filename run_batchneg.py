@@ -11,20 +11,20 @@ lines with query, pos and neg. Development and test set are scored pairs, text T
 from pathlib import Path
 
 from bertorch.data.report import report_data
-from bertorch.data.sentences import read_positives, scored_samples
 from bertorch.data.tokenizing import tokenize_cached
 from bertorch.encoder.weights import report_unused
-from bertorch.heads.contrastive import Contrastive
-from bertorch.heads.sentence_directory import new_sentence_encoder
-from bertorch.inference import pair_vectors, test_pairs
-from bertorch.metrics.similarity import check_scores, cosines, similarity_metrics
-from bertorch.reporting.similarity import similarity_details
+from bertorch.tasks.sentences.contrastive import Contrastive
+from bertorch.tasks.sentences.directory import new_sentence_encoder
+from bertorch.tasks.sentences.report import similarity_details
+from bertorch.tasks.sentences.rows import read_positives, scored_samples
+from bertorch.tasks.sentences.scores import check_scores, cosines, similarity_metrics
 from bertorch.training.arguments import add_contrastive_arguments, add_sentence_arguments, count, training_parser
 from bertorch.training.evaluation import Evaluation
+from bertorch.training.inference import pair_vectors, test_pairs
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
 from bertorch.training.seeds import for_each_seed
-from bertorch.training.start import load_sets, open_model, start_training
+from bertorch.training.start import load_sets, open_tokenizer, start_training
 from bertorch.training.step import train_step
 
 
@@ -65,7 +65,7 @@ def main(args):
     processes = start_training(args)
 
     # data
-    directory, encoder = open_model(args, processes)
+    directory, encoder = open_tokenizer(args, processes)
     sets = load_sets(args, processes, lambda path, name: load_samples(path, args, encoder, name))
     if "dev" in sets:
         check_scores(sets["dev"].labels, args.metric, args.dev_data_file)
@@ -89,7 +89,7 @@ def main(args):
     }
 
     # training
-    run = Run(args, model, sets["train"], processes, encoder.tokenizer, description, data_report=data_report)
+    run = Run(args, model, sets["train"], processes, encoder.pretrained, description, data_report=data_report)
     for batch in run.batches():
         train_step(run, batch)
         if run.evaluation_due:

@@ -16,17 +16,17 @@ from bertorch.data.report import report_data
 from bertorch.data.rows import Row, read_rows
 from bertorch.data.tokenizing import tokenize_cached
 from bertorch.errors import UserError
-from bertorch.heads.classifier import load_classifier, load_trained_classifier
 from bertorch.heads.pooling import POOLING_MODES
-from bertorch.inference import compute, write_predictions
-from bertorch.metrics.classification import METRICS, classification_metrics
-from bertorch.reporting.classification import classification_details
+from bertorch.tasks.classification.head import load_classifier, load_trained_classifier
+from bertorch.tasks.classification.report import classification_details
+from bertorch.tasks.classification.scores import METRICS, classification_metrics
 from bertorch.training.arguments import add_class_loss_arguments, add_dropout_samples_argument, training_parser
 from bertorch.training.evaluation import Evaluation
+from bertorch.training.inference import compute, write_predictions
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
 from bertorch.training.seeds import for_each_seed
-from bertorch.training.start import load_sets, open_model, start_training
+from bertorch.training.start import load_sets, open_tokenizer, start_training
 from bertorch.training.step import train_step
 from bertorch.training.tricks import class_loss
 
@@ -82,7 +82,7 @@ def main(args):
     labels = read_labels(args.label_file)
     if args.metric == "f1" and len(labels) != 2:
         raise UserError(f"--metric f1 is for two labels, {args.label_file} has {len(labels)}; use macro_f1")
-    directory, encoder = open_model(args, processes)
+    directory, encoder = open_tokenizer(args, processes)
     sets = load_sets(args, processes, lambda path, name: load_samples(path, args, labels, encoder, name))
     data_report = report_data(sets, args.max_seq_length, labels)
 
@@ -101,7 +101,7 @@ def main(args):
     }
 
     # training
-    run = Run(args, model, sets["train"], processes, encoder.tokenizer, description, data_report=data_report)
+    run = Run(args, model, sets["train"], processes, encoder.pretrained, description, data_report=data_report)
     for batch in run.batches():
         train_step(run, batch)
         if run.evaluation_due:

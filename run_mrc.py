@@ -8,28 +8,28 @@ Files have the layout of SQuAD v1.1 or v2.0, as CMRC2018, DRCD, DuReader-robust 
 length are read in overlapping windows.
 """
 
-from bertorch.data.reading import (
+from bertorch.data.report import report_questions
+from bertorch.data.tokenizing import from_cache
+from bertorch.errors import UserError
+from bertorch.tasks.reading.answers import load_reader, load_trained_reader, read_answers, score_readings, write_submission
+from bertorch.tasks.reading.report import reading_details
+from bertorch.tasks.reading.rows import (
     ANSWER_TYPES,
-    ReadingEncoder,
     ReadingSamples,
+    ReadingTokenizer,
     answer_types_of,
     collate_reading,
     read_questions,
     window_questions,
 )
-from bertorch.data.report import report_questions
-from bertorch.data.tokenizing import from_cache
-from bertorch.errors import UserError
-from bertorch.metrics.reading import METRICS, SCORERS, scorer_for
-from bertorch.reading import load_reader, load_trained_reader, read_answers, score_readings, write_submission
-from bertorch.reporting.reading import reading_details
+from bertorch.tasks.reading.scores import METRICS, SCORERS, scorer_for
 from bertorch.training.arguments import count, training_parser, whole_number
 from bertorch.training.checkpoints import read_description
 from bertorch.training.evaluation import Evaluation
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
 from bertorch.training.seeds import for_each_seed
-from bertorch.training.start import load_sets, open_model, start_training
+from bertorch.training.start import load_sets, open_tokenizer, start_training
 from bertorch.training.step import train_step
 
 
@@ -63,7 +63,7 @@ def parse_args():
 def load_samples(path, args, encoder, name, questions):
     """The windows of a set; the place to edit for data of another shape."""
     key = (encoder.fingerprint, args.bad_rows, name)
-    unknown_id = encoder.tokenizer.unk_token_id
+    unknown_id = encoder.pretrained.unk_token_id
     return from_cache(path, key, lambda: window_questions(questions, encoder, unknown_id), ReadingSamples, args.cache_dir)
 
 
@@ -101,8 +101,8 @@ def main(args):
     types = args.answer_types or known
     if not set(ANSWER_TYPES[known]) <= set(ANSWER_TYPES[types]):
         raise UserError(f"{args.train_data_file} has answers of {known}; give --answer_types {known} or leave it out")
-    directory, texts = open_model(args, processes)
-    encoder = ReadingEncoder(texts, args.max_query_length, args.doc_stride)
+    directory, texts = open_tokenizer(args, processes)
+    encoder = ReadingTokenizer(texts, args.max_query_length, args.doc_stride)
     sets = load_sets(args, processes, lambda path, name: load_samples(path, args, encoder, name, questions[name]))
     data_report = report_questions(sets, questions, args.max_seq_length)
 
@@ -122,7 +122,7 @@ def main(args):
     set_seed(args.seed, processes.rank)  # same weights everywhere, dropout of its own on each rank
 
     # training
-    run = Run(args, model, sets["train"], processes, texts.tokenizer, description, collate_reading, data_report=data_report)
+    run = Run(args, model, sets["train"], processes, texts.pretrained, description, collate_reading, data_report=data_report)
     for batch in run.batches():
         train_step(run, batch)
         if run.evaluation_due:

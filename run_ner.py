@@ -13,17 +13,22 @@ from pathlib import Path
 import numpy as np
 from loguru import logger
 
-from bertorch.data.entities import UNITS, read_documents
 from bertorch.data.files import read_labels
 from bertorch.data.report import report_entities
-from bertorch.data.tag_batching import collate_spans, collate_tags
-from bertorch.data.tagging import TaggedSamples, UnitEncoder, tag_documents
-from bertorch.data.tags import SCHEMES, TagSet, types_of
 from bertorch.data.tokenizing import from_cache
-from bertorch.entities import entity_metrics, in_characters, load_entity_head, load_trained_entity_head, read_entities
-from bertorch.inference import write_predictions
-from bertorch.metrics.entities import METRICS
-from bertorch.reporting.entities import entity_details
+from bertorch.tasks.entities.answers import (
+    entity_metrics,
+    in_characters,
+    load_entity_head,
+    load_trained_entity_head,
+    read_entities,
+)
+from bertorch.tasks.entities.batching import collate_spans, collate_tags
+from bertorch.tasks.entities.report import entity_details
+from bertorch.tasks.entities.rows import UNITS, read_documents
+from bertorch.tasks.entities.scores import METRICS
+from bertorch.tasks.entities.tags import SCHEMES, TagSet, types_of
+from bertorch.tasks.entities.windows import TaggedSamples, UnitTokenizer, tag_documents
 from bertorch.training.arguments import (
     CLASS_LOSS_FLAGS,
     add_class_loss_arguments,
@@ -34,10 +39,11 @@ from bertorch.training.arguments import (
     training_parser,
 )
 from bertorch.training.evaluation import Evaluation
+from bertorch.training.inference import write_predictions
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
 from bertorch.training.seeds import for_each_seed
-from bertorch.training.start import load_sets, open_model, start_training
+from bertorch.training.start import load_sets, open_tokenizer, start_training
 from bertorch.training.step import train_step
 from bertorch.training.tricks import class_loss
 
@@ -121,8 +127,8 @@ def main(args):
     types = types_of(labels, args.label_file)
     spans = args.ner_head == "global_pointer"
     tag_set = None if spans else TagSet.from_labels(labels, types, args.tag)
-    directory, encoder = open_model(args, processes)
-    units = UnitEncoder(encoder, args.unit, args.doc_stride)
+    directory, encoder = open_tokenizer(args, processes)
+    units = UnitTokenizer(encoder, args.unit, args.doc_stride)
     sets = load_sets(args, processes, lambda path, name: load_samples(path, args, units, types, tag_set, name))
     data_report = report_entities(sets, types, args.max_seq_length)
 
@@ -148,7 +154,7 @@ def main(args):
     # training
     collate = collate_spans if spans else collate_tags
     rates = {"crf": args.crf_learning_rate}
-    run = Run(args, model, sets["train"], processes, encoder.tokenizer, description, collate, rates, data_report)
+    run = Run(args, model, sets["train"], processes, encoder.pretrained, description, collate, rates, data_report)
     for batch in run.batches():
         train_step(run, batch)
         if run.evaluation_due:

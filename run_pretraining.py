@@ -13,17 +13,17 @@ import math
 import torch
 
 from bertorch.data.batching import evaluation_plan
-from bertorch.data.documents import tokenize_documents
-from bertorch.data.masking import OBJECTIVES, Masking
 from bertorch.data.report import report_documents
 from bertorch.errors import UserError
-from bertorch.heads.language_model import load_language_model
+from bertorch.tasks.pretraining.head import load_language_model
+from bertorch.tasks.pretraining.masking import OBJECTIVES, Masking
+from bertorch.tasks.pretraining.rows import tokenize_documents
 from bertorch.training.arguments import below_one, proportion, training_parser, whole_number
 from bertorch.training.evaluation import Evaluation
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run, autocast
 from bertorch.training.seeds import for_each_seed
-from bertorch.training.start import load_sets, open_model, start_training
+from bertorch.training.start import load_sets, open_tokenizer, start_training
 from bertorch.training.step import train_step
 
 METRICS = ("masked_lm_accuracy", "sentence_order_accuracy")
@@ -85,7 +85,7 @@ def main(args):
         raise UserError("--metric sentence_order_accuracy needs --objectives mlm,sop or mlm,nsp")
 
     # data
-    directory, encoder = open_model(args, processes)
+    directory, encoder = open_tokenizer(args, processes)
     masking = Masking(encoder, args.objectives, args.masked_share, args.whole_words, args.longest_ngram, args.seed)
     sets = load_sets(args, processes, lambda paths, name: load_samples(paths, args, encoder, masking))
     data_report = report_documents(sets)
@@ -101,7 +101,7 @@ def main(args):
 
     # training
     run = Run(
-        args, model, sets["train"], processes, encoder.tokenizer, description,
+        args, model, sets["train"], processes, encoder.pretrained, description,
         lambda documents, texts: masking.collate(documents, texts, run.epoch), data_report=data_report,
     )  # fmt: skip
     for batch in run.batches():

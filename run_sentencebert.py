@@ -17,18 +17,17 @@ import numpy as np
 from bertorch.data.files import read_labels
 from bertorch.data.report import report_data
 from bertorch.data.rows import read_rows
-from bertorch.data.sentences import read_positives, scored_samples
 from bertorch.data.tokenizing import tokenize_cached
 from bertorch.encoder.weights import report_unused
 from bertorch.errors import UserError
-from bertorch.heads.sentence_directory import load_sentence_encoder, new_sentence_encoder
-from bertorch.heads.sentence_pair import OBJECTIVES, SentencePair, trained_pair
-from bertorch.inference import pair_logits, pair_vectors, test_pairs, vector_logits, write_predictions
-from bertorch.metrics.classification import METRICS
-from bertorch.metrics.similarity import METRICS as SIMILARITY_METRICS
-from bertorch.metrics.similarity import check_scores, cosines, label_scores, pair_class_metrics, similarity_metrics
-from bertorch.reporting.classification import classification_details
-from bertorch.reporting.similarity import similarity_details
+from bertorch.tasks.classification.report import classification_details
+from bertorch.tasks.classification.scores import METRICS
+from bertorch.tasks.sentences.directory import load_sentence_encoder, new_sentence_encoder
+from bertorch.tasks.sentences.pair import OBJECTIVES, SentencePair, trained_pair
+from bertorch.tasks.sentences.report import similarity_details
+from bertorch.tasks.sentences.rows import read_positives, scored_samples
+from bertorch.tasks.sentences.scores import METRICS as SIMILARITY_METRICS
+from bertorch.tasks.sentences.scores import check_scores, cosines, label_scores, pair_class_metrics, similarity_metrics
 from bertorch.training.arguments import (
     CLASS_LOSS_FLAGS,
     add_class_loss_arguments,
@@ -38,10 +37,11 @@ from bertorch.training.arguments import (
     training_parser,
 )
 from bertorch.training.evaluation import Evaluation
+from bertorch.training.inference import pair_logits, pair_vectors, test_pairs, vector_logits, write_predictions
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
 from bertorch.training.seeds import for_each_seed
-from bertorch.training.start import load_sets, open_model, start_training
+from bertorch.training.start import load_sets, open_tokenizer, start_training
 from bertorch.training.step import train_step
 from bertorch.training.tricks import class_loss
 
@@ -132,7 +132,7 @@ def main(args):
         raise UserError("--is_nli needs --label_file")
     if args.objective != "softmax" and (args.is_nli or args.label_file):
         raise UserError(f"--objective {args.objective} knows no classes; leave out --is_nli and --label_file")
-    directory, encoder = open_model(args, processes)
+    directory, encoder = open_tokenizer(args, processes)
     sets = load_sets(args, processes, lambda path, name: load_samples(path, args, labels, encoder, name))
     if "dev" in sets:
         check_metric(args, labels, sets["dev"])
@@ -166,7 +166,7 @@ def main(args):
     }
 
     # training
-    run = Run(args, model, sets["train"], processes, encoder.tokenizer, description, data_report=data_report)
+    run = Run(args, model, sets["train"], processes, encoder.pretrained, description, data_report=data_report)
     for batch in run.batches():
         train_step(run, batch)
         if run.evaluation_due:

@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 from classifier_quality import ROOT
 
-from bertorch.data.documents import tokenize_documents
 from bertorch.data.files import read_lines
-from bertorch.data.masking import Masking
-from bertorch.data.tokenizing import TextEncoder, load_tokenizer
+from bertorch.data.tokenizing import TextTokenizer, load_tokenizer
+from bertorch.tasks.pretraining.masking import Masking
+from bertorch.tasks.pretraining.rows import tokenize_documents
 
 
 def memory():
@@ -42,7 +42,7 @@ def measure(args):
     peaks, stopped = [0.0, 0.0], threading.Event()
     watcher = threading.Thread(target=watch, args=(peaks, stopped))
     watcher.start()
-    encoder = TextEncoder(load_tokenizer(args.encoder), 128)
+    encoder = TextTokenizer(load_tokenizer(args.encoder), 128)
     masking = Masking(encoder, ("mlm", "sop"))
     before = memory()
     print(f"before: {before[0]:.0f} MB private, {before[1]:.0f} MB resident", flush=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from turns import cpu_name
 
-from bertorch.heads.crf import CRF
+from bertorch.tasks.entities.crf import CRF
 
 try:
     import torchcrf

@@ -56,13 +56,13 @@ def encode_bertorch(args: argparse.Namespace) -> Any:
     """Texts -> vectors, by the functions that predict.py calls."""
     import torch
 
-    from bertorch.data.tokenizing import TextEncoder, load_tokenizer, tokenize
-    from bertorch.heads.sentence_directory import plain_sentence_encoder
-    from bertorch.inference import compute
+    from bertorch.data.tokenizing import TextTokenizer, load_tokenizer, tokenize
+    from bertorch.tasks.sentences.directory import plain_sentence_encoder
+    from bertorch.training.inference import compute
     from bertorch.training.process_group import Processes
 
     sentence = plain_sentence_encoder(args.worker["encoder"], "mean").to(args.device)
-    encoder = TextEncoder(load_tokenizer(args.worker["encoder"]), args.max_seq_length)
+    encoder = TextTokenizer(load_tokenizer(args.worker["encoder"]), args.max_seq_length)
     processes = Processes(rank=0, local_rank=0, world_size=1, device=torch.device(args.device))
 
     def encode(texts: list[str]) -> np.ndarray:

@@ -40,9 +40,9 @@ from transformers import (
 
 import bertorch
 from bertorch.data.files import read_labels
-from bertorch.data.tags import Span, parse_tag, strict_spans
 from bertorch.data.tokenizing import load_tokenizer
-from bertorch.metrics.entities import entity_scores
+from bertorch.tasks.entities.scores import entity_scores
+from bertorch.tasks.entities.tags import Span, parse_tag, strict_spans
 
 SIDES = {"linear": "bertorch linear", "crf": "bertorch crf", "trainer": "transformers Trainer"}
 SCHEMES = {"resume": "bios", "wnut17": "bio"}

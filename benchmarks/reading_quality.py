@@ -10,7 +10,7 @@ times the best ends of each window, joined over windows by score; its softmax al
 not. It prints a Markdown table of the last models. Both sides read the same files, whole articles from the start of the set
 until there are enough questions, and the same places of answers; cjrc goes in a fixed random order, because its file has all
 civil cases first. squad is trained on articles of the first 12 and evaluated on the others, cjrc is evaluated on articles
-behind those it is trained on. Answers of both sides are scored by bertorch.metrics.reading.reading_metrics; those of
+behind those it is trained on. Answers of both sides are scored by bertorch.tasks.reading.scores.reading_metrics; those of
 run_mrc.py must give the figures that it wrote down. For squad and cjrc a second table counts the kinds of answers, beside
 always giving the same one. Training seconds leave out starting, tokenizing and evaluating. The seeds give the two sides
 different shuffles, head weights and dropout masks, so only means over seeds compare. Needs accelerate.
@@ -42,9 +42,9 @@ from transformers import (
 )
 
 import bertorch
-from bertorch.data.reading import Question, read_questions
 from bertorch.data.tokenizing import load_tokenizer
-from bertorch.metrics.reading import reading_metrics
+from bertorch.tasks.reading.rows import Question, read_questions
+from bertorch.tasks.reading.scores import reading_metrics
 
 SIDES = {"bertorch": "bertorch", "trainer": "transformers Trainer"}
 FILES = {

@@ -34,7 +34,7 @@ from turns import SHAPES, cpu_name, random_encoder
 from bertorch.data.batching import Batch, epoch_plan
 from bertorch.data.files import read_lines
 from bertorch.encoder import TokenBatch
-from bertorch.heads.classifier import load_classifier
+from bertorch.tasks.classification.head import load_classifier
 from bertorch.training.optimizer import make_optimizer
 
 KINDS = ("batch", "length", "ranks", "balance", "rows", "arithmetic")

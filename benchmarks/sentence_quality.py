@@ -41,11 +41,11 @@ from torch import Tensor, nn
 import bertorch
 from bertorch.data.files import read_labels
 from bertorch.data.rows import Row, read_rows
-from bertorch.data.sentences import scored_samples
-from bertorch.data.tokenizing import TextEncoder, load_tokenizer
-from bertorch.heads.sentence import SentenceEncoder
-from bertorch.heads.sentence_directory import load_sentence_encoder, new_sentence_encoder
-from bertorch.inference import pair_cosines
+from bertorch.data.tokenizing import TextTokenizer, load_tokenizer
+from bertorch.tasks.sentences.directory import load_sentence_encoder, new_sentence_encoder
+from bertorch.tasks.sentences.encoder import SentenceEncoder
+from bertorch.tasks.sentences.rows import scored_samples
+from bertorch.training.inference import pair_cosines
 from bertorch.training.process_group import Processes
 
 SIDES = ("bertorch", "sentence-transformers")
@@ -112,7 +112,7 @@ class BertorchSide:
     def __init__(self, args: argparse.Namespace, train_file: Path, directory: Path, device: torch.device):
         self.args, self.train_file, self.directory = args, train_file, directory
         self.processes = Processes(rank=0, local_rank=0, world_size=1, device=device)
-        encoder = TextEncoder(load_tokenizer(args.pretrained_model_name_or_path), args.max_seq_length)
+        encoder = TextTokenizer(load_tokenizer(args.pretrained_model_name_or_path), args.max_seq_length)
         self.pairs = scored_samples(args.dev_data_file, encoder)
 
     def start(self) -> float:

@@ -52,14 +52,14 @@ def main() -> None:
     from loguru import logger
 
     from bertorch.data.files import read_lines
-    from bertorch.data.tokenizing import Samples, TextEncoder, load_tokenizer, tokenize_cached
+    from bertorch.data.tokenizing import Samples, TextTokenizer, load_tokenizer, tokenize_cached
 
     logger.remove()
     now = time.process_time if clock(args) == "cpu" else time.perf_counter
     texts, said = read_texts(args)
     texts = [f"{text} {number}" for number, text in enumerate(texts)]
     tokenizer = load_tokenizer(args.model_dir)
-    encoder = TextEncoder(load_tokenizer(args.model_dir), args.max_seq_length)  # switches truncation off in its own
+    encoder = TextTokenizer(load_tokenizer(args.model_dir), args.max_seq_length)  # switches truncation off in its own
     took: dict[str, list[float]] = {"bertorch": [], "bertorch, from the cache": [], "transformers": []}
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "texts.txt"

@@ -135,7 +135,7 @@ def write_rows(args: argparse.Namespace, task: Task, directory: Path) -> tuple[d
 
 def paragraphs(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """Passages and the questions that a span of them answers."""
-    from bertorch.data.reading import read_questions
+    from bertorch.tasks.reading.rows import read_questions
 
     return [
         (one.context, {"question": one.text, "answers": [{"text": one.answers[0], "answer_start": one.start}]})

@@ -14,16 +14,16 @@ import torch
 from loguru import logger
 
 from bertorch.data.files import read_lines
-from bertorch.data.tokenizing import TextEncoder, load_tokenizer, tokenize
+from bertorch.data.tokenizing import TextTokenizer, load_tokenizer, tokenize
 from bertorch.encoder.hub import local_directory
 from bertorch.errors import UserError
-from bertorch.heads.contrastive import Contrastive
-from bertorch.heads.sentence import Dense
-from bertorch.heads.sentence_directory import load_sentence_encoder, transformer_directory
-from bertorch.inference import compute
-from bertorch.prediction.description import description_of
+from bertorch.tasks.description import description_of
+from bertorch.tasks.sentences.contrastive import Contrastive
+from bertorch.tasks.sentences.directory import load_sentence_encoder, transformer_directory
+from bertorch.tasks.sentences.encoder import Dense
 from bertorch.training.arguments import ArgumentParser, add_device_argument, whole_number
 from bertorch.training.checkpoints import holds_run, save_model
+from bertorch.training.inference import compute
 from bertorch.training.process_group import run_script, start_processes
 
 BLOCK = 16_384  # texts encoded at a time
@@ -82,7 +82,7 @@ def main():
     length = description.get("max_seq_length") or min(length or 512, sentence.encoder.config.max_seq_length)
     tokenizer = load_tokenizer(transformer_directory(directory))
     sentence.encoder.config.check_length(length, directory)
-    encoder = TextEncoder(tokenizer, length, description.get("truncation", "head"))
+    encoder = TextTokenizer(tokenizer, length, description.get("truncation", "head"))
     sentence.encoder.config.check_vocabulary(encoder.highest_id, directory)
 
     def vectors():

@@ -15,22 +15,22 @@ from hypothesis import strategies as st
 from loguru import logger
 from safetensors.torch import save_file
 
-from bertorch.data.documents import _sentences
-from bertorch.data.entities import read_documents
 from bertorch.data.files import read_labels, read_lines
-from bertorch.data.reading import read_questions
 from bertorch.data.rows import read_rows
-from bertorch.data.sentences import read_positives, read_scored_pairs
-from bertorch.data.tags import types_of
-from bertorch.data.tokenizing import TextEncoder, load_tokenizer
+from bertorch.data.tokenizing import TextTokenizer, load_tokenizer
 from bertorch.encoder import load_config
 from bertorch.encoder.weights import load_encoder, read_weights
 from bertorch.errors import UserError
-from bertorch.heads.sentence_directory import load_sentence_encoder
-from bertorch.prediction.description import description_of
 from bertorch.reporting.comparison import FORMATS, comparison, sorted_by
 from bertorch.reporting.report import comparison_page, run_page
 from bertorch.reporting.runs import read_run
+from bertorch.tasks.description import description_of
+from bertorch.tasks.entities.rows import read_documents
+from bertorch.tasks.entities.tags import types_of
+from bertorch.tasks.pretraining.rows import _sentences
+from bertorch.tasks.reading.rows import read_questions
+from bertorch.tasks.sentences.directory import load_sentence_encoder
+from bertorch.tasks.sentences.rows import read_positives, read_scored_pairs
 from tests.damage import Malice, damaged_bytes, damaged_json, examples
 from tests.scripts.launch import as_flags, call
 
@@ -236,7 +236,7 @@ def test_damaged_tokenizers(tiny_model, folder, family, data):
     (directory / name).write_bytes(content)
 
     def tokenize() -> None:
-        encoder = TextEncoder(load_tokenizer(directory), 16)
+        encoder = TextTokenizer(load_tokenizer(directory), 16)
         load_config(directory).check_vocabulary(encoder.highest_id, directory)
         encoder.encode([("房间很干净 ok",), ("", "b")])
 

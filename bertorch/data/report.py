@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from loguru import logger
 
-from bertorch.data.documents import Documents
-from bertorch.data.reading import Question, ReadingSamples
-from bertorch.data.tagging import TaggedSamples
 from bertorch.data.tokenizing import Samples
+from bertorch.tasks.entities.windows import TaggedSamples
+from bertorch.tasks.pretraining.rows import Documents
+from bertorch.tasks.reading.rows import Question, ReadingSamples
 
 Report = dict[str, dict[str, Any]]
 # Vocabularies that fit lack at most 0.94 % of the tokens of Chinese and English test sets, those of another language more

@@ -86,7 +86,7 @@ def _check_named_files(directory: Path) -> None:
             raise UserError(f"{path}: names the file {outside[:80]!r}, which does not belong to the directory; leave it out")
 
 
-class TextEncoder:
+class TextTokenizer:
     """Token ids of one text or of a pair, special tokens and truncation included.
 
     Args:
@@ -98,7 +98,7 @@ class TextEncoder:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, truncation: str = "head"):
-        self.tokenizer = tokenizer
+        self.pretrained = tokenizer
         self.max_seq_length = max_seq_length
         self.truncation = truncation
         self.backend = tokenizer.backend_tokenizer
@@ -126,7 +126,7 @@ class TextEncoder:
                 types[sequence] = token_type
         if len(parts) != len(texts) + 1:
             raise UserError(
-                f"{self.tokenizer.name_or_path}: the tokenizer loses a text, or gives it twice; see tokenizer.json"
+                f"{self.pretrained.name_or_path}: the tokenizer loses a text, or gives it twice; see tokenizer.json"
             )
         return parts, [types[sequence] for sequence in range(len(texts))]
 
@@ -134,7 +134,7 @@ class TextEncoder:
     def highest_id(self) -> int:
         """The highest id that ``encode`` may give."""
         special = (token for parts, _ in self.layouts.values() for part in parts for token in part)
-        return max([*self.tokenizer.get_vocab().values(), *special])
+        return max([*self.pretrained.get_vocab().values(), *special])
 
     def encode(self, rows: list[tuple[str, ...]]) -> list[tuple[list[int], int, int]]:
         """``(input_ids, where the second segment starts, tokens before truncation)`` of each row of texts.
@@ -277,7 +277,7 @@ class Samples:
 
 def tokenize(
     rows: Iterable[tuple[int, tuple[str, ...], float]],
-    encoder: TextEncoder,
+    encoder: TextTokenizer,
     unknown_id: int | None = None,
     separate: bool = False,
 ) -> Samples:
@@ -331,7 +331,7 @@ def text_hash(text: str) -> int:
 def tokenize_cached(
     path: str | Path,
     rows: Callable[[], Iterable[tuple[int, tuple[str, ...], float]]],
-    encoder: TextEncoder,
+    encoder: TextTokenizer,
     read_as: tuple,
     cache_dir: str | Path | None = None,
     separate: bool = False,
@@ -349,7 +349,7 @@ def tokenize_cached(
     return from_cache(
         path,
         (encoder.fingerprint, read_as, separate),
-        lambda: tokenize(rows(), encoder, encoder.tokenizer.unk_token_id, separate),
+        lambda: tokenize(rows(), encoder, encoder.pretrained.unk_token_id, separate),
         Samples,
         cache_dir,
     )

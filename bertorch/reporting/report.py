@@ -8,13 +8,13 @@ from typing import Any
 from loguru import logger
 
 from bertorch.reporting.charts import curves
-from bertorch.reporting.classification import classification_section
 from bertorch.reporting.comparison import comparison_table
-from bertorch.reporting.entities import entities_section
 from bertorch.reporting.page import Html, barred, chosen_rows, folded, join, legend, note, number, page, percent, table, tag
-from bertorch.reporting.reading import reading_section
 from bertorch.reporting.runs import RunFiles, differing_flags, figures_of, find_runs
-from bertorch.reporting.similarity import similarity_section
+from bertorch.tasks.classification.report import classification_section
+from bertorch.tasks.entities.report import entities_section
+from bertorch.tasks.reading.report import reading_section
+from bertorch.tasks.sentences.report import similarity_section
 from bertorch.training.checkpoints import REPORT, write_whole
 from bertorch.training.process_group import Interrupted
 

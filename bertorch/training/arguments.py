@@ -11,7 +11,7 @@ from loguru import logger
 from bertorch.data.tokenizing import TRUNCATIONS
 from bertorch.errors import UserError
 from bertorch.heads.pooling import POOLING_HELP, POOLING_MODES
-from bertorch.metrics.similarity import METRICS as SIMILARITY_METRICS
+from bertorch.tasks.sentences.scores import METRICS as SIMILARITY_METRICS
 from bertorch.training.optimizer import OPTIMIZERS
 from bertorch.training.process_group import is_main_process
 from bertorch.training.schedules import SCHEDULES

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from bertorch.data.tokenizing import Samples, TextEncoder, load_tokenizer
+from bertorch.data.tokenizing import Samples, TextTokenizer, load_tokenizer
 from bertorch.encoder.config import load_config
 from bertorch.encoder.hub import local_directory, renamed_directory
 from bertorch.encoder.tensorflow import converted_directory
@@ -26,7 +26,7 @@ def start_training(args: argparse.Namespace) -> Processes:
     return processes
 
 
-def open_model(args: argparse.Namespace, processes: Processes) -> tuple[Path, TextEncoder]:
+def open_tokenizer(args: argparse.Namespace, processes: Processes) -> tuple[Path, TextTokenizer]:
     """The directory of ``--pretrained_model_name_or_path``, and how it reads texts.
 
     A model that is named is downloaded, one of ``--from_tf`` is converted into the cache. ``--config_file`` and
@@ -46,7 +46,7 @@ def open_model(args: argparse.Namespace, processes: Processes) -> tuple[Path, Te
     )
     config = load_config(directory)
     config.check_length(args.max_seq_length, directory)
-    encoder = TextEncoder(load_tokenizer(directory), args.max_seq_length, args.truncation)
+    encoder = TextTokenizer(load_tokenizer(directory), args.max_seq_length, args.truncation)
     config.check_vocabulary(encoder.highest_id, directory)
     return directory, encoder
 

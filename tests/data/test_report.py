@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from bertorch.data.documents import tokenize_documents
-from bertorch.data.reading import Question, ReadingEncoder, window_questions
 from bertorch.data.report import report_data, report_documents, report_entities, report_questions
-from bertorch.data.tagging import TaggedSamples
-from bertorch.data.tokenizing import Samples, TextEncoder, load_tokenizer
+from bertorch.data.tokenizing import Samples, TextTokenizer, load_tokenizer
+from bertorch.tasks.entities.windows import TaggedSamples
+from bertorch.tasks.pretraining.rows import tokenize_documents
+from bertorch.tasks.reading.rows import Question, ReadingTokenizer, window_questions
 
 
 def samples_of(lengths: list[int], labels: list[int], hashes: list[int], unknown: int = 0, room: int = 96) -> Samples:
@@ -74,7 +74,7 @@ def test_of_pairs_that_are_encoded_apart_texts_are_counted_among_texts(messages)
 
 
 def test_a_question_counts_once_however_many_windows_its_passage_takes(tiny_model, messages):
-    encoder = ReadingEncoder(TextEncoder(load_tokenizer(tiny_model("bert")), 24), 8, 5)
+    encoder = ReadingTokenizer(TextTokenizer(load_tokenizer(tiny_model("bert")), 24), 8, 5)
     long, short = "酒店服务" * 10, "酒店"
     listed = {
         "train": [Question(1, "1", "where", long, [""])],
@@ -110,9 +110,9 @@ def test_unknown_units_of_entity_texts_are_a_warning_too(messages):
 
 
 def test_unknown_tokens_of_passages_and_documents_are_a_warning_too(tiny_model, tmp_path, messages):
-    texts = TextEncoder(load_tokenizer(tiny_model("bert")), 24)
+    texts = TextTokenizer(load_tokenizer(tiny_model("bert")), 24)
     asked = [Question(1, "1", "where", "酒店" * 4 + "龘", [""])]
-    report_questions({"dev": window_questions(asked, ReadingEncoder(texts, 8, 5), texts.tokenizer.unk_token_id)},
+    report_questions({"dev": window_questions(asked, ReadingTokenizer(texts, 8, 5), texts.pretrained.unk_token_id)},
                      {"dev": asked}, 24)  # fmt: skip
     (tmp_path / "a.txt").write_text("酒店" * 10 + "龘" * 5 + "\n", encoding="utf-8")
     report_documents({"train": tokenize_documents([tmp_path / "a.txt"], texts, 22, False)})

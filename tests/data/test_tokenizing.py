@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
 from bertorch.checksums import write_checksums
 from bertorch.data import tokenizing
 from bertorch.data.rows import read_rows
-from bertorch.data.tokenizing import Samples, TextEncoder, from_cache, load_tokenizer, tokenize, tokenize_cached
+from bertorch.data.tokenizing import Samples, TextTokenizer, from_cache, load_tokenizer, tokenize, tokenize_cached
 from bertorch.errors import UserError
 from tests.damage import Malice
 
@@ -75,7 +75,7 @@ def reference(directory) -> PreTrainedTokenizerBase:
     return kind.from_pretrained(directory)
 
 
-def assert_as_transformers(rows: list[tuple[str, ...]], encoder: TextEncoder, reference: PreTrainedTokenizerBase):
+def assert_as_transformers(rows: list[tuple[str, ...]], encoder: TextTokenizer, reference: PreTrainedTokenizerBase):
     texts = [list(column) for column in zip(*rows, strict=True)]
     wanted = reference(*texts, truncation="longest_first", max_length=encoder.max_seq_length, return_token_type_ids=True)
     whole = reference(*texts, return_token_type_ids=True)
@@ -88,7 +88,7 @@ def assert_as_transformers(rows: list[tuple[str, ...]], encoder: TextEncoder, re
 def test_pairs_of_all_small_lengths_are_cut_as_transformers_cuts_them(directory, reference):
     rows = [(" ".join("a" * first), " ".join("b" * second)) for first in range(9) for second in range(9)]
     for max_seq_length in range(6, 22):
-        assert_as_transformers(rows, TextEncoder(load_tokenizer(directory), max_seq_length), reference)
+        assert_as_transformers(rows, TextTokenizer(load_tokenizer(directory), max_seq_length), reference)
 
 
 def test_texts_of_random_lengths_are_those_of_transformers(directory, reference):
@@ -97,7 +97,7 @@ def test_texts_of_random_lengths_are_those_of_transformers(directory, reference)
     texts = ["".join(draw.choices(pieces, k=draw.randint(1, 60))) for _ in range(120)]
     pairs = list(zip(texts[::2], texts[1::2], strict=True))
     for max_seq_length in (7, 16, 33, 64):
-        encoder = TextEncoder(load_tokenizer(directory), max_seq_length)
+        encoder = TextTokenizer(load_tokenizer(directory), max_seq_length)
         assert_as_transformers([(text,) for text in texts], encoder, reference)
         assert_as_transformers(pairs, encoder, reference)
 
@@ -106,7 +106,7 @@ def test_real_pairs_are_those_of_transformers(shared):
     rows = read_rows(shared / "data/pair/afqmc/dev.txt", is_text_pair=True)[:500]
     reference = BertTokenizer.from_pretrained(shared / "models/zh-bert-4l312")
     for max_seq_length in (15, 22, 64):
-        encoder = TextEncoder(load_tokenizer(shared / "models/zh-bert-4l312"), max_seq_length)
+        encoder = TextTokenizer(load_tokenizer(shared / "models/zh-bert-4l312"), max_seq_length)
         assert_as_transformers([row.texts for row in rows], encoder, reference)
 
 
@@ -115,23 +115,23 @@ def test_what_head_tail_and_head_tail_keep(wordpiece):
     cls, sep = WORDS.index("[CLS]"), WORDS.index("[SEP]")
     kept = {"head": ids[:8], "tail": ids[8:], "head_tail": ids[:2] + ids[10:]}
     for truncation, middle in kept.items():
-        encoder = TextEncoder(load_tokenizer(wordpiece), 10, truncation)
+        encoder = TextTokenizer(load_tokenizer(wordpiece), 10, truncation)
         assert encoder.encode([(CHARACTERS,)]) == [([cls, *middle, sep], 10, 18)]
         assert encoder.encode([(CHARACTERS[:8],)]) == [([cls, *ids[:8], sep], 10, 10)]
     # 13 tokens leave room for 10: the second text keeps its 3, the first 7 of its 16.
     kept = {"head": ids[:7], "tail": ids[9:], "head_tail": ids[:1] + ids[10:]}
     for truncation, middle in kept.items():
-        encoder = TextEncoder(load_tokenizer(wordpiece), 13, truncation)
+        encoder = TextTokenizer(load_tokenizer(wordpiece), 13, truncation)
         expected = [cls, *middle, sep, *ids[:3], sep]
         assert encoder.encode([(CHARACTERS, CHARACTERS[:3])]) == [(expected, 9, 22)]
     # 4 + 5: an odd token stays with the longer text.
-    encoder = TextEncoder(load_tokenizer(wordpiece), 12, "tail")
+    encoder = TextTokenizer(load_tokenizer(wordpiece), 12, "tail")
     expected = [cls, *ids[6:10], sep, *ids[11:], sep]
     assert encoder.encode([(CHARACTERS[:10], CHARACTERS)]) == [(expected, 6, 29)]
 
 
 def test_an_empty_text_is_special_tokens_alone(wordpiece):
-    encoder = TextEncoder(load_tokenizer(wordpiece), 8)
+    encoder = TextTokenizer(load_tokenizer(wordpiece), 8)
     cls, sep = WORDS.index("[CLS]"), WORDS.index("[SEP]")
     assert encoder.encode([("",), ("", "a"), ("a", "")]) == [
         ([cls, sep], 2, 2), ([cls, sep, 5, sep], 2, 4), ([cls, 5, sep, sep], 3, 4),
@@ -142,14 +142,14 @@ def test_a_length_without_room_for_text(wordpiece, byte_level):
     for directory, special in ((wordpiece, 3), (byte_level, 4)):
         tokenizer = load_tokenizer(directory)
         with pytest.raises(UserError, match=f"{special + 1} leaves no room .* at least {special + 2}$"):
-            TextEncoder(tokenizer, special + 1)
-        assert len(TextEncoder(tokenizer, special + 2).encode([("a a a", "b b b")])[0][0]) == special + 2
+            TextTokenizer(tokenizer, special + 1)
+        assert len(TextTokenizer(tokenizer, special + 2).encode([("a a a", "b b b")])[0][0]) == special + 2
 
 
 def test_a_vocabulary_with_line_separators_in_it(tmp_path):
     words = [*WORDS[:11], "\u2028", "##\u2028", "\x85", *CHARACTERS]
     tokenizer = load_tokenizer(write_vocabulary(tmp_path / "model", words))
-    ids = TextEncoder(tokenizer, 32).encode([(CHARACTERS,)])[0][0]
+    ids = TextTokenizer(tokenizer, 32).encode([(CHARACTERS,)])[0][0]
     assert ids[1:-1] == list(range(14, 14 + len(CHARACTERS)))
 
 
@@ -163,14 +163,14 @@ def test_the_chinese_vocabulary_keeps_the_ids_of_its_lines(shared, tmp_path):
     differing = [line for place, line in enumerate(lines) if ids[place] != place]
     assert all("\u2028" in line for line in differing)  # no text can hold these: normalising makes spaces of them
     text = "自然语言处理，机器学习。"
-    assert TextEncoder(tokenizer, 32).encode([(text,)])[0][0][1:-1] == [lines.index(character) for character in text]
+    assert TextTokenizer(tokenizer, 32).encode([(text,)])[0][0][1:-1] == [lines.index(character) for character in text]
 
 
 def test_chinese_albert_has_wordpiece(shared, tmp_path):
     with open(shared / "models/zh-albert-tiny/vocab.txt", encoding="utf-8", newline="\n") as handle:
         words = [line.removesuffix("\n") for line in handle]
     wanted = [words.index(word) for word in ["[CLS]", "天", "気", "a", "##q", "[SEP]"]]
-    encoder = TextEncoder(load_tokenizer(shared / "models/zh-albert-tiny"), 16)
+    encoder = TextTokenizer(load_tokenizer(shared / "models/zh-albert-tiny"), 16)
     assert encoder.encode([("天気AQ",)])[0][0] == wanted
 
 
@@ -180,7 +180,7 @@ def test_vocab_txt_alone_is_wordpiece_whatever_the_config_says(tmp_path, model_t
     if model_type:
         (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}), encoding="utf-8")
     wanted = [WORDS.index(word) for word in ["[CLS]", "天", "b", "##a", "[UNK]", "[SEP]"]]
-    assert TextEncoder(load_tokenizer(tmp_path), 16).encode([("天BA q",)])[0][0] == wanted
+    assert TextTokenizer(load_tokenizer(tmp_path), 16).encode([("天BA q",)])[0][0] == wanted
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def assert_same(found: Samples, wanted: Samples):
 
 
 def test_samples(wordpiece):
-    samples = tokenize(ROWS, TextEncoder(load_tokenizer(wordpiece), 6), unknown_id=WORDS.index("[UNK]"))
+    samples = tokenize(ROWS, TextTokenizer(load_tokenizer(wordpiece), 6), unknown_id=WORDS.index("[UNK]"))
     of = WORDS.index
     assert samples.input_ids.tolist() == [
         2, of("天"), of("地"), 3,
@@ -233,14 +233,14 @@ def test_samples(wordpiece):
 
 
 def test_a_large_file_is_tokenized_in_pieces(wordpiece, monkeypatch):
-    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+    encoder = TextTokenizer(load_tokenizer(wordpiece), 6)
     whole = tokenize(ROWS * 3, encoder, 1)
     monkeypatch.setattr(tokenizing, "_CHUNK", 2)
     assert_same(tokenize(iter(ROWS * 3), encoder, 1), whole)
 
 
 def test_text_hashes_are_equal_for_equal_texts_only(wordpiece):
-    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+    encoder = TextTokenizer(load_tokenizer(wordpiece), 6)
     texts = [
         ("a", "b"),
         ("b", "a"),
@@ -251,13 +251,13 @@ def test_text_hashes_are_equal_for_equal_texts_only(wordpiece):
         ("玄黄宇宙洪荒日辰", "a"),
     ]
     hashes = tokenize([(line, row, 0) for line, row in enumerate(texts)], encoder).text_hashes
-    again = tokenize([(1, texts[5], 1)], TextEncoder(load_tokenizer(wordpiece), 32)).text_hashes
+    again = tokenize([(1, texts[5], 1)], TextTokenizer(load_tokenizer(wordpiece), 32)).text_hashes
     assert hashes[0] == hashes[4] and hashes[5] == again[0]
     assert len(set(hashes.tolist())) == len(texts) - 1
 
 
 def test_the_fingerprint_of_samples_tells_texts_labels_and_order_apart(wordpiece):
-    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+    encoder = TextTokenizer(load_tokenizer(wordpiece), 6)
     first, second, third = ROWS
     prints = {
         tokenize(rows, encoder).fingerprint
@@ -274,7 +274,7 @@ RAGGED = [(3, ("天地", "ab"), 0.5), (4, ("玄黄宇宙洪荒日月",), 2.0), (
 
 
 def test_separate_texts_are_sequences_of_their_own(wordpiece):
-    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+    encoder = TextTokenizer(load_tokenizer(wordpiece), 6)
     samples = tokenize(RAGGED, encoder, WORDS.index("[UNK]"), separate=True)
     texts = [text for _, row, _ in RAGGED for text in row]
     alone = tokenize([(1, (text,), 0) for text in texts], encoder, WORDS.index("[UNK]"))
@@ -289,14 +289,14 @@ def test_separate_texts_are_sequences_of_their_own(wordpiece):
 
 
 def test_separate_texts_have_equal_hashes_wherever_they_stand(wordpiece):
-    samples = tokenize(RAGGED, TextEncoder(load_tokenizer(wordpiece), 6), separate=True)
+    samples = tokenize(RAGGED, TextTokenizer(load_tokenizer(wordpiece), 6), separate=True)
     first, second, third, *last = samples.text_hashes.tolist()
     assert last[:2] == [second, first]
     assert len({first, second, third, last[2]}) == 4
 
 
 def test_scores_stay_as_they_are_and_whole_numbers_stay_whole(wordpiece):
-    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+    encoder = TextTokenizer(load_tokenizer(wordpiece), 6)
     scored = tokenize(RAGGED, encoder, separate=True).labels
     assert scored.dtype == np.float64 and scored[:2].tolist() == [0.5, 2.0] and np.isnan(scored[2])
     mixed = tokenize([(1, ("a",), 3), (2, ("b",), 0.1)], encoder, separate=True).labels
@@ -305,7 +305,7 @@ def test_scores_stay_as_they_are_and_whole_numbers_stay_whole(wordpiece):
 
 
 def test_rows_of_separate_texts_are_tokenized_in_pieces(wordpiece, monkeypatch):
-    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+    encoder = TextTokenizer(load_tokenizer(wordpiece), 6)
     rows = [(line, texts, line) for line, texts, _ in RAGGED * 3]
     whole = tokenize(rows, encoder, 1, separate=True)
     monkeypatch.setattr(tokenizing, "_CHUNK", 2)
@@ -313,7 +313,7 @@ def test_rows_of_separate_texts_are_tokenized_in_pieces(wordpiece, monkeypatch):
 
 
 def test_the_fingerprint_tells_how_texts_are_shared_out_over_rows(wordpiece):
-    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+    encoder = TextTokenizer(load_tokenizer(wordpiece), 6)
     rows = [("a", "b", "ab"), ("a",)], [("a", "b"), ("ab", "a")], [("a",), ("b", "ab", "a")]
     prints = {tokenize([(1, x, -1), (2, y, -1)], encoder, separate=True).fingerprint for x, y in rows}
     assert len(prints) == 3
@@ -322,7 +322,7 @@ def test_the_fingerprint_tells_how_texts_are_shared_out_over_rows(wordpiece):
 def test_separate_texts_have_a_cache_entry_of_their_own(wordpiece, tmp_path):
     path, cache = tmp_path / "data.tsv", tmp_path / "cache"
     path.write_text("天地\tab\t0.5\n", encoding="utf-8")
-    encoder, reads = TextEncoder(load_tokenizer(wordpiece), 6), []
+    encoder, reads = TextTokenizer(load_tokenizer(wordpiece), 6), []
     rows = [(1, ("天地", "ab"), 0.5), (2, ("a", "b"), 2.0)]
 
     def read():
@@ -351,7 +351,7 @@ class Source:
         self.reads += 1
         yield from ROWS
 
-    def samples(self, encoder: TextEncoder, read_as: tuple = (), path: Path | None = None) -> Samples:
+    def samples(self, encoder: TextTokenizer, read_as: tuple = (), path: Path | None = None) -> Samples:
         return tokenize_cached(path or self.path, self.rows, encoder, read_as, self.cache)
 
     @property
@@ -366,10 +366,10 @@ def source(tmp_path) -> Source:
 
 
 def test_the_second_call_reads_no_rows_and_maps_the_arrays(source, wordpiece):
-    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+    encoder = TextTokenizer(load_tokenizer(wordpiece), 6)
     wanted = tokenize(ROWS, encoder, 1)
     for _ in range(2):
-        found = source.samples(TextEncoder(load_tokenizer(wordpiece), 6))
+        found = source.samples(TextTokenizer(load_tokenizer(wordpiece), 6))
         assert_same(found, wanted)
         assert all(isinstance(getattr(found, name), np.memmap) for name in ARRAYS)
         assert not found.input_ids.flags.writeable
@@ -378,7 +378,7 @@ def test_the_second_call_reads_no_rows_and_maps_the_arrays(source, wordpiece):
 
 def test_an_entry_of_a_version_with_other_columns_is_left_alone(source, wordpiece, messages):
     """It is another entry: nothing is called damaged, and the older version still finds its own."""
-    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+    encoder = TextTokenizer(load_tokenizer(wordpiece), 6)
 
     @dataclass(kw_only=True)
     class Older:
@@ -397,13 +397,13 @@ def test_an_entry_of_a_version_with_other_columns_is_left_alone(source, wordpiec
 
 def test_the_environment_names_the_cache(source, wordpiece, tmp_path, monkeypatch):
     monkeypatch.setenv("BERTORCH_CACHE", str(tmp_path / "elsewhere"))
-    tokenize_cached(source.path, source.rows, TextEncoder(load_tokenizer(wordpiece), 6), ())
+    tokenize_cached(source.path, source.rows, TextTokenizer(load_tokenizer(wordpiece), 6), ())
     assert len(list((tmp_path / "elsewhere").iterdir())) == 1
 
 
 @pytest.mark.parametrize("change", ["content", "vocabulary", "length", "truncation", "read_as", "version"])
 def test_whatever_changes_the_ids_makes_a_new_entry(source, wordpiece, tmp_path, monkeypatch, change):
-    source.samples(TextEncoder(load_tokenizer(wordpiece), 6, "head"), ("labels",))
+    source.samples(TextTokenizer(load_tokenizer(wordpiece), 6, "head"), ("labels",))
     if change == "content":
         source.path.write_text("天地\t1\n", encoding="utf-8")
     if change == "vocabulary":
@@ -411,7 +411,7 @@ def test_whatever_changes_the_ids_makes_a_new_entry(source, wordpiece, tmp_path,
     if change == "version":
         monkeypatch.setattr("bertorch.__version__", "0.0.0")
     source.samples(
-        TextEncoder(
+        TextTokenizer(
             load_tokenizer(tmp_path / "model" if change == "vocabulary" else wordpiece),
             7 if change == "length" else 6,
             "tail" if change == "truncation" else "head",
@@ -446,7 +446,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", [*(f"{name}.npy" for name in ARRAYS), "rest.json"])
 def test_a_damaged_entry_is_noticed_and_made_anew(source, wordpiece, messages, name, damage):
-    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+    encoder = TextTokenizer(load_tokenizer(wordpiece), 6)
     source.samples(encoder)
     DAMAGES[damage](source.entry / name)
     assert_same(source.samples(encoder), tokenize(ROWS, encoder, 1))
@@ -458,7 +458,7 @@ def test_a_damaged_entry_is_noticed_and_made_anew(source, wordpiece, messages, n
 
 @pytest.mark.parametrize("name", ARRAYS)
 def test_arrays_that_do_not_belong_together_are_noticed(source, wordpiece, name):
-    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+    encoder = TextTokenizer(load_tokenizer(wordpiece), 6)
     whole = source.samples(encoder)
     np.save(source.entry / f"{name}.npy", np.array(getattr(whole, name)[:-1]))
     write_checksums(source.entry)
@@ -468,7 +468,7 @@ def test_arrays_that_do_not_belong_together_are_noticed(source, wordpiece, name)
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"arrays": {}, "others": {}, "warnings": []}', "5"])
 def test_a_table_of_another_shape_is_noticed(source, wordpiece, content):
-    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+    encoder = TextTokenizer(load_tokenizer(wordpiece), 6)
     source.samples(encoder)
     (source.entry / "rest.json").write_text(content, encoding="utf-8")
     write_checksums(source.entry)
@@ -479,7 +479,7 @@ def test_a_table_of_another_shape_is_noticed(source, wordpiece, content):
 
 @pytest.mark.parametrize("as_array", [True, False])
 def test_a_pickle_in_the_cache_is_not_executed(source, wordpiece, tmp_path, as_array):
-    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+    encoder = TextTokenizer(load_tokenizer(wordpiece), 6)
     source.samples(encoder)
     trap = Malice(tmp_path / "sprung")
     if as_array:
@@ -493,7 +493,7 @@ def test_a_pickle_in_the_cache_is_not_executed(source, wordpiece, tmp_path, as_a
 
 
 def test_a_cache_that_cannot_be_written_only_warns(source, wordpiece, messages):
-    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+    encoder = TextTokenizer(load_tokenizer(wordpiece), 6)
     source.cache.write_text("a file where the folder should be", encoding="utf-8")
     assert_same(source.samples(encoder), tokenize(ROWS, encoder, 1))
     assert len(messages) == 1 and "the token cache cannot be written" in messages[0]
@@ -503,7 +503,7 @@ def test_a_full_disk_only_warns_and_leaves_nothing(source, wordpiece, messages, 
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+    encoder = TextTokenizer(load_tokenizer(wordpiece), 6)
     with monkeypatch.context() as patch:
         patch.setattr(tokenizing.json, "dumps", full)  # after the arrays
         assert_same(source.samples(encoder), tokenize(ROWS, encoder, 1))
@@ -515,7 +515,7 @@ def test_an_interrupted_write_leaves_no_entry(source, wordpiece, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+    encoder = TextTokenizer(load_tokenizer(wordpiece), 6)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(tokenizing.json, "dumps", interrupted)
         source.samples(encoder)
@@ -523,7 +523,7 @@ def test_an_interrupted_write_leaves_no_entry(source, wordpiece, monkeypatch):
 
 
 def test_files_that_cannot_be_read_are_named_before_any_tokenizing(source, wordpiece, tmp_path):
-    encoder = TextEncoder(load_tokenizer(wordpiece), 6)
+    encoder = TextTokenizer(load_tokenizer(wordpiece), 6)
     with pytest.raises(UserError, match=r"missing\.tsv: no such file"):
         source.samples(encoder, path=tmp_path / "missing.tsv")
     packed = tmp_path / "data.tsv.gz"

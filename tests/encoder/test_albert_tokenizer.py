@@ -20,7 +20,7 @@ import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 from transformers import AutoTokenizer
 
-from bertorch.data.tokenizing import TextEncoder, load_tokenizer
+from bertorch.data.tokenizing import TextTokenizer, load_tokenizer
 from bertorch.encoder.albert_tokenizer import AlbertBackend, make_albert_tokenizer, preprocess
 from bertorch.errors import UserError
 
@@ -109,7 +109,7 @@ def assert_googles(model, directory, texts, **settings):
     """By all ways: ids alone, ids with places, transformers' call."""
     tokenizer = load_tokenizer(directory)
     wanted = [googles(model, text, **settings) for text in texts]
-    encoder = TextEncoder(tokenizer, 10_000)
+    encoder = TextTokenizer(tokenizer, 10_000)
     found = [ids for ids, _, _ in encoder.encode([(text,) for text in texts])]
     differing = [text for text, ids, own in zip(texts, found, wanted, strict=True) if ids != [2, *own, 3]]
     assert not differing, (len(differing), differing[:3])
@@ -177,7 +177,7 @@ HAND_MADE = [
 )
 def test_pieces_and_places_by_hand(tmp_path, text, pieces, places):
     tokenizer = load_tokenizer(directory_of(tmp_path / "model", hand_made(HAND_MADE)))
-    encoding = TextEncoder(tokenizer, 64).backend.encode_batch([text], add_special_tokens=False)[0]
+    encoding = TextTokenizer(tokenizer, 64).backend.encode_batch([text], add_special_tokens=False)[0]
     names = [piece for piece, _, _ in HAND_MADE]
     assert [names[number] for number in encoding.ids] == pieces.split()
     assert encoding.offsets == places
@@ -243,7 +243,7 @@ def test_pairs_and_special_tokens(model, directory):
 
 
 def test_a_special_token_in_a_text_is_text_unless_it_is_asked_for(model, directory):
-    encoder = TextEncoder(load_tokenizer(directory), 64)
+    encoder = TextTokenizer(load_tokenizer(directory), 64)
     row = ("the [MASK] license",)
     assert encoder.encode([row])[0][0] == [2, *googles(model, row[0]), 3] and 4 not in googles(model, row[0])
     encoder.backend.encode_special_tokens = False
@@ -299,7 +299,7 @@ def test_tokens_that_a_user_has_added(model, directory, tmp_path):
     theirs.add_tokens(["<entity>"])
     theirs.save_pretrained(tmp_path / "model")
     tokenizer = load_tokenizer(directory_of(tmp_path / "model", model))
-    encoder = TextEncoder(tokenizer, 64)
+    encoder = TextTokenizer(tokenizer, 64)
     wanted = [2, *googles(model, "the "), size, *googles(model, " license, 9,"), 3]
     assert (
         encoder.encode([("the <entity> license, 9,",)])[0][0] == wanted == tokenizer("the <entity> license, 9,")["input_ids"]
@@ -311,7 +311,7 @@ def test_tokens_that_a_user_has_added(model, directory, tmp_path):
 
 def test_the_fingerprint_tells_tokenizers_apart(model, directory, tmp_path):
     def fingerprint(path):
-        return TextEncoder(load_tokenizer(path), 64).fingerprint
+        return TextTokenizer(load_tokenizer(path), 64).fingerprint
 
     load_tokenizer(directory).save_pretrained(tmp_path / "plain")
     (tmp_path / "plain" / "spiece.model").unlink()

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, BertForPreTraining
 from bertorch.data.tokenizing import load_tokenizer
 from bertorch.encoder.layers import first_tokens
 from bertorch.encoder.tokens import from_padded
-from bertorch.heads.language_model import load_language_model, load_trained_language_model
+from bertorch.tasks.pretraining.head import load_language_model, load_trained_language_model
 from tests.closeness import assert_close
 
 DIRECTORY = Path(__file__).parents[2] / "models" / "bertorch-tiny-zh"

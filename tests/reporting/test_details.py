@@ -6,14 +6,14 @@ import math
 import numpy as np
 import pytest
 
-from bertorch.data.reading import Question
 from bertorch.data.tokenizing import Samples
-from bertorch.metrics.similarity import cosines
-from bertorch.reading import Candidate, Reading
-from bertorch.reporting.classification import calibration, classification_details, confusion_counts
-from bertorch.reporting.entities import mistakes
-from bertorch.reporting.reading import reading_details
-from bertorch.reporting.similarity import label_groups, principal_plane, similarity_details
+from bertorch.tasks.classification.report import calibration, classification_details, confusion_counts
+from bertorch.tasks.entities.report import mistakes
+from bertorch.tasks.reading.answers import Candidate, Reading
+from bertorch.tasks.reading.report import reading_details
+from bertorch.tasks.reading.rows import Question
+from bertorch.tasks.sentences.report import label_groups, principal_plane, similarity_details
+from bertorch.tasks.sentences.scores import cosines
 
 
 def samples_of(labels, sequences=1):

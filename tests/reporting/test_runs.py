@@ -11,10 +11,10 @@ import pytest
 from bertorch.errors import UserError
 from bertorch.reporting.charts import _tick, averaged, curves, nice_ticks, ticks_within
 from bertorch.reporting.comparison import as_markdown, as_text, as_tsv, comparison, sorted_by
-from bertorch.reporting.entities import KINDS
 from bertorch.reporting.page import Html, chosen_rows, number, page, table, tag
 from bertorch.reporting.report import bounds_of, duration, report_finished, write_report
 from bertorch.reporting.runs import differing_flags, find_runs, read_run
+from bertorch.tasks.entities.report import KINDS
 from tests.processes import finished
 
 HOSTILE = "<script>alert(1)</script>\"'&<img src=http://x.y/z onerror=alert(1)>"

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from bertorch.encoder import Encoder
-from bertorch.heads.classifier import load_trained_classifier
+from bertorch.tasks.classification.head import load_trained_classifier
 from bertorch.training.checkpoints import latest_state
 from tests.processes import PATIENCE, finished, started
 from tests.scripts.launch import ROOT, assert_same_model, call, command, complaint, environment, run, start, training_flags

@@ -34,7 +34,7 @@ def interrupted_at(moment, script, directory):
         ("run_classifier.py", "torch.nn.modules.linear"),
         ("run_ner.py", "transformers.utils"),
         ("run_simcse.py", "bertorch.training.run"),
-        ("predict.py", "bertorch.prediction.rows"),
+        ("predict.py", "bertorch.tasks.prediction"),
         ("scripts/compare.py", "bertorch.training.process_group"),
     ],
 )

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from transformers import BertModel, BertTokenizer
 
-from bertorch.entities import load_entity_head, load_trained_entity_head
-from bertorch.heads.sentence_directory import new_sentence_encoder
-from bertorch.heads.sentence_pair import SentencePair
+from bertorch.tasks.entities.answers import load_entity_head, load_trained_entity_head
+from bertorch.tasks.sentences.directory import new_sentence_encoder
+from bertorch.tasks.sentences.pair import SentencePair
 from tests.scripts.launch import DATA, as_flags, call, complaint
 
 TAGS = ["O", "B-LOC", "I-LOC", "S-LOC", "B-PER", "I-PER", "S-PER"]

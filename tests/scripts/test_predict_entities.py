@@ -12,8 +12,8 @@ import torch
 from seqeval.scheme import IOB2, Entities
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-from bertorch.entities import Reading
-from bertorch.prediction import entities as prediction
+from bertorch.tasks.entities import predict as prediction
+from bertorch.tasks.entities.answers import Reading
 from tests.scripts.conftest import NAMES
 from tests.scripts.launch import DATA, as_flags, call, complaint, run
 

@@ -19,9 +19,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 from sklearn.metrics import accuracy_score, f1_score
 
-from bertorch import search
-from bertorch.heads.sentence import SentenceEncoder
-from bertorch.prediction import sentences
+from bertorch.tasks.sentences import predict as sentences
+from bertorch.tasks.sentences import search
+from bertorch.tasks.sentences.encoder import SentenceEncoder
 from tests.closeness import assert_close
 from tests.scripts.launch import DATA, as_flags, call, complaint
 

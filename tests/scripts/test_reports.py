@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bertorch.reporting import classification, report
+from bertorch.reporting import report
+from bertorch.tasks.classification import report as classification
 from bertorch.training import run as training_run
 from bertorch.training.checkpoints import latest_state, load_state
 from tests.reporting.test_runs import assert_self_contained

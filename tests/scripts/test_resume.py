@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from bertorch.heads.classifier import load_trained_classifier
+from bertorch.tasks.classification.head import load_trained_classifier
 from tests.processes import PATIENCE
 from tests.scripts.launch import REVIEWS, assert_same_model, call, run, start, training_flags
 

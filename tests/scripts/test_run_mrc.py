@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from bertorch.checksums import write_checksums
 from bertorch.training.run import Run
-from tests.metrics.test_reading import OFFICIAL
 from tests.scripts.launch import DATA, as_flags, call, complaint, journal, run
+from tests.tasks.reading.test_scores import OFFICIAL
 
 READING = {"train_data_file": DATA / "reading" / "train.json", "dev_data_file": DATA / "reading" / "dev.json"}
 WINDOWS = {"max_seq_length": 64, "max_query_length": 12, "doc_stride": 16, "max_answer_length": 24}

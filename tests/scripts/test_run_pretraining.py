@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from transformers import AlbertForPreTraining, BertForMaskedLM, BertForPreTraining
 
-from bertorch.data.documents import tokenize_documents
-from bertorch.data.masking import Masking
-from bertorch.data.tokenizing import TextEncoder, load_tokenizer
+from bertorch.data.tokenizing import TextTokenizer, load_tokenizer
+from bertorch.tasks.pretraining.masking import Masking
+from bertorch.tasks.pretraining.rows import tokenize_documents
 from bertorch.training.run import Run
 from tests.closeness import assert_same_course
-from tests.heads.test_language_model import BOTH, padded
 from tests.scripts.launch import DATA, as_flags, call, complaint, journal, run, training_flags
+from tests.tasks.pretraining.test_head import BOTH, padded
 
 LENGTH = 48
 SIZES = {
@@ -107,7 +107,7 @@ def figures_of(line):
 
 
 def dev_batches(corpus, fresh, objectives, size):
-    encoder = TextEncoder(load_tokenizer(fresh), LENGTH)
+    encoder = TextTokenizer(load_tokenizer(fresh), LENGTH)
     masking = Masking(encoder, objectives)
     documents = tokenize_documents([corpus / "dev.txt"], encoder, masking.room, False)
     for start in range(0, len(documents), size):

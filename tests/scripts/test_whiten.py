@@ -9,7 +9,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-from bertorch.heads.sentence_directory import load_sentence_encoder
+from bertorch.tasks.sentences.directory import load_sentence_encoder
 from tests.scripts.launch import DATA, as_flags, call, complaint, journal
 
 TEXTS = (DATA / "sentences" / "train.txt").read_text(encoding="utf-8").splitlines()[:300]

@@ -31,7 +31,7 @@ from bertorch.encoder import Encoder
 from bertorch.encoder.config import EncoderConfig, read_json_object
 from bertorch.encoder.weights import read_weights
 from bertorch.errors import UserError
-from bertorch.heads.classifier import Classifier, load_trained_classifier
+from bertorch.tasks.classification.head import Classifier, load_trained_classifier
 from bertorch.training.checkpoints import latest_state, load_state, save_model, save_state
 from tests.scripts.launch import ROOT
 

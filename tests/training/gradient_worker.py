@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from bertorch.data.rows import read_rows
-from bertorch.data.tokenizing import TextEncoder, load_tokenizer, tokenize
-from bertorch.heads.classifier import load_classifier
+from bertorch.data.tokenizing import TextTokenizer, load_tokenizer, tokenize
+from bertorch.tasks.classification.head import load_classifier
 from bertorch.training import run as run_module
 from bertorch.training.process_group import run_script, set_seed, start_processes
 from bertorch.training.run import Run
@@ -30,7 +30,7 @@ def descend(model_dir, data, out, batch_size, accumulation, epsilon=0.0):
         fgm_epsilon=epsilon, r_drop_weight=0.0, init_from_ckpt=None, pretrained_model_name_or_path=model_dir,
     )  # fmt: skip
     processes = start_processes(args)
-    encoder = TextEncoder(load_tokenizer(model_dir), 64)
+    encoder = TextTokenizer(load_tokenizer(model_dir), 64)
     label_ids = {"negative": 0, "positive": 1}
     samples = tokenize(((row.line, row.texts, label_ids[row.label]) for row in read_rows(data)), encoder)
     set_seed(7)
@@ -40,7 +40,7 @@ def descend(model_dir, data, out, batch_size, accumulation, epsilon=0.0):
         [{"params": list(model.parameters()), "highest": rate}], lr=rate
     )
     try:
-        run = Run(args, model, samples, processes, encoder.tokenizer, {"task": "classification"})
+        run = Run(args, model, samples, processes, encoder.pretrained, {"task": "classification"})
         for batch in run.batches():
             train_step(run, batch)
     finally:

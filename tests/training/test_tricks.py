@@ -17,8 +17,8 @@ from bertorch.data.batching import Batch
 from bertorch.encoder import Encoder, TokenBatch, load_config
 from bertorch.encoder.layers import first_tokens
 from bertorch.errors import UserError
-from bertorch.heads.classifier import Classifier, load_classifier
 from bertorch.heads.loss import ClassLoss, Loss
+from bertorch.tasks.classification.head import Classifier, load_classifier
 from bertorch.training.optimizer import make_optimizer
 from bertorch.training.tricks import adversarial_step, average, class_loss, freeze, r_drop
 from tests.closeness import assert_close

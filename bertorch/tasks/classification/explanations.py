@@ -1,0 +1,179 @@
+"""Explanations of labels, written: colours on a terminal, a page of HTML, json lines, or tab-separated."""
+
+import argparse
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from html import escape
+from pathlib import Path
+
+from bertorch.data.rows import Row
+from bertorch.errors import UserError
+from bertorch.tasks.classification.attribution import Explanation, Span
+from bertorch.tasks.prediction import json_line, writes_json
+
+NOT_EXPLAINED = "--explain is for labels of texts and of pairs, by run_classifier.py, or classes by run_sentencebert.py; "
+
+# Blue speaks for the label, orange against it, weak to strong: colours that the colour-blind tell apart as well.
+_FOR, _AGAINST = (153, 111, 75), (223, 216, 209)  # backgrounds of a terminal's 256 colours, all legible in black
+_FAINT = 0.05  # of the strongest span of its row: not coloured
+
+_PAGE = """<!DOCTYPE html>
+<html><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Explanations</title>
+<style>
+:root { color-scheme: light dark; --for: 40 120 230; --against: 240 130 20; --line: #8884 }
+body { font: 1rem/1.8 system-ui, sans-serif; max-width: 45rem; margin: 0 auto; padding: 1rem }
+section { border-top: 1px solid var(--line); padding: .75rem 0 }
+h2 { font-size: 1rem; margin: 0 }
+p { margin: .25rem 0; white-space: pre-wrap; overflow-wrap: anywhere; font-size: 1.1rem }
+small { display: block; line-height: 1.4; opacity: .75; overflow-wrap: anywhere }
+.f, .a { border-radius: .2em }
+.f { background: rgb(var(--for) / var(--s)) }
+.a { background: rgb(var(--against) / var(--s)) }
+.cut { opacity: .4 }
+</style></head><body>
+<small><span class="f" style="--s:.5">speaks for the label</span> · <span class="a" style="--s:.5">speaks against it</span> ·
+<span class="cut">left out, too long</span></small>
+"""
+
+
+def check_explain(args: argparse.Namespace, task: str, directory: Path) -> None:
+    """Raises UserError where the flags or the task of ``directory`` leave nothing to explain."""
+    if task not in ("classification", "sentence_vectors"):
+        raise UserError(f"{NOT_EXPLAINED}{directory} is a model for {task}")
+    if args.precision != "fp32":
+        raise UserError(f"--explain computes in fp32; leave out --precision {args.precision}")
+    if args.evaluate and args.output_file is None:
+        raise UserError("--explain: with --evaluate the answers go to a file; add --output_file")
+
+
+def explanation_lines(
+    args: argparse.Namespace, rows: list[Row], labels: list[str], explanations: list[Explanation | None]
+) -> Iterable[str]:
+    """What is written, in the form that suits where it goes; no row is lost.
+
+    Args:
+        args: the flags.
+        rows: the input.
+        labels: of the model.
+        explanations: of ``rows``; None where a row could not be used.
+    """
+    pairs = zip(rows, explanations, strict=True)
+    if writes_json(args):
+        return (json_line(_as_json(args, row, labels, one)) for row, one in pairs)
+    if args.output_format is None and str(args.output_file).lower().endswith(".html"):
+        return [_PAGE, *(_section(args, row, labels, one) for row, one in pairs), "</body></html>\n"]
+    if args.output_format is None and args.output_file is None and sys.stdout.isatty():
+        return (_coloured(row, labels, one) for row, one in pairs)
+    texts = max(len(row.texts) for row in rows)
+    return ("\t".join(_cells(args, row, labels, one, texts)) + "\n" for row, one in pairs)
+
+
+def _as_json(args: argparse.Namespace, row: Row, labels: list[str], one: Explanation | None) -> dict:
+    if one is None:
+        return {"label": None}
+    answer: dict = {"label": labels[one.label], "probability": round(float(one.probabilities[one.label]), 6)}
+    if args.probabilities:
+        answer["probabilities"] = {
+            name: round(float(value), 6) for name, value in zip(labels, one.probabilities, strict=True)
+        }
+    answer |= {"logit": round(one.logit, 6), "baseline_logit": round(one.baseline_logit, 6), "gap": round(one.gap, 6)}
+    answer["texts"] = [
+        {
+            "text": text,
+            "left_out": left_out,
+            "attributions": [[start, end, text[start:end], round(value, 6)] for start, end, value in spans],
+        }
+        for text, spans, left_out in zip(row.texts, one.spans, one.left_out, strict=True)
+    ]
+    return answer
+
+
+def _cells(args: argparse.Namespace, row: Row, labels: list[str], one: Explanation | None, texts: int) -> list[str]:
+    """Label, its probability, all of them on request; of each text what was read of it, and its strongest spans."""
+    every = len(labels) if args.probabilities else 0
+    if one is None:
+        return [""] * (2 + every + 2 * texts)
+    cells = [labels[one.label], f"{one.probabilities[one.label]:.6f}"]
+    cells += [f"{value:.6f}" for value in one.probabilities[:every]]
+    for number, text in enumerate(row.texts):
+        pieces = _pieces(text, one.spans[number], one.left_out[number])
+        cells.append("".join("[…]" if cut else piece for piece, _, cut in pieces))
+        cells.append(" ".join(_strongest(one, number, text, args.top_k)))
+    return cells
+
+
+def _strongest(one: Explanation, number: int, text: str, count: int) -> list[str]:
+    """``span:share``, the strongest first; a share is signed, and without signs those of a row add up to 1."""
+    spans = sorted(one.spans[number], key=lambda span: -abs(span[2]))[:count]
+    strength = one.strength or 1.0
+    return [f"{_plain(text[start:end])}:{value / strength:+.2f}" for start, end, value in spans]
+
+
+def _coloured(row: Row, labels: list[str], one: Explanation | None) -> str:
+    if one is None:
+        return "\n"
+    parts = [f"\033[1m{labels[one.label]}\033[0m {one.probabilities[one.label]:.2f}"]
+    for number, text in enumerate(row.texts):
+        shown = ""
+        for piece, value, strength, cut in _shades(one, number, text):
+            if cut:
+                shown += "\033[2m[…]\033[0m"
+            elif strength < _FAINT:
+                shown += piece
+            else:
+                colour = (_FOR if value > 0 else _AGAINST)[min(int(strength * 3), 2)]
+                shown += f"\033[30;48;5;{colour}m{piece}\033[0m"
+        parts.append(shown)
+    return "  ".join(parts) + "\n"
+
+
+def _section(args: argparse.Namespace, row: Row, labels: list[str], one: Explanation | None) -> str:
+    if one is None:
+        return f"<section><small>line {row.line}: no text that can be read</small></section>\n"
+    parts = [f"<section><h2>{escape(_plain(labels[one.label]))} {one.probabilities[one.label]:.2f}</h2>"]
+    for number, text in enumerate(row.texts):
+        shown = ""
+        for piece, value, strength, cut in _shades(one, number, text):
+            if cut:
+                shown += f'<span class="cut">{escape(piece)}</span>'
+            elif strength < _FAINT:
+                shown += escape(piece)
+            else:
+                side = "f" if value > 0 else "a"
+                shown += f'<span class="{side}" style="--s:{0.6 * strength:.2f}" title="{value:+.4f}">{escape(piece)}</span>'
+        strongest = ", ".join(_strongest(one, number, text, args.top_k))
+        parts.append(f'<p dir="auto">{shown}</p><small dir="auto">{escape(strongest)}</small>')
+    parts.append(f"<small>line {row.line} · logit {one.logit:.3f}, of the masked texts {one.baseline_logit:.3f}")
+    parts.append(f" · gap {one.gap:.1%}</small></section>\n")
+    return "".join(parts)
+
+
+def _shades(one: Explanation, number: int, text: str) -> Iterator[tuple[str, float | None, float, bool]]:
+    """The pieces of a text, as ``_pieces``, each with its strength before ``left out``: 0 to 1, the row's strongest span."""
+    strongest = max((abs(value) for spans in one.spans for _, _, value in spans), default=0.0)
+    for piece, value, cut in _pieces(text, one.spans[number], one.left_out[number]):
+        yield piece, value, abs(value) / strongest if value and strongest else 0.0, cut
+
+
+def _pieces(text: str, spans: list[Span], left_out: tuple[int, int] | None) -> Iterator[tuple[str, float | None, bool]]:
+    """The whole text, piece by piece: ``(piece, attribution, left out)``; None for blanks between spans and the like."""
+    marks = [(start, end, value, False) for start, end, value in spans]
+    if left_out is not None:
+        marks.append((*left_out, None, True))
+    plain, done = _plain(text), 0
+    for start, end, value, cut in sorted(marks, key=lambda mark: mark[:2]):
+        start = max(start, done)
+        if start < end:
+            if done < start:
+                yield plain[done:start], None, False
+            yield plain[start:end], value, cut
+            done = end
+    if done < len(text):
+        yield plain[done:], None, False
+
+
+def _plain(text: str) -> str:
+    """Without the characters that would end a line or a cell, or move a terminal's cursor; as long as before."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", " ", text)

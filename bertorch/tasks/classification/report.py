@@ -1,0 +1,186 @@
+"""Classification: what an evaluation keeps, and how the report shows it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bertorch.data.tokenizing import Samples
+from bertorch.reporting.charts import reliability
+from bertorch.reporting.page import Html, chosen_rows, folded, join, note, number, percent, shaded, table, tag
+from bertorch.tasks.entities.scores import precision_recall_f1
+
+EXAMPLES = 50  # wrong answers that are kept
+BINS = 10  # of the calibration
+_MATRIX = 30  # labels up to which the whole confusion matrix is kept
+_WIDE = 12  # labels up to which the report shows it unfolded
+_CONFUSED = 50  # pairs of labels that are kept instead
+_SHOWN = 15  # examples before the fold
+
+
+def classification_details(logits: np.ndarray, samples: Samples) -> dict[str, Any]:
+    """Counts by label, confusions, calibration, and the wrong answers that the model is surest of.
+
+    Args:
+        logits: ``[rows, num_labels]``.
+        samples: their rows, all of them with label ids.
+    """
+    from scipy.special import softmax  # late, as the metrics do
+
+    probabilities = softmax(logits.astype(np.float64), axis=1)
+    labels, predictions, confidences = np.asarray(samples.labels), logits.argmax(axis=1), probabilities.max(axis=1)
+    confusion = confusion_counts(predictions, labels, logits.shape[1])
+    bins, error = calibration(confidences, predictions == labels)
+    wrong = np.flatnonzero(predictions != labels)
+    surest = wrong[np.argsort(-confidences[wrong], kind="stable")][:EXAMPLES]
+    details = {
+        "right": np.diag(confusion).tolist(),
+        "labelled": confusion.sum(axis=1).tolist(),
+        "predicted": confusion.sum(axis=0).tolist(),
+        "calibration": bins,
+        "expected_calibration_error": error,
+        "wrong": len(wrong),
+        "examples": [
+            {
+                "line": int(samples.lines[row]),
+                "token_ids": row_tokens(samples, row),
+                "label": int(labels[row]),
+                "predicted": int(predictions[row]),
+                "confidence": round(float(confidences[row]), 4),
+                "label_probability": round(float(probabilities[row, labels[row]]), 4),
+            }
+            for row in surest
+        ],
+    }
+    if len(confusion) <= _MATRIX:
+        details["confusion"] = confusion.tolist()
+    else:
+        details["confused"] = _most_confused(confusion)
+    return {"classification": details}
+
+
+def confusion_counts(predictions: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndarray:
+    """How many rows of each true label (axis 0) got each prediction (axis 1): int64 ``[num_labels, num_labels]``."""
+    counts = np.bincount(labels * num_labels + predictions, minlength=num_labels**2)
+    return counts.reshape(num_labels, num_labels)
+
+
+def calibration(confidences: np.ndarray, right: np.ndarray, bins: int = BINS) -> tuple[list[dict[str, float | None]], float]:
+    """How confident predictions are and how often right, in equally wide bins; and the expected calibration error.
+
+    The error is the mean of ``|accuracy - confidence|`` over bins, weighted by their rows. Source: Guo et al. 2017,
+    equation 3; a bin holds its upper edge.
+    """
+    places = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
+    counts = np.bincount(places, minlength=bins)
+    sums = np.bincount(places, confidences, bins), np.bincount(places, np.asarray(right, dtype=float), bins)
+    found = [
+        {"count": int(count), "confidence": float(sure / count), "accuracy": float(hits / count)}
+        if count
+        else {"count": 0, "confidence": None, "accuracy": None}
+        for count, sure, hits in zip(counts, *sums, strict=True)
+    ]
+    return found, float(np.abs(sums[0] - sums[1]).sum() / max(1, len(confidences)))
+
+
+def row_tokens(samples: Samples, row: int) -> list[int]:
+    """The token ids of all sequences of a row."""
+    start, end = samples.offsets[samples.row_starts[row]], samples.offsets[samples.row_starts[row + 1]]
+    return samples.input_ids[start:end].tolist()
+
+
+def classification_section(details: dict[str, Any], labels: Sequence[str] | None) -> Html:
+    """Scores by label, confusions, calibration and wrong answers."""
+    right, labelled, predicted = details["right"], details["labelled"], details["predicted"]
+    names = list(labels) if labels else [str(place) for place in range(len(right))]
+    rows = [
+        [name, *precision_recall_f1(*counts), *counts[1:]]
+        for name, *counts in zip(names, right, labelled, predicted, strict=True)
+    ]
+    means = (sum(row[place] for row in rows) / len(rows) for place in (1, 2, 3))
+    last = ["all (macro mean)", *means, sum(labelled), sum(predicted)]
+    head = ["label", "precision", "recall", "F1", "rows", "predicted"]
+    parts = [tag("h3", "By label"), *chosen_rows(head, rows, orders_by_f1(rows), last)]
+    matrix = details.get("confusion")
+    if matrix is not None:
+        matrix_parts = [note("A line a true label, a column a prediction."), _matrix(matrix, names)]
+        if len(names) <= _WIDE:
+            parts += [tag("h3", "Confusion matrix"), *matrix_parts]
+        else:
+            parts += [*_confused(_most_confused(np.array(matrix)), names), folded("confusion matrix", *matrix_parts)]
+    else:
+        parts += _confused(details["confused"], names)
+    error = number(round(details["expected_calibration_error"], 4))
+    parts += [
+        tag("h3", "Calibration"),
+        note(
+            "Of predictions with a confidence of 80 %, 80 % should be right: bars and points on the dashed line. The "
+            f"expected calibration error is the mean distance from it, {error} here."
+        ),
+        tag("div", reliability("share of right predictions by confidence", details["calibration"]), class_="charts"),
+        tag("h3", "Most confidently wrong"),
+    ]
+    if not details["examples"]:
+        return join([*parts, note("No wrong answer.")])
+    total = sum(labelled)
+    shown = f"{number(details['wrong'])} of {number(total)} rows are wrong, {percent(details['wrong'] / max(1, total))}"
+    parts.append(
+        note(
+            f"{shown}. The texts are what the model read: cut to its length, [UNK] where the vocabulary lacks a token. The "
+            "line is that of the row in the file."
+        )
+    )
+    listed = [
+        (
+            tag("td", one["line"], class_="n"),
+            " ⏐ ".join(one["texts"]),
+            names[one["label"]],
+            names[one["predicted"]],
+            one["confidence"],
+            one["label_probability"],
+        )
+        for one in details["examples"]
+    ]
+    head = ["line", "text", "label", "prediction", "confidence", "label's probability"]
+    return join([*parts, *examples_table(head, listed, texts=(1,))])
+
+
+def orders_by_f1(rows: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
+    """Which rows of a long table are shown: ``name, precision, recall, F1, how many there are, …`` each.
+
+    An F1 says nothing where there are none; of equal ones the more frequent is the worse.
+    """
+    worst = [(row[4] == 0, row[3], -row[4]) for row in rows]
+    return {"with the lowest F1": worst, "most frequent": [-row[4] for row in rows]}
+
+
+def _most_confused(confusion: np.ndarray) -> list[list[int]]:
+    """``[true label, prediction, rows]`` of the commonest mistakes."""
+    others = confusion * (1 - np.eye(len(confusion), dtype=confusion.dtype))
+    places = np.argsort(-others, axis=None, kind="stable")[:_CONFUSED]
+    pairs = zip(*np.unravel_index(places, others.shape), strict=True)
+    return [[int(label), int(other), int(others[label, other])] for label, other in pairs if others[label, other]]
+
+
+def _confused(pairs: list[list[int]], names: Sequence[str]) -> list[Html]:
+    if not pairs:
+        return []
+    rows = [[names[label], names[other], count] for label, other, count in pairs]
+    head = tag("h3", "Labels that are confused most")
+    return [head, *examples_table(["true label", "prediction", "rows"], rows, texts=())]
+
+
+def _matrix(confusion: list[list[int]], names: Sequence[str]) -> Html:
+    rows = []
+    for place, counts in enumerate(confusion):
+        total = max(1, sum(counts))
+        rows.append([names[place], *(shaded(count, count / total) for count in counts)])
+    return table(["", *names], rows)
+
+
+def examples_table(head: Sequence[str], rows: Sequence[Sequence[Any]], texts: Sequence[int]) -> list[Html]:
+    """The first rows of a table, the others folded away."""
+    parts = [table(head, rows[:_SHOWN], texts)]
+    if len(rows) > _SHOWN:
+        parts.append(folded(f"{len(rows) - _SHOWN} more", table(head, rows[_SHOWN:], texts)))
+    return parts

@@ -1,0 +1,1 @@
+"""Entities in texts of any length."""

@@ -1,0 +1,198 @@
+"""Entities that a trained head finds: what run_ner.py scores and predict.py writes."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import expit
+from torch import Tensor
+
+from bertorch.encoder import Encoder, TokenBatch
+from bertorch.heads.loading import load_head, load_trained_head
+from bertorch.tasks.entities.batching import span_batch
+from bertorch.tasks.entities.global_pointer import GlobalPointer
+from bertorch.tasks.entities.head import Tagger
+from bertorch.tasks.entities.scores import Entity, entity_scores, entity_table
+from bertorch.tasks.entities.tags import Span, TagSet
+from bertorch.tasks.entities.windows import TaggedSamples
+from bertorch.training.inference import answers, compute_tokens
+from bertorch.training.process_group import Processes
+
+_DECODED = 64  # texts decoded at a time
+
+
+@dataclass
+class Reading:
+    """What a head finds in each row of its samples.
+
+    Attributes:
+        spans: type, first unit and unit after the last, of each row, by start; read strictly by the scheme.
+        confidences: the probability of each of them; empty where none was asked for.
+        lenient: the spans as conlleval reads the tags; None for a head without tags.
+        loss: as in training, averaged over all places (a tagger) or over windows and types (spans); None without tags.
+        emissions: tag scores of each unit, float32 ``[total_units, num_tags]``; None for a head without tags.
+    """
+
+    spans: list[list[Span]]
+    confidences: list[list[float]]
+    lenient: list[list[Span]] | None
+    loss: float | None
+    emissions: np.ndarray | None = None
+
+
+def _entity_head(encoder: Encoder, description: dict[str, Any]) -> Tagger | GlobalPointer:
+    if description["ner_head"] == "global_pointer":
+        return GlobalPointer(encoder, description["types"])
+    tag_set = TagSet(description["labels"], description["tag"])
+    return Tagger(encoder, tag_set, description["ner_head"] == "crf", description["crf_constraints"])
+
+
+def load_entity_head(
+    directory: str | Path, description: dict[str, Any], init_from_ckpt: str | Path | None = None
+) -> Tagger | GlobalPointer:
+    """The head that ``description`` (as in ``bertorch.json``) tells of, to be trained; see ``load_head``."""
+    return load_head(directory, lambda encoder: _entity_head(encoder, description), init_from_ckpt)
+
+
+def load_trained_entity_head(
+    directory: str | Path, description: dict[str, Any], weights: str | Path | None = None
+) -> Tagger | GlobalPointer:
+    """The same, to predict with; see ``load_trained_head``."""
+    return load_trained_head(directory, lambda encoder: _entity_head(encoder, description), weights)
+
+
+def read_entities(
+    model: Tagger | GlobalPointer,
+    samples: TaggedSamples,
+    batch_size: int,
+    processes: Processes,
+    precision: str = "fp32",
+    with_confidence: bool = False,
+) -> Reading:
+    """The entities of every row, on every rank; work is shared, and the result does not depend on the number of ranks."""
+    if isinstance(model, GlobalPointer):
+        return _read_spans(model, samples, batch_size, processes, precision)
+    emissions = compute_tokens(model, model.logits, samples, batch_size, processes, precision)[samples.unit_tokens]
+    order = np.argsort(-samples.unit_counts, kind="stable")
+    blocks = [order[start : start + _DECODED] for start in range(0, len(order), _DECODED)]
+    mine = [
+        _decode(model, samples, emissions, rows, with_confidence, processes)
+        for rows in blocks[processes.rank :: processes.world_size]
+    ]
+    parts = [part for of_rank in processes.gather(mine) for part in of_rank]
+    reading = Reading([[]] * len(samples), [[]] * len(samples), [[]] * len(samples), None, emissions)
+    for rows, spans, lenient, confidences, _ in parts:
+        for row, *found in zip(rows, spans, lenient, confidences, strict=True):
+            reading.spans[row], reading.lenient[row], reading.confidences[row] = found
+    if samples.tags[0] >= 0:
+        losses = {int(rows[0]): loss for rows, _, _, _, loss in parts}
+        in_order = [losses[int(rows[0])] for rows in blocks]  # the same on any number of ranks
+        reading.loss = sum(in_order) / len(samples.tags)
+    return reading
+
+
+@torch.no_grad()
+def _decode(
+    model: Tagger,
+    samples: TaggedSamples,
+    emissions: np.ndarray,
+    rows: np.ndarray,
+    with_confidence: bool,
+    processes: Processes,
+) -> tuple[np.ndarray, list[list[Span]], list[list[Span]], list[list[float]], float]:
+    """Rows, strict and lenient spans, confidences, and the sum of the loss."""
+    places = [slice(samples.unit_starts[row], samples.unit_starts[row + 1]) for row in rows]
+    lengths = [place.stop - place.start for place in places]
+    scores = torch.from_numpy(np.concatenate([emissions[place] for place in places])).to(processes.device)
+    gold = torch.from_numpy(np.concatenate([samples.tags[place] for place in places])).to(processes.device)
+    loss = float(model.loss(scores, gold, lengths)) if gold[0] >= 0 else 0.0
+    tags = [part.tolist() for part in model.decode(scores, lengths).cpu().split(lengths)]
+    spans = [model.tag_set.strict(one) for one in tags]
+    confidences = [[] for _ in rows]
+    if with_confidence:
+        confidences = [model.confidence(*of_row) for of_row in zip(scores.split(lengths), tags, spans, strict=True)]
+    return rows, spans, [model.tag_set.lenient(one) for one in tags], confidences, loss
+
+
+def _read_spans(
+    model: GlobalPointer, samples: TaggedSamples, batch_size: int, processes: Processes, precision: str
+) -> Reading:
+    def spans_above_zero(tokens: TokenBatch, sequences: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, int]:
+        batch = span_batch(samples, tokens, sequences)
+        scores: Tensor = model.scores(tokens, batch.places.to(processes.device), batch.lengths)
+        loss = model.loss(scores, batch.spans.to(processes.device))
+        above = (scores > 0).nonzero()
+        return above.cpu().numpy(), scores[tuple(above.t())].float().cpu().numpy(), float(loss.total), loss.count
+
+    parts = answers(model, spans_above_zero, samples, batch_size, processes, precision)
+    parts.sort(key=lambda part: part[0][0])
+    found: list[dict[Span, float]] = [{} for _ in range(len(samples))]
+    bounds_of = cache(lambda row: _bounds(samples, row))  # once a text, however many spans it has
+    for sequences, (above, scores, _, _) in parts:
+        rows = np.searchsorted(samples.row_starts, sequences, side="right") - 1
+        for (window, kind, first, last), score in zip(above.tolist(), scores.tolist(), strict=True):
+            row = int(rows[window])
+            own, bounds = sequences[window] - samples.row_starts[row], bounds_of(row)
+            begin = bounds[own][0]
+            span = (model.types[kind], begin + first, begin + last + 1)
+            if _deciding_window(bounds, span) == own:
+                found[row][span] = float(expit(score))
+    spans = [sorted(of_row, key=lambda span: (span[1], -span[2], span[0])) for of_row in found]
+    confidences = [[of_row[span] for span in listed] for of_row, listed in zip(found, spans, strict=True)]
+    loss = sum(part[2] for _, part in parts) / sum(part[3] for _, part in parts)
+    return Reading(spans, confidences, None, loss)
+
+
+def _bounds(samples: TaggedSamples, row: int) -> list[tuple[int, int]]:
+    """First unit and unit after the last of each window of a row."""
+    bounds = []
+    for sequence in range(samples.row_starts[row], samples.row_starts[row + 1]):
+        units = samples.units[samples.offsets[sequence] : samples.offsets[sequence + 1]]
+        units = units[units >= 0]
+        bounds.append((int(units[0]), int(units[-1]) + 1))
+    return bounds
+
+
+def _deciding_window(bounds: list[tuple[int, int]], span: Span) -> int:
+    """The window that holds a span with most context on its shorter side; the ends of the text are no lack of context."""
+    _, first, last = span
+
+    def context(window: int) -> float:
+        begin, end = bounds[window]
+        left = np.inf if window == 0 else first - begin
+        right = np.inf if window == len(bounds) - 1 else end - last
+        return min(left, right) if left >= 0 and right >= 0 else -1
+
+    return max(range(len(bounds)), key=context)
+
+
+def in_characters(samples: TaggedSamples, row: int, spans: list[Span]) -> list[Entity]:
+    """Spans of units as type, start and end in characters of the text, without blanks at their edges."""
+    own = slice(samples.unit_starts[row], samples.unit_starts[row + 1])
+    offsets, spaces = samples.unit_offsets[own], samples.spaces[own]
+    entities = []
+    for kind, first, last in spans:
+        inner = first + np.flatnonzero(~spaces[first:last])
+        first, last = (inner[0], inner[-1] + 1) if len(inner) else (first, last)
+        entities.append((kind, int(offsets[first][0]), int(offsets[last - 1][1])))
+    return entities
+
+
+def entity_metrics(samples: TaggedSamples, reading: Reading, types: list[str]) -> tuple[dict[str, float], str]:
+    """Scores of a reading against the entities of the rows, and the table by type.
+
+    ``precision``, ``recall`` and ``f1`` count entities that are written as the scheme wants them (seqeval's strict mode);
+    ``conlleval_f1`` counts them as conlleval does, which takes an I after O for a beginning.
+    """
+    gold = [samples.gold(row, types) for row in range(len(samples))]
+    found = [set(in_characters(samples, row, spans)) for row, spans in enumerate(reading.spans)]
+    precision, recall, f1 = entity_scores(gold, found)
+    metrics = {} if reading.loss is None else {"loss": reading.loss}
+    metrics.update(precision=precision, recall=recall, f1=f1)
+    if reading.lenient is not None:
+        lenient = [set(in_characters(samples, row, spans)) for row, spans in enumerate(reading.lenient)]
+        metrics["conlleval_f1"] = entity_scores(gold, lenient)[2]
+    return metrics, entity_table(gold, found)

@@ -1,0 +1,111 @@
+"""Tagger: a tag for each character or word, by a linear layer alone or with a CRF on top."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bertorch.encoder import Encoder, TokenBatch
+from bertorch.encoder.dropout import Dropout
+from bertorch.heads.loading import fill_own_layers, head_files
+from bertorch.heads.loss import ClassLoss, Loss, sampled
+from bertorch.tasks.entities.batching import TagBatch
+from bertorch.tasks.entities.crf import CRF, Steps, forward_backward
+from bertorch.tasks.entities.tags import Span, TagSet
+from bertorch.tasks.original import without_padding_tag
+
+
+class Tagger(nn.Module):
+    """A linear layer over the token states (Devlin et al. 2018, section 5.3), and a CRF over its scores where asked for.
+
+    The loss of both is divided by the number of tagged places: cross-entropy of each place, or the negative log-likelihood
+    of whole texts. A text's likelihood divided by texts would be some hundred times larger, and gradient clipping, not the
+    learning rate, would decide the step.
+
+    Args:
+        encoder: without pooler.
+        tag_set: the tags.
+        with_crf: put a CRF on top.
+        constrained: the CRF forbids what the scheme does, such as I after O.
+    """
+
+    def __init__(self, encoder: Encoder, tag_set: TagSet, with_crf: bool = False, constrained: bool = True):
+        super().__init__()
+        config = encoder.config
+        self.encoder, self.tag_set, self.types = encoder, tag_set, tag_set.types
+        self.dropout = Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.hidden_size, len(tag_set.labels))
+        nn.init.normal_(self.classifier.weight, std=config.initializer_range)
+        nn.init.zeros_(self.classifier.bias)
+        self.class_loss = ClassLoss()  # without a CRF
+        self.dropout_samples = 1  # dropout masks of the states that the loss is averaged over (Inoue 2019)
+        self.crf = CRF(len(tag_set.labels), tag_set.allowed() if constrained else None) if with_crf else None
+
+    def logits(self, tokens: TokenBatch) -> Tensor:
+        """Tag scores of every token, ``[total_tokens, num_tags]``: what transformers' token classifiers compute."""
+        return self.classifier(self.dropout(self.encoder(tokens)))
+
+    def forward(self, batch: TagBatch) -> Loss:
+        states = self.encoder(batch.tokens).index_select(0, batch.places)  # [total_units, hidden_size]
+        emissions, total = sampled(
+            lambda: self.classifier(self.dropout(states)).float(),
+            lambda emissions: self.loss(emissions, batch.tags, batch.lengths),
+            self.dropout_samples,
+        )
+        return Loss(total, len(batch.tags), logits=emissions)
+
+    def loss(self, emissions: Tensor, tags: Tensor, lengths: list[int]) -> Tensor:
+        """The sum over all places: ``[total_units, num_tags]``, ``[total_units]`` and units of each text -> scalar."""
+        if self.crf is None:
+            return self.class_loss(emissions, tags)
+        return -self.crf.log_likelihood(emissions, tags, lengths).sum()
+
+    def decode(self, emissions: Tensor, lengths: list[int]) -> Tensor:
+        """The most probable tags, LongTensor ``[total_units]``: of each place, with a CRF of each text as a whole."""
+        return emissions.argmax(dim=1) if self.crf is None else self.crf.decode(emissions, lengths)
+
+    @torch.no_grad()
+    def confidence(self, emissions: Tensor, tags: Sequence[int], spans: Sequence[Span]) -> list[float]:
+        """The probability of each entity: that its places carry its tags and the next does not make it longer.
+
+        Args:
+            emissions: of one text, ``[units, num_tags]``.
+            tags: its tag ids, from which ``spans`` were read.
+            spans: type, first unit, unit after the last.
+        """
+        crf = self.crf or CRF(emissions.shape[1]).to(emissions.device)  # all transitions 0: the linear layer alone
+        steps = Steps.of([len(tags)], emissions.device)
+        # Beside the best tag of a place, e^-100 is nothing, and scores further down would overflow the recursion.
+        emissions = (emissions - emissions.amax(dim=1, keepdim=True)).double().clamp(min=-100)
+        start, transitions, end = crf.scores()
+        _, alpha, beta, arriving, scale = forward_backward(emissions, start, transitions, end, steps)
+        log_alpha, log_beta, log_arriving = (part.log().cpu().numpy() for part in (alpha, beta, arriving))
+        emissions, transitions, scale = emissions.cpu().numpy(), transitions.cpu().numpy(), scale.cpu().numpy()
+        result = []
+        for _, first, last in spans:
+            path = np.asarray(tags[first:last])
+            steps_inside = transitions[path[:-1], path[1:]] + emissions[np.arange(first + 1, last), path[1:]]
+            until = log_alpha[first, path[0]] + (steps_inside - scale[first + 1 : last]).sum()
+            longer = self.tag_set.continuing(int(path[-1]))
+            if last == len(tags) or not longer:
+                after = log_beta[last - 1, path[-1]]
+            else:
+                others = np.setdiff1d(np.arange(len(transitions)), longer)
+                after = np.logaddexp.reduce(transitions[path[-1], others] + log_arriving[last, others])
+            result.append(float(np.exp(min(until + after, 0.0))))
+        return result
+
+    def saved_files(self, max_seq_length: int) -> dict[str, dict]:
+        """What ``save_model`` writes: path -> JSON content, or tensors for ``.safetensors``."""
+        return head_files(self, "TokenClassification")
+
+    def fill_head(self, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
+        """Fill the head's layers where a checkpoint holds them; returns the names taken.
+
+        Raises:
+            UserError: they are there and do not fit, or are ``required`` and missing.
+        """
+        tensors = without_padding_tag(tensors, len(self.tag_set.labels), self.tag_set.ids["O"])
+        return fill_own_layers(self, tensors, source, required)

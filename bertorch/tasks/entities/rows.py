@@ -1,0 +1,302 @@
+"""Texts and their entities: json lines of characters and tags, json lines with character spans, and column files."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from loguru import logger
+
+from bertorch.data.files import BadRows, UnusableRow, file_format, read_cells, read_lines, say_blank
+from bertorch.data.rows import HEADER_WORDS
+from bertorch.errors import UserError
+from bertorch.tasks.entities.tags import Span, count_repairs, lenient_spans, parse_tag
+
+ENTITY_FORMATS = ("text", "columns", "jsonl")
+UNITS = ("character", "word")
+_CJK = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+|\S")
+# Cells that give the header row of a column file away; compared in lower case.
+_HEADER_WORDS = {
+    *HEADER_WORDS, "token", "tokens", "word", "words", "form", "char", "chars", "character", "characters", "tag", "tags",
+    "ner", "ner_tag", "ner_tags", "bio", "entity", "entities", "pos", "pos_tag", "chunk", "lemma", "sentence #", "字", "词",
+    "字符", "词性", "实体", "标记", "标注",
+}  # fmt: skip
+_TOKEN_KEYS = ("text", "tokens", "words")
+_TAG_KEYS = ("label", "labels", "tags", "ner_tags")
+
+
+@dataclass
+class Document:
+    """A text and its entities.
+
+    Attributes:
+        line: where it starts in its file, from 1.
+        text: the text; where the file lists characters or words, these joined, words with a space between. None for a bad
+            row or a blank line of json lines that prediction keeps the place of.
+        units: the characters or words that the file lists, as (start, end) in ``text``; None where it holds a plain text.
+        entities: type, start and end (exclusive) in characters of ``text``; None where the file has no labels.
+    """
+
+    line: int
+    text: str | None
+    units: list[tuple[int, int]] | None = None
+    entities: list[Span] | None = None
+
+
+def read_documents(
+    path: str | Path,
+    types: list[str] | None,
+    bad_rows: str = "error",
+    label_needed: bool = True,
+    stream: BinaryIO | None = None,
+    kind: str | None = None,
+    keep_all: bool = False,
+) -> list[Document]:
+    """Read texts with entities.
+
+    - json lines (``.json``, ``.jsonl``): ``{"text": ["小", "明"], "label": ["B-PER", "I-PER"]}``; ``{"text": "小明",
+      "entities": [[0, 2, "PER"]]}``, end exclusive, also ``{"start": 0, "end": 2, "type": "PER"}``; and CLUENER's
+      ``{"text": …, "label": {"name": {"小明": [[0, 1]]}}}``, end inclusive.
+    - column files (any other ending): a token and its tag a line, a blank line between texts; or a text a line, tokens and
+      tags separated by a TAB. Where there are more columns, the first and the last count. A header row is passed over.
+    - plain text (``kind`` text), a text a line.
+
+    Tags may be of any scheme. They are read as conlleval reads them, so an I- that continues nothing begins an entity; a
+    warning says how many did. All files may end in ``.gz``.
+
+    Args:
+        path: the file, and its name in messages.
+        types: the entity types there may be; None takes any.
+        bad_rows: ``error`` or ``skip``.
+        label_needed: False reads texts without labels too.
+        stream: read this instead of opening ``path``.
+        kind: one of ``ENTITY_FORMATS``; None goes by the ending of ``path``.
+        keep_all: for prediction, which loses no row: blank texts stay where no labels are needed; a bad row that is skipped
+            and a blank line of json lines leave a Document without text.
+
+    Raises:
+        UserError: the file cannot be read, is empty, or has bad rows.
+    """
+    kind = kind or ("jsonl" if file_format(path) == "jsonl" else "columns")
+    bad = BadRows(path, bad_rows)
+    read: Callable[..., Iterator[Document]] = {"jsonl": _json_rows, "columns": _column_rows, "text": _text_rows}[kind]
+    repaired: list[tuple[int, int]] = []
+    documents: list[Document] = []
+    blank: list[int] = []
+    for line, content in read(path, stream, bad, label_needed):
+        try:
+            if content is None:
+                if kind == "jsonl" and bad.last != line:
+                    blank.append(line)
+                raise UnusableRow("", "")  # already noted, or blank
+            document = _document(line, content, types, label_needed, repaired)
+            if not document.text.strip():
+                if label_needed or not keep_all:
+                    raise UnusableRow("an empty text", "fill it in or remove it")
+                blank.append(line)
+            documents.append(document)
+        except UnusableRow as error:
+            if error.problem:
+                bad.add(line, error.problem, error.remedy)
+            if keep_all:
+                documents.append(Document(line, None))
+    bad.close()
+    if not any((document.text or "").strip() for document in documents):
+        raise UserError(f"{path}: no texts in it" + (" that can be used" if bad.count else "; the file is empty"))
+    if keep_all:
+        say_blank(path, blank)
+    if repaired:
+        count = sum(number for _, number in repaired)
+        shown = ", ".join(str(line) for line, _ in repaired[:5]) + (" and more" if len(repaired) > 5 else "")
+        logger.warning(
+            f"{path}: {count} tags continue nothing, as I- after O does (texts at line {shown}); each is read as an entity's"
+            " beginning"
+        )
+    return documents
+
+
+@dataclass
+class _Tokens:
+    """Tokens and tags as a file lists them; tags None where it has none."""
+
+    tokens: list[str]
+    tags: list[str] | None
+
+
+def _text_rows(path: str | Path, stream: BinaryIO | None, bad: BadRows, label_needed: bool) -> Iterator[tuple[int, str]]:
+    return read_lines(path, stream)
+
+
+def _json_rows(
+    path: str | Path, stream: BinaryIO | None, bad: BadRows, label_needed: bool
+) -> Iterator[tuple[int, dict[str, object] | None]]:
+    return read_cells(path, bad, stream, "jsonl", keep_all=True)
+
+
+def _column_rows(
+    path: str | Path, stream: BinaryIO | None, bad: BadRows, label_needed: bool
+) -> Iterator[tuple[int, _Tokens | None]]:
+    """Texts of a column file. A line that cannot be read spoils its text: (line, None)."""
+    first, tokens, tags, spoiled = 0, [], [], False
+    begun = text_a_line = False
+    for number, line in read_lines(path, stream):
+        line = line.rstrip()
+        if not line or line.startswith("-DOCSTART-"):
+            if tokens or spoiled:
+                yield first, None if spoiled else _tokens(tokens, tags)
+            tokens, tags, spoiled = [], [], False
+            continue
+        cells = line.split("\t" if "\t" in line else " ")
+        if not begun and _is_header(cells):
+            logger.warning(f"{path}:{number}: a header row ({', '.join(filter(None, cells))}), passed over")
+            begun = True
+            continue
+        if not text_a_line and "\t" in line and len(cells) == 2 and " " in cells[1]:
+            # The first line tells, or a later one that cannot be another layout: until then each was a text of one token.
+            text_a_line = not begun or None not in map(parse_tag, cells[1].split())
+            if text_a_line and spoiled:
+                yield first, None
+            elif text_a_line:
+                yield from ((first + place, _tokens([tokens[place]], [tags[place]])) for place in range(len(tokens)))
+            tokens, tags, spoiled = ([], [], False) if text_a_line else (tokens, tags, spoiled)
+        begun = True
+        if text_a_line and "\t" in line:
+            yield number, _Tokens([token for token in cells[0].split(" ") if token], cells[-1].split())
+            continue
+        if not tokens and not spoiled:
+            first = number
+        if text_a_line:
+            bad.add(number, "no TAB", "write tokens, TAB, tags, as in the other lines")
+            yield number, None
+        elif len(cells) < 2 and label_needed:
+            bad.add(number, "no tag", "write token, space or TAB, tag; a blank line between texts")
+            spoiled = True
+        else:
+            tokens.append(cells[0] or " ")  # a token that is itself the separator
+            tags.append(cells[-1] if len(cells) > 1 else None)
+    if tokens or spoiled:
+        yield first, None if spoiled else _tokens(tokens, tags)
+
+
+def _is_header(cells: list[str]) -> bool:
+    names = [cell.strip().lower() for cell in cells if cell.strip()]
+    return len(names) > 1 and parse_tag(cells[-1]) is None and all(name in _HEADER_WORDS for name in names)
+
+
+def _tokens(tokens: list[str], tags: list[str | None]) -> _Tokens:
+    return _Tokens(tokens, None if None in tags else tags)
+
+
+def _document(
+    line: int,
+    content: str | dict[str, object] | _Tokens,
+    types: list[str] | None,
+    label_needed: bool,
+    repaired: list[tuple[int, int]],
+) -> Document:
+    if isinstance(content, str):
+        return Document(line, content)
+    if isinstance(content, dict):
+        text = next((content[key] for key in _TOKEN_KEYS if key in content), None)
+        given = next((content[key] for key in ("entities", *_TAG_KEYS) if key in content), None)
+        if given is None and label_needed:
+            raise UnusableRow("no labels (key entities or label)", "add them: a list, empty where the text has no entity")
+        if isinstance(text, str) and isinstance(given, list) and given and all(isinstance(tag, str) for tag in given):
+            text = list(text)  # a tag a character
+        if isinstance(text, str):
+            entities = None if given is None else _character_spans(text, given, types)
+            return Document(line, text, entities=entities)
+        if not isinstance(text, list):
+            raise UnusableRow("no text (key text)", "write a string, or a list of characters or words, there")
+        content = _Tokens(text, given)
+    return _tagged(line, content, types, repaired)
+
+
+def _tagged(line: int, content: _Tokens, types: list[str] | None, repaired: list[tuple[int, int]]) -> Document:
+    """The document of tokens and tags."""
+    tokens, tags = content.tokens, content.tags
+    odd = [token for token in tokens if not isinstance(token, str) or not token]
+    if odd:
+        raise UnusableRow(f"{repr(odd[0])[:40]} in the list of tokens", "write strings of one character or more")
+    separator = " " if any(len(token) > 1 for token in tokens) else ""
+    units, place = [], 0
+    for token in tokens:
+        units.append((place, place + len(token)))
+        place += len(token) + len(separator)
+    text = separator.join(tokens)
+    if tags is None:
+        return Document(line, text, units)
+    if not isinstance(tags, list) or len(tags) != len(tokens):
+        found = len(tags) if isinstance(tags, list) else "no list of"
+        raise UnusableRow(f"{len(tokens)} tokens and {found} tags", "write one tag for each token")
+    parsed = []
+    for tag in tags:
+        one = parse_tag(tag) if isinstance(tag, str) else None
+        if one is None:
+            raise UnusableRow(f"{str(tag)[:30]!r} is no tag", "write O, or a letter and a type, such as B-PER")
+        _check_type(one[1] if tag != "O" else None, types, tag)
+        parsed.append(one)
+    if repairs := count_repairs(parsed):
+        repaired.append((line, repairs))
+    return Document(
+        line, text, units, [(kind, units[start][0], units[end - 1][1]) for kind, start, end in lenient_spans(parsed)]
+    )
+
+
+def _check_type(kind: str | None, types: list[str] | None, shown: str) -> None:
+    if kind is not None and types is not None and kind not in types:
+        raise UnusableRow(f"entity type of {shown[:30]!r} is not in the label file", f"known are {', '.join(types)[:80]}")
+
+
+def _character_spans(text: str, given: object, types: list[str] | None) -> list[Span]:
+    """Entities of a plain text: a list of spans, or CLUENER's table."""
+    if isinstance(given, dict):
+        found = [(kind, surface, place) for kind, named in given.items() for surface, place in _cluener_places(named)]
+        spans = [(kind, place[0], place[1] + 1, surface) for kind, surface, place in found]
+    elif isinstance(given, list):
+        spans = [(*_listed_span(one), None) for one in given]
+    else:
+        raise UnusableRow(f"the entities are {type(given).__name__}", "write a list: [[start, end, type], ...]")
+    for kind, start, end, surface in spans:
+        if not 0 <= start < end <= len(text):
+            shown = f"{kind} at {start} to {end}" + (" (end inclusive in this layout)" if surface is not None else "")
+            raise UnusableRow(f"{shown} lies outside the text of {len(text)} characters", "count in characters from 0")
+        if surface is not None and text[start:end] != surface:
+            raise UnusableRow(
+                f"{surface[:20]!r} is said to be at {start}, where {text[start:end][:20]!r} is", "mend the place"
+            )
+        _check_type(kind, types, kind)
+    return list(dict.fromkeys((kind, start, end) for kind, start, end, _ in spans))
+
+
+def _cluener_places(named: object) -> Iterator[tuple[str, list[int]]]:
+    for surface, places in named.items() if isinstance(named, dict) else [("", None)]:
+        for place in places if isinstance(places, list) else [places]:
+            if not isinstance(place, list) or len(place) != 2 or not all(type(one) is int for one in place):
+                raise UnusableRow(
+                    f"{str(place)[:30]} is no place of {surface[:20]!r}", 'write {"type": {"text": [[first, last]]}}'
+                )
+            yield surface, place
+
+
+def _listed_span(one: object) -> Span:
+    if isinstance(one, dict):
+        one = [one.get("start"), one.get("end"), one.get("type", one.get("label"))]
+    if not isinstance(one, list) or len(one) < 3 or [type(part) for part in one[:3]] != [int, int, str] or not one[2]:
+        raise UnusableRow(f"{str(one)[:40]} is no entity", 'write [start, end, "type"], or keys start, end and type')
+    return one[2], one[0], one[1]
+
+
+def split_units(text: str, unit: str) -> list[tuple[int, int]]:
+    """The units of a plain text as (start, end).
+
+    Args:
+        text: any text.
+        unit: ``character`` takes every character, blank ones too; ``word`` takes each CJK character, each run of other
+            letters and digits, and each other sign, as BERT's tokenizer does before it looks words up.
+    """
+    if unit == "character":
+        return [(place, place + 1) for place in range(len(text))]
+    return [match.span() for match in _WORD.finditer(text)]

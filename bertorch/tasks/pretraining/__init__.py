@@ -1,0 +1,1 @@
+"""Masked tokens and the order of sentences, on plain text."""

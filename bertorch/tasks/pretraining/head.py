@@ -1,0 +1,173 @@
+"""Language model: masked tokens, and whether two segments follow one another."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from loguru import logger
+from torch import Tensor, nn
+
+from bertorch.encoder import Encoder
+from bertorch.encoder.layers import activation, first_tokens
+from bertorch.encoder.weights import encoder_tensors, find_weights, wrapper_prefix
+from bertorch.errors import UserError
+from bertorch.heads.loading import fill_layers, load_head, load_trained_head
+from bertorch.heads.loss import Loss
+from bertorch.tasks.pretraining.masking import MaskedBatch
+
+
+@dataclass
+class LanguageModelLoss(Loss):
+    """Also what an evaluation sums up.
+
+    Attributes:
+        masked_loss: cross-entropy summed over masked tokens; ``total`` without the order of segments.
+        order_loss: cross-entropy summed over texts of two segments.
+        correct_orders: how many of these were right.
+        orders: how many there are.
+    """
+
+    masked_loss: Tensor | float = 0.0
+    order_loss: Tensor | float = 0.0
+    correct_orders: Tensor | int = 0
+    orders: Tensor | int = 0
+
+
+class LanguageModel(nn.Module):
+    """The heads that BERT and ALBERT are pretrained with (Devlin et al. 2018, section 3.1; Lan et al. 2019, section 3.1).
+
+    The decoder is the word embedding, unless the config says ``tie_word_embeddings: false``.
+
+    Args:
+        encoder: with pooler where ``with_order``.
+        with_order: whether two segments are classified.
+        order_weight: how much such a text counts beside a masked token. With the number of masked tokens a text, both
+            losses count alike; a constant, so that any number of processes gives the same gradient.
+
+    Raises:
+        UserError: ``with_order`` in a family that transformers has no such class of.
+    """
+
+    def __init__(self, encoder: Encoder, with_order: bool = False, order_weight: float = 1.0):
+        super().__init__()
+        config = encoder.config
+        if with_order and "order" not in config.family.pretraining:
+            raise UserError(f"{config.model_type} models are not pretrained with two segments; give --objectives mlm")
+        self.encoder, self.order_weight = encoder, order_weight
+        self.transform = nn.Linear(config.hidden_size, config.embedding_size)
+        self.norm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        tied = config.other.get("tie_word_embeddings", True)
+        self.decoder = None if tied else nn.Parameter(torch.empty(config.vocab_size, config.embedding_size))
+        self.order = nn.Linear(config.hidden_size, 2) if with_order else None
+        self.hidden_act = config.family.pretraining_act or config.hidden_act
+        for layer in (self.transform, self.order):
+            if layer is not None:
+                nn.init.normal_(layer.weight, std=config.initializer_range)
+                nn.init.zeros_(layer.bias)
+        if self.decoder is not None:
+            nn.init.normal_(self.decoder, std=config.initializer_range)
+
+    def token_logits(self, states: Tensor) -> Tensor:
+        """Scores of all tokens, ``[places, hidden_size]`` -> ``[places, vocab_size]``."""
+        hidden = self.norm(activation(self.hidden_act, self.transform(states)))
+        decoder = self.encoder.embeddings.word.weight if self.decoder is None else self.decoder
+        return F.linear(hidden, decoder, self.bias)
+
+    def logits(self, batch: MaskedBatch) -> tuple[Tensor, Tensor | None]:
+        """Scores of all tokens for each masked one, ``[masked, vocab_size]``; of the two orders, ``[batch_size, 2]``."""
+        states = self.encoder(batch.tokens)
+        order = None if self.order is None else self.order(self.encoder.pooler(first_tokens(states, batch.tokens)))
+        return self.token_logits(states.index_select(0, batch.places)), order
+
+    def forward(self, batch: MaskedBatch) -> LanguageModelLoss:
+        logits, order_logits = self.logits(batch)
+        logits = logits.float()
+        masked = F.cross_entropy(logits, batch.targets, reduction="sum")
+        correct = (logits.detach().argmax(dim=-1) == batch.targets).sum()
+        if order_logits is None:
+            return LanguageModelLoss(masked, len(batch.targets), correct, logits, masked.detach())
+        order_logits = order_logits.float()
+        order = F.cross_entropy(order_logits, batch.orders, ignore_index=-1, reduction="sum")
+        return LanguageModelLoss(
+            masked + self.order_weight * order,
+            len(batch.targets),
+            correct,
+            logits,
+            masked.detach(),
+            order.detach(),
+            (order_logits.detach().argmax(dim=-1) == batch.orders).sum(),
+            (batch.orders >= 0).sum(),
+        )
+
+    @property
+    def _layers(self) -> dict[str, dict[str, str]]:
+        """Each own layer: its parameters -> their names in transformers."""
+        names = self.encoder.config.family.pretraining
+        if self.decoder is not None:  # the other bias is left over then
+            names = {**names, "bias": _decoder_bias(names)}
+        layers = {}
+        for name, _ in self.named_parameters():
+            layer, _, kind = name.partition(".")
+            if layer != "encoder":
+                layers.setdefault(layer, {})[name] = f"{names[layer]}.{kind}" if kind else names[layer]
+        return layers
+
+    def saved_files(self, max_seq_length: int) -> dict[str, dict]:
+        """What ``save_model`` writes: path -> JSON content, or tensors for ``.safetensors``."""
+        config = self.encoder.config
+        kind = "MaskedLM" if self.order is None else "PreTraining"
+        written = {**config.to_dict(), "architectures": [f"{config.family.class_prefix}For{kind}"]}
+        parameters = dict(self.named_parameters())
+        own = {theirs: parameters[ours].detach() for names in self._layers.values() for ours, theirs in names.items()}
+        own[config.family.pretraining["bias"]] = self.bias.detach().clone()  # untied, transformers wants both
+        return {"config.json": written, "model.safetensors": {**encoder_tensors(self.encoder), **own}}
+
+    def fill_head(self, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
+        """Fill each of the head's layers that a checkpoint holds; returns the names taken, those tied to them included.
+
+        Raises:
+            UserError: they are there and do not fit, or are ``required`` and missing.
+        """
+        names, prefix = self.encoder.config.family.pretraining, wrapper_prefix(tensors)
+        biases = {prefix + names["bias"], prefix + _decoder_bias(names)}  # two names of one tensor; files hold either
+        for bias in biases & set(tensors):
+            tensors = {**dict.fromkeys(biases, tensors[bias]), **tensors}
+        taken, new = set(), []
+        for layer, own in self._layers.items():
+            there = any(prefix + theirs in tensors for theirs in own.values())  # no layer depends on labels: all must fit
+            found = fill_layers(self, own, tensors, source, required or there)
+            taken |= found
+            new += [] if found else [layer]
+        if taken and new:
+            logger.info(f"{source}: new in the head: {', '.join(new)}")
+        tied = biases | {prefix + names["decoder"]}
+        return taken | (tied & set(tensors) if taken else set())
+
+
+def _decoder_bias(names: dict[str, str]) -> str:
+    return names["decoder"].removesuffix("weight") + "bias"
+
+
+def load_language_model(
+    directory: str | Path, with_order: bool, order_weight: float, init_from_ckpt: str | Path | None = None
+) -> LanguageModel:
+    """A language model to be trained: encoder and head from ``init_from_ckpt`` or else ``directory``, new what is not there.
+
+    Raises:
+        UserError: encoder weights are missing or do not fit, or the family has no head of two segments.
+    """
+    source = init_from_ckpt or (directory if find_weights(directory) else None)
+    return load_head(
+        directory, lambda encoder: LanguageModel(encoder, with_order, order_weight), source, with_pooler=with_order
+    )
+
+
+def load_trained_language_model(directory: str | Path, weights: str | Path | None = None) -> LanguageModel:
+    """A language model to predict masked tokens with; all weights must be there, in ``directory`` or the file ``weights``.
+
+    Raises:
+        UserError: weights are missing or do not fit.
+    """
+    return load_trained_head(directory, LanguageModel, weights)

@@ -1,0 +1,214 @@
+"""Answers that a trained reader gives: what run_mrc.py scores and predict.py writes."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from loguru import logger
+from scipy.special import softmax
+
+from bertorch.encoder import TokenBatch
+from bertorch.heads.loading import load_head, load_trained_head
+from bertorch.tasks.reading.head import Reader
+from bertorch.tasks.reading.rows import ANSWER_TYPES, Question, ReadingSamples, targets_of
+from bertorch.tasks.reading.scores import SCORERS, best_null_threshold, reading_metrics
+from bertorch.training.checkpoints import write_whole
+from bertorch.training.inference import answers
+from bertorch.training.process_group import Processes
+
+
+@dataclass
+class Candidate:
+    """An answer that a question may have.
+
+    Attributes:
+        kind: ``span``, ``none``, ``yes`` or ``no``.
+        text: as a prediction file has it: a part of the passage, ``""``, ``YES`` or ``NO``.
+        start, end: where it stands in the passage, in characters, end exclusive; -1 for other kinds.
+        score: the sum of its scores as first and as last token.
+    """
+
+    kind: str
+    text: str
+    start: int
+    end: int
+    score: float
+
+
+@dataclass
+class Reading:
+    """What a reader says to a question.
+
+    Attributes:
+        candidates: answers, the best first; none where the passage is blank.
+        null_score: the score of there being no answer; -inf for a model that always answers.
+    """
+
+    candidates: list[Candidate]
+    null_score: float
+
+    @property
+    def difference(self) -> float:
+        """How much better no answer is than the best answer."""
+        return self.null_score - self.candidates[0].score if self.candidates else np.inf
+
+    def answer(self, threshold: float) -> Candidate:
+        """The best answer, or none where its ``difference`` is above ``threshold``."""
+        if not self.candidates or self.difference > threshold:
+            return _no_answer(self.null_score)
+        return self.candidates[0]
+
+    def probabilities(self) -> list[tuple[Candidate, float]]:
+        """All candidates, no answer among them where the model knows it, and their share in the softmax over them."""
+        listed = [*self.candidates, *([_no_answer(self.null_score)] if np.isfinite(self.null_score) else [])]
+        listed.sort(key=lambda candidate: -candidate.score)
+        shares = softmax([candidate.score for candidate in listed]) if listed else []
+        return list(zip(listed, map(float, shares), strict=True))
+
+
+def _no_answer(score: float) -> Candidate:
+    return Candidate("none", "", -1, -1, score)
+
+
+def _reader(description: dict[str, Any]):
+    return lambda encoder: Reader(encoder, with_yes_no="yes" in ANSWER_TYPES[description["answer_types"]])
+
+
+def load_reader(directory: str | Path, description: dict[str, Any], init_from_ckpt: str | Path | None = None) -> Reader:
+    """The reader that ``description`` (as in ``bertorch.json``) tells of, to be trained; see ``load_head``."""
+    return load_head(directory, _reader(description), init_from_ckpt)
+
+
+def load_trained_reader(directory: str | Path, description: dict[str, Any], weights: str | Path | None = None) -> Reader:
+    """The same, to predict with; see ``load_trained_head``."""
+    return load_trained_head(directory, _reader(description), weights)
+
+
+def read_answers(
+    model: Reader,
+    samples: ReadingSamples,
+    questions: Sequence[Question],
+    description: dict[str, Any],
+    batch_size: int,
+    processes: Processes,
+    precision: str = "fp32",
+) -> tuple[list[Reading], float]:
+    """What the model says to each question, and the mean loss over windows with known answers (else nan), on every rank.
+
+    The windows of a passage are joined by score: the best spans of all of them, and no answer only as far as every window
+    says so (the least of their scores), as in BERT's recipe for SQuAD.
+
+    Args:
+        model: set to evaluation.
+        samples: the windows of ``questions``.
+        questions: the questions.
+        description: of the model, as in ``bertorch.json``: ``answer_types``, ``max_answer_length``, ``n_best_size``.
+        batch_size: windows a forward pass.
+        processes: share the windows.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+    """
+    n_best, longest = description["n_best_size"], description["max_answer_length"]
+
+    def of_batch(tokens: TokenBatch, rows: np.ndarray) -> tuple[list[tuple], float]:
+        logits = model.logits(tokens).float()
+        targets = targets_of(samples, tokens, rows).to(processes.device)
+        loss = float(model.loss(logits, targets).total)
+        bounds = np.cumsum([0, *tokens.lengths])
+        values = logits.cpu().numpy().astype(np.float64)
+        windows = (values[start:end] for start, end in zip(bounds, bounds[1:], strict=False))
+        return [_window(samples, row, window, n_best, longest) for row, window in zip(rows, windows, strict=True)], loss
+
+    parts = sorted(answers(model, of_batch, samples, batch_size, processes, precision), key=lambda part: part[0][0])
+    types = ANSWER_TYPES[description["answer_types"]]
+    of_question: list[list[tuple]] = [[] for _ in questions]
+    for rows, (windows, _) in parts:
+        for row, window in zip(rows, windows, strict=True):
+            of_question[samples.questions[row]].append(window)
+    readings = [_joined(question, windows, types, n_best) for question, windows in zip(questions, of_question, strict=True)]
+    classes = samples.lengths + (2 if "yes" in types else 0)
+    known = int(((samples.starts >= 0) & (samples.starts < classes)).sum())
+    return readings, sum(loss for _, (_, loss) in parts) / known if known else np.nan
+
+
+def _window(
+    samples: ReadingSamples, row: int, logits: np.ndarray, n_best: int, longest: int
+) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+    """Score of no answer, scores of yes and no, scores of the best spans, and their characters ``[spans, 2]``."""
+    first = samples.context_starts[row]
+    offsets = samples.token_offsets[samples.offsets[row] : samples.offsets[row + 1]]
+    end = first + int((offsets[first:, 0] >= 0).sum())  # the passage's tokens lie together
+    size = end - first
+    null, others = float(logits[0, :2].sum()), 2 * logits[0, 2:]
+    if not size:
+        return null, others, np.zeros(0), np.zeros((0, 2), dtype=np.int64)
+    width = min(longest, size)
+    ends = np.concatenate([logits[first:end, 1], np.full(width - 1, -np.inf)])
+    scores = logits[first:end, :1] + np.lib.stride_tricks.sliding_window_view(
+        ends, width
+    )  # [size, width]: start, length - 1
+    flat = scores.ravel()
+    best = np.argpartition(-flat, min(n_best, flat.size) - 1)[:n_best]
+    best = best[np.isfinite(flat[best])]
+    starts = first + best // width
+    characters = np.stack([offsets[starts, 0], offsets[starts + best % width, 1]], axis=1)
+    return null, others, flat[best], characters
+
+
+def _joined(question: Question, windows: list[tuple], types: Sequence[str], n_best: int) -> Reading:
+    null = min(null for null, _, _, _ in windows) if "none" in types else -np.inf
+    if not question.context.strip():
+        return Reading([], null)
+    found: dict[tuple[int, int], float] = {}
+    for _, _, scores, characters in windows:
+        for score, (start, end) in zip(scores.tolist(), characters.tolist(), strict=True):
+            found[start, end] = max(score, found.get((start, end), -np.inf))
+    candidates = [Candidate("span", question.context[start:end], start, end, score) for (start, end), score in found.items()]
+    if "yes" in types:
+        for place, kind in enumerate(("yes", "no")):
+            best = max(float(others[place]) for _, others, _, _ in windows)
+            candidates.append(Candidate(kind, kind.upper(), -1, -1, best))
+    candidates.sort(key=lambda candidate: (-candidate.score, candidate.start, candidate.end))
+    return Reading(candidates[:n_best], null)
+
+
+def score_readings(
+    readings: Sequence[Reading], questions: Sequence[Question], scorer: str, threshold: float | None = None
+) -> tuple[dict[str, float], float]:
+    """The metrics of readings, and the threshold they were made with: where None is given, the one with the best F1.
+
+    Args:
+        readings: what the model says.
+        questions: with their answers.
+        scorer: a key of ``SCORERS``.
+        threshold: a question has no answer where its reading's ``difference`` is above.
+    """
+    references = [question.answers for question in questions]
+    kinds = [question.kind for question in questions]
+    if threshold is None:
+        threshold = 0.0
+        if any(np.isfinite(reading.null_score) for reading in readings):
+            score = SCORERS[scorer]
+            best = [
+                score(reading.candidates[0].text if reading.candidates else "", known)[1]
+                for reading, known in zip(readings, references, strict=True)
+            ]
+            none = [score("", known)[1] for known in references]
+            threshold, _ = best_null_threshold([reading.difference for reading in readings], best, none)
+    predictions = [reading.answer(threshold).text for reading in readings]
+    return reading_metrics(scorer, predictions, references, kinds), threshold
+
+
+def write_submission(
+    path: str | Path, readings: Sequence[Reading], questions: Sequence[Question], threshold: float, processes: Processes
+) -> None:
+    """``{id: answer}``, the file that the official scorers read."""
+    if processes.is_main:
+        content = {
+            question.id: reading.answer(threshold).text for question, reading in zip(questions, readings, strict=True)
+        }
+        text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+        write_whole(Path(path), lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+        logger.info(f"{len(content)} answers in {path}")

@@ -1,0 +1,76 @@
+"""Reader: where in a passage the answer to a question begins and ends, or that it is yes, no, or not there."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bertorch.encoder import Encoder, TokenBatch, to_padded
+from bertorch.encoder.layers import first_tokens
+from bertorch.heads.loading import fill_own_layers, head_files
+from bertorch.heads.loss import Loss
+from bertorch.tasks.reading.rows import ReadingBatch
+
+
+class Reader(nn.Module):
+    """Two scores a token, of being the first and the last of the answer (Devlin et al. 2018, sections 4.2 and 4.3).
+
+    No answer is the first special token, as in BERT's recipe for SQuAD v2. Yes and no are two more places in the same
+    softmax, whose scores come from the first special token's state, so that all answers of a window compete.
+
+    Args:
+        encoder: without pooler.
+        with_yes_no: passages may be answered with yes and no.
+    """
+
+    def __init__(self, encoder: Encoder, with_yes_no: bool = False):
+        super().__init__()
+        config = encoder.config
+        self.encoder = encoder
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.yes_no = nn.Linear(config.hidden_size, 2) if with_yes_no else None
+        for layer in (self.qa_outputs, self.yes_no):
+            if layer is not None:
+                nn.init.normal_(layer.weight, std=config.initializer_range)
+                nn.init.zeros_(layer.bias)
+
+    def logits(self, tokens: TokenBatch) -> Tensor:
+        """Scores of first and last token, and with yes and no the scores of these, ``[total_tokens, 2 or 4]``.
+
+        Those of yes and no stand at the first token of each window and mean nothing elsewhere.
+        """
+        states = self.encoder(tokens)
+        outputs = self.qa_outputs(states)
+        return outputs if self.yes_no is None else torch.cat([outputs, self.yes_no(states)], dim=1)
+
+    def forward(self, batch: ReadingBatch) -> Loss:
+        return self.loss(self.logits(batch.tokens).float(), batch)
+
+    def loss(self, logits: Tensor, batch: ReadingBatch) -> Loss:
+        """The mean of two cross-entropies over all places of a window, that of the first and that of the last token.
+
+        Windows whose answer is not known, or of a kind that the model does not know, add nothing.
+        """
+        places, _ = to_padded(logits[:, :2], batch.tokens, fill=-torch.inf)  # [batch_size, max_seqlen, 2]
+        if self.yes_no is not None:
+            others = first_tokens(logits[:, 2:], batch.tokens)  # [batch_size, 2]
+            places = torch.cat([places, others.unsqueeze(2).expand(-1, -1, 2)], dim=1)
+        targets = (at.masked_fill(at >= places.shape[1], -1) for at in (batch.starts, batch.ends))
+        total = sum(
+            F.cross_entropy(places[:, :, end], target, ignore_index=-1, reduction="sum")
+            for end, target in enumerate(targets)
+        )
+        return Loss(total / 2, batch.tokens.batch_size, logits=places.transpose(1, 2))
+
+    def saved_files(self, max_seq_length: int) -> dict[str, dict]:
+        """What ``save_model`` writes: path -> JSON content, or tensors for ``.safetensors``."""
+        return head_files(self, "QuestionAnswering")
+
+    def fill_head(self, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
+        """Fill the head's layers where a checkpoint holds them; returns the names taken.
+
+        Raises:
+            UserError: they are there and do not fit, or are ``required`` and missing.
+        """
+        return fill_own_layers(self, tensors, source, required)

@@ -1,0 +1,346 @@
+"""Questions about passages, in SQuAD's layout: reading, mending of answer places, windows of token ids."""
+
+import gzip
+import json
+import re
+import zlib
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from loguru import logger
+from torch import Tensor
+
+from bertorch.data.batching import MovableBatch, pack
+from bertorch.data.files import BadRows, UnusableRow, open_binary
+from bertorch.data.tokenizing import Samples, TextTokenizer, text_hash
+from bertorch.encoder import TokenBatch
+from bertorch.errors import UserError
+
+_ID = re.compile(r'(?<!\\)"id"\s*:\s*("(?:[^"\\]|\\.)*"|-?\d{1,100}(?![\d.eE]))')
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# What a question may be answered with, by --answer_types; the order is that of the targets.
+ANSWER_TYPES = {
+    "span": ("span",),
+    "span+none": ("span", "none"),
+    "span+yes+no+none": ("span", "none", "yes", "no"),
+}
+
+
+@dataclass
+class Question:
+    """A question about a passage.
+
+    Attributes:
+        line: where its id stands in its file, from 1.
+        id: names it in predictions.
+        text: the question.
+        context: the passage.
+        answers: all reference answers: ``""`` for no answer, ``YES``, ``NO``, or texts; none where the file has none.
+        kind: ``span``, ``none``, ``yes`` or ``no``: that of the first answer.
+        start, end: where the first answer stands in ``context``, in characters, end exclusive; -1 where it does not.
+    """
+
+    line: int
+    id: str
+    text: str
+    context: str
+    answers: list[str]
+    kind: str = "none"
+    start: int = -1
+    end: int = -1
+
+
+def read_questions(
+    path: str | Path, bad_rows: str = "error", answers_needed: bool = True, places_needed: bool = True
+) -> list[Question]:
+    """Read a file in the layout of SQuAD v1.1 or v2.0, as CMRC2018, DRCD, DuReader-robust and CJRC have it; also ``.gz``.
+
+    No answer is ``is_impossible`` (true or ``"true"``), an empty list, or the text ``""``. Yes and no are the texts ``YES``
+    and ``NO`` without a place (``answer_start`` -1). An answer that does not stand at its place is looked for elsewhere,
+    also with other blanks: where it stands once, or nearest to its place, it is mended; a warning says how many were.
+
+    Args:
+        path: the file.
+        bad_rows: ``error`` or ``skip``.
+        answers_needed: False reads questions without answers too.
+        places_needed: an answer must be found in its passage, to be trained; its text is enough for evaluation.
+
+    Raises:
+        UserError: the file cannot be read, is not of this layout, or has bad rows.
+    """
+    raw, content = _read_json(path)
+    bad = BadRows(path, bad_rows)
+    questions: list[Question] = []
+    known: set[str] = set()
+    mended = guessed = 0
+    lines = _lines_of_ids(raw)
+    for place, context, entry in _entries(path, content):
+        identity = str(entry.get("id", place))
+        line = next(lines.get(identity, iter(())), 1)
+        try:
+            question = _question(line, identity, context, entry, answers_needed)
+            if identity in known:
+                raise UnusableRow("the id stands twice", "give each question an id of its own")
+            if question.kind == "span" and question.answers:
+                found, repair = _find(question.answers[0], context, entry["answers"][0].get("answer_start", -1))
+                if found is None and places_needed:
+                    raise UnusableRow(f"the answer {question.answers[0][:20]!r} does not stand in its passage", "mend it")
+                question.start, question.end = found or (-1, -1)
+                mended += repair == "mended"
+                guessed += repair == "guessed"
+        except UnusableRow as error:
+            bad.add(line, f"question {identity}: {error.problem}", error.remedy)
+            continue
+        known.add(identity)
+        questions.append(question)
+    bad.close()
+    if not questions:
+        raise UserError(f"{path}: no questions in it" + (" that can be used" if bad.count else ""))
+    if mended and places_needed:
+        logger.warning(f"{path}: {mended} answers do not stand at their answer_start; found elsewhere in the passage")
+    if guessed and places_needed:
+        logger.warning(
+            f"{path}: {guessed} answers have no answer_start and stand in their passages several times; the first is taken"
+        )
+    return questions
+
+
+def _lines_of_ids(raw: str) -> dict[str, Iterator[int]]:
+    """The lines in which each id stands, in order."""
+    lines: dict[str, list[int]] = {}
+    line, read_to = 1, 0
+    for match in _ID.finditer(raw):
+        line, read_to = line + raw.count("\n", read_to, match.start()), match.start()
+        lines.setdefault(str(json.loads(match[1])), []).append(line)
+    return {identity: iter(found) for identity, found in lines.items()}
+
+
+def _read_json(path: str | Path) -> tuple[str, Any]:
+    try:
+        with open_binary(path) as handle:
+            raw = handle.read().decode("utf-8-sig")
+        return raw, json.loads(raw)
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8; convert the file with iconv -t UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}:{error.lineno}: not JSON ({error.msg}); the layout is that of SQuAD, one object a file"
+        ) from None
+    except (EOFError, zlib.error, gzip.BadGzipFile, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+
+
+def _entries(path: str | Path, content: Any) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """``(place in the file, context, entry of the question)``."""
+    remedy = 'the layout is {"data": [{"paragraphs": [{"context": "...", "qas": [{"id": ..., "question": ...}]}]}]}'
+    try:
+        for number, article in enumerate(content["data"]):
+            for paragraph_number, paragraph in enumerate(article["paragraphs"]):
+                place = f"data[{number}].paragraphs[{paragraph_number}]"
+                context, entries = paragraph["context"], paragraph["qas"]
+                if not isinstance(context, str) or not all(isinstance(entry, dict) for entry in entries):
+                    raise UserError(f"{path}: {place}: context is no text, or qas no list of objects; {remedy}")
+                for entry_number, entry in enumerate(entries):
+                    yield f"{place}.qas[{entry_number}]", context, entry
+    except (KeyError, TypeError, IndexError) as error:
+        raise UserError(f"{path}: not in the layout of SQuAD ({type(error).__name__}: {error}); {remedy}") from None
+
+
+def _question(line: int, identity: str, context: str, entry: dict[str, Any], answers_needed: bool) -> Question:
+    text, given = entry.get("question"), entry.get("answers")
+    impossible = str(entry.get("is_impossible", "")).lower() == "true"
+    given = [] if given is None and impossible else given
+    if not isinstance(text, str) or not text.strip():
+        raise UnusableRow("no question", "write a text under key question")
+    if any(_SURROGATE.search(part) for part in (identity, text, context)):
+        raise UnusableRow("an escape such as \\ud83d is half a character", "write both halves, or the character itself")
+    if not answers_needed and given is None:
+        return Question(line, identity, text, context, [])
+    if not isinstance(given, list) or not all(isinstance(one, dict) and isinstance(one.get("text"), str) for one in given):
+        raise UnusableRow("no answers", 'write "answers": [{"text": ..., "answer_start": ...}], an empty list for no answer')
+    if any(_SURROGATE.search(one["text"]) for one in given):
+        raise UnusableRow("an escape such as \\ud83d is half a character", "write both halves, or the character itself")
+    if any(type(one.get("answer_start", -1)) is not int for one in given):
+        raise UnusableRow("an answer_start that is no whole number", "count characters from 0, or write -1")
+    if answers_needed and not context.strip():
+        raise UnusableRow("an empty passage", "fill it in, or remove its questions")
+    answers = [""] if impossible or not given else [one["text"] for one in given]
+    kind = "none" if not answers[0].strip() else "span"
+    if given and not impossible and given[0].get("answer_start", -1) == -1 and answers[0] in ("YES", "NO"):
+        kind = answers[0].lower()
+    return Question(line, identity, text, context, answers, kind)
+
+
+def _find(answer: str, context: str, start: int) -> tuple[tuple[int, int] | None, str]:
+    """Where an answer stands in its passage, None for nowhere; and ``""``, ``mended`` or ``guessed``."""
+    if start >= 0 and context.startswith(answer, start):
+        return (start, start + len(answer)), ""
+    places = [match.span(1) for match in re.finditer(f"(?=({re.escape(answer)}))", context)]  # they may overlap
+    if not places:  # with other blanks
+        pattern = r"\s*".join(re.escape(sign) for sign in "".join(answer.split()))
+        places = [match.span(1) for match in re.finditer(f"(?=({pattern}))", context)]
+    if not places:
+        return None, ""
+    if start < 0:
+        return places[0], "guessed" if len(places) > 1 else "mended"
+    return min(places, key=lambda place: abs(place[0] - start)), "mended"
+
+
+def answer_types_of(questions: Sequence[Question]) -> str:
+    """The smallest of ``ANSWER_TYPES`` that holds all the answers."""
+    kinds = {question.kind for question in questions}
+    return next(name for name, types in ANSWER_TYPES.items() if kinds <= set(types))
+
+
+class ReadingTokenizer:
+    """Token ids of a question and of a window of its passage.
+
+    Args:
+        texts: gives tokenizer, special tokens and ``max_seq_length``.
+        max_query_length: most tokens of a question; the rest is cut.
+        doc_stride: tokens that two neighbouring windows share.
+    """
+
+    def __init__(self, texts: TextTokenizer, max_query_length: int, doc_stride: int):
+        self.pretrained, self.backend = texts.pretrained, texts.backend
+        self.max_query_length, self.doc_stride = max_query_length, doc_stride
+        (self.before, self.between, self.after), (_, second_type) = texts.layouts[2]
+        self.has_second_type = second_type != 0
+        self.room = texts.max_seq_length - len(self.before) - len(self.between) - len(self.after)
+        if self.room - max_query_length <= doc_stride:
+            raise UserError(
+                f"--max_seq_length {texts.max_seq_length} leaves {max(0, self.room - max_query_length)} tokens for the "
+                f"passage beside a question of --max_query_length {max_query_length}, and windows share --doc_stride "
+                f"{doc_stride}; take a longer sequence, or a smaller stride"
+            )
+        self.fingerprint = f"{texts.fingerprint}|{max_query_length}|{doc_stride}"
+
+    def windows(self, question_tokens: int, context_tokens: int) -> list[tuple[int, int]]:
+        """``(first token, end)`` of each window of a passage; at least one, which may be empty."""
+        room = self.room - question_tokens
+        bounds = [(0, min(room, context_tokens))]
+        while bounds[-1][1] < context_tokens:
+            start = bounds[-1][0] + room - self.doc_stride
+            bounds.append((start, min(start + room, context_tokens)))
+        return bounds
+
+
+@dataclass(kw_only=True)
+class ReadingSamples(Samples):
+    """Tokenized questions: a row is a window.
+
+    Attributes:
+        questions: the place of each row's question in the list they came from, int64 ``[rows]``.
+        context_starts: the first token of the passage within each row, int32 ``[rows]``.
+        token_offsets: the characters of the passage that a token stands for, int32 ``[total_tokens, 2]``; -1 for others.
+        starts, ends: the first and last token of the answer within the row, int64 ``[rows]``; 0, the first special token,
+            where the row does not hold it; the row's length for yes, one more for no; -1 where the answer is not known.
+        uncut_lengths: tokens of each question, cut at ``max_query_length``, and its whole passage, int32 ``[questions]``.
+        cut_questions: questions longer than ``max_query_length``.
+    """
+
+    questions: np.ndarray
+    context_starts: np.ndarray
+    token_offsets: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+    cut_questions: int
+
+
+def window_questions(
+    questions: Sequence[Question], encoder: ReadingTokenizer, unknown_id: int | None = None
+) -> ReadingSamples:
+    """Tokenize questions and the windows of their passages."""
+    encoded = encoder.backend.encode_batch([question.text for question in questions], add_special_tokens=False)
+    contexts = list(dict.fromkeys(question.context for question in questions))
+    passages = dict(zip(contexts, encoder.backend.encode_batch(contexts, add_special_tokens=False), strict=True))
+    columns: dict[str, list] = {field.name: [] for field in fields(ReadingSamples)}
+    cut = unknown = 0
+    for place, (question, ids_of_question) in enumerate(zip(questions, encoded, strict=True)):
+        query = ids_of_question.ids[: encoder.max_query_length]
+        cut += len(query) < len(ids_of_question.ids)
+        passage = passages[question.context]
+        offsets = passage.offsets
+        answer = _answer_tokens(question, offsets)
+        head = [*encoder.before, *query, *encoder.between]
+        columns["uncut_lengths"].append(len(head) + len(passage.ids) + len(encoder.after))
+        for first, end in encoder.windows(len(query), len(passage.ids)):
+            ids = [*head, *passage.ids[first:end], *encoder.after]
+            unknown += passage.ids[first:end].count(unknown_id) if unknown_id is not None else 0
+            start, last = 0, 0
+            if question.kind in ("yes", "no"):
+                start = last = len(ids) + (question.kind == "no")
+            elif answer is not None and first <= answer[0] and answer[1] < end:
+                start, last = (len(head) + token - first for token in answer)
+            elif not question.answers:
+                start = last = -1
+            no_offset = [(-1, -1)]
+            columns["token_offsets"].append(no_offset * len(head) + offsets[first:end] + no_offset * len(encoder.after))
+            columns["input_ids"].append(ids)
+            columns["second"].append(len(head) if encoder.has_second_type else len(ids))
+            columns["context_starts"].append(len(head))
+            columns["starts"].append(start)
+            columns["ends"].append(last)
+            columns["questions"].append(place)
+            columns["lines"].append(question.line)
+            columns["text_hashes"].append(text_hash(question.context + "\t" + question.text))
+    lengths = [len(ids) for ids in columns["input_ids"]]
+    return ReadingSamples(
+        input_ids=np.concatenate([np.asarray(ids, dtype=np.int32) for ids in columns["input_ids"]]),
+        token_offsets=np.concatenate([np.asarray(pairs, dtype=np.int32) for pairs in columns["token_offsets"]]),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        row_starts=np.arange(len(lengths) + 1),
+        labels=np.full(len(lengths), -1, dtype=np.int64),
+        second=np.asarray(columns["second"], dtype=np.int32),
+        context_starts=np.asarray(columns["context_starts"], dtype=np.int32),
+        text_hashes=np.asarray(columns["text_hashes"], dtype=np.uint64),
+        **{name: np.asarray(columns[name], dtype=np.int64) for name in ("starts", "ends", "questions", "lines")},
+        uncut_lengths=np.asarray(columns["uncut_lengths"], dtype=np.int32),
+        unknown=unknown,
+        cut_questions=cut,
+    )
+
+
+def _answer_tokens(question: Question, offsets: list[tuple[int, int]]) -> tuple[int, int] | None:
+    """The first and last token that share a character with the answer; None without one."""
+    if question.kind != "span" or question.start < 0:
+        return None
+    first = bisect_right(offsets, question.start, key=lambda offset: offset[1])
+    last = bisect_left(offsets, question.end, key=lambda offset: offset[0]) - 1
+    return (first, last) if first <= last else None
+
+
+@dataclass
+class ReadingBatch(MovableBatch):
+    """Windows and where their answers stand.
+
+    Attributes:
+        tokens: the windows, the longest first.
+        starts, ends: LongTensor ``[batch_size]``: the first and last token of the answer within its window, 0 for none;
+            ``tokens.max_seqlen`` for yes, one more for no.
+    """
+
+    tokens: TokenBatch
+    starts: Tensor
+    ends: Tensor
+
+
+def collate_reading(samples: ReadingSamples, rows: np.ndarray) -> ReadingBatch:
+    """Pack the given rows of ``samples``."""
+    tokens, order = pack(samples, rows)
+    return targets_of(samples, tokens, rows[order])
+
+
+def targets_of(samples: ReadingSamples, tokens: TokenBatch, rows: np.ndarray) -> ReadingBatch:
+    """Windows already packed, and their answers; ``rows`` in the order of ``tokens``."""
+    lengths = np.asarray(tokens.lengths)
+    # yes and no stand behind the longest window, where no token is
+    starts, ends = (
+        np.where(at < lengths, at, at - lengths + tokens.max_seqlen) for at in (samples.starts[rows], samples.ends[rows])
+    )
+    return ReadingBatch(tokens, torch.from_numpy(starts), torch.from_numpy(ends))

@@ -1,0 +1,1 @@
+"""Sentence vectors: similarities, classes of pairs, search."""

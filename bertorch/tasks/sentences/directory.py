@@ -1,0 +1,331 @@
+"""Sentence encoders in and out: a plain encoder, or a sentence-transformers directory (which a run leaves too)."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from loguru import logger
+from torch import Tensor, nn
+
+from bertorch.encoder import Encoder, EncoderConfig, load_config
+from bertorch.encoder.config import beside
+from bertorch.encoder.weights import encoder_tensors, fill_encoder, find_weights, load_encoder, read_weights, weights_file
+from bertorch.errors import UserError
+from bertorch.heads.pooling import pooled_layers
+from bertorch.memory import check_memory
+from bertorch.tasks.original import reduction_of, take_reduction
+from bertorch.tasks.sentences.encoder import Dense, SentenceEncoder
+
+MODULES = "modules.json"
+_VECTOR = "sentence_embedding"
+# Their activations of a Dense: torch's class -> ours.
+_ACTIVATIONS = {"Identity": None, "Tanh": "tanh", "ReLU": "relu", "GELU": "gelu", "SiLU": "silu"}
+# Their pooling modes: the name -> the key of releases before 6.
+_POOLING = {
+    "cls": "pooling_mode_cls_token", "max": "pooling_mode_max_tokens", "mean": "pooling_mode_mean_tokens",
+    "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens", "weightedmean": "pooling_mode_weightedmean_tokens",
+    "lasttoken": "pooling_mode_lasttoken",
+}  # fmt: skip
+
+
+def new_sentence_encoder(
+    directory: str | Path,
+    pooling_mode: str,
+    output_emb_size: int | None = None,
+    normalize: bool = False,
+    dropout: float | None = None,
+    init_from_ckpt: str | Path | None = None,
+) -> tuple[SentenceEncoder, dict[str, Tensor]]:
+    """A sentence encoder to be trained: the encoder from ``directory`` or ``init_from_ckpt``.
+
+    Args:
+        directory: configuration, and weights where ``init_from_ckpt`` is None.
+        pooling_mode: one of ``POOLING_MODES``.
+        output_emb_size: a new dense layer of this width on top; from ``init_from_ckpt`` where it has one.
+        normalize: vectors of length 1.
+        dropout: instead of what the configuration says, in all places of the encoder.
+        init_from_ckpt: a saved directory, ``.safetensors`` or ``.bin`` file.
+
+    Returns:
+        It, and the tensors of the checkpoint that it did not take.
+
+    Raises:
+        UserError: weights are missing or do not fit.
+    """
+    config = load_config(directory)
+    with_pooler = pooling_mode == "linear"
+    dense = [Dense(config.hidden_size, output_emb_size)] if output_emb_size else []
+    if init_from_ckpt is None:
+        encoder, rest = load_encoder(directory, with_pooler, config)
+    else:
+        encoder = Encoder(config, with_pooler, initialise=False)
+        init_from_ckpt = weights_file(init_from_ckpt)
+        tensors = read_weights(init_from_ckpt)
+        taken = fill_encoder(encoder, tensors, init_from_ckpt)
+        rest = {name: tensor for name, tensor in tensors.items() if name not in taken}
+        logger.info(f"{init_from_ckpt}: warm start of the encoder")
+    if dropout is not None:
+        encoder.set_dropout(dropout)
+    model = SentenceEncoder(encoder, pooling_mode, dense, normalize)
+    source = Path(init_from_ckpt or directory)
+    if source.is_file() and source == find_weights(source.parent):
+        source = source.parent
+    if (source / MODULES).is_file():
+        _take_layers(model, source)
+    return model, take_reduction(model, rest, source)
+
+
+def plain_sentence_encoder(directory: str | Path, pooling_mode: str, weights: str | Path | None = None) -> SentenceEncoder:
+    """A pretrained encoder as it is, to encode with; every weight must be there, in ``directory`` or in ``weights``.
+
+    Raises:
+        UserError: weights are missing or do not fit.
+    """
+    encoder = Encoder(load_config(directory), pooling_mode == "linear", initialise=False)
+    source = weights or directory
+    tensors = read_weights(source)
+    fill_encoder(encoder, tensors, source, pooler_required=True)
+    dense = reduction_of(tensors)  # of the original bertorch
+    return SentenceEncoder(encoder, pooling_mode, [dense] if dense else []).eval()
+
+
+def _take_layers(model: SentenceEncoder, source: Path) -> None:
+    """Warm start of what stands on the encoder, where both have the same; a warning where they have not."""
+    saved = _read_parts(source)
+    ours, theirs = _linear_layers(model), [(layer.linear, layer.act) for layer in saved.dense]
+    here, there = _shape(_written_mode(model), ours), _shape(saved.pooling_mode, theirs)
+    if here != there:
+        logger.warning(f"{source}: its vectors are made by {there}, here by {here}; only the encoder is taken over")
+        return
+    for (mine, _), (other, _) in zip(ours, theirs, strict=True):
+        mine.load_state_dict(other.state_dict())
+
+
+def _shape(pooling_mode: str, layers: list[tuple[nn.Linear, str | None]]) -> str:
+    shown = [f"{linear.out_features} ({act or 'linear'})" for linear, act in layers]
+    return f"{pooling_mode} pooling" + (f" and dense layers of {', '.join(shown)}" if shown else "")
+
+
+def _written_mode(model: SentenceEncoder) -> str:
+    return "cls" if model.pooling_mode == "linear" else model.pooling_mode
+
+
+def _linear_layers(model: SentenceEncoder) -> list[tuple[nn.Linear, str | None]]:
+    """All layers over the pooled vector and their activations; BERT's pooler is one over [CLS]."""
+    pooler = [(model.encoder.pooler.dense, "tanh")] if model.pooling_mode == "linear" else []
+    return pooler + [(layer.linear, layer.act) for layer in model.dense]
+
+
+def load_sentence_encoder(directory: str | Path) -> tuple[SentenceEncoder, int | None]:
+    """A sentence-transformers directory, to encode with; BERT's pooler comes as a dense layer over [CLS].
+
+    Returns:
+        The encoder, and the longest sequence the directory asks for.
+
+    Raises:
+        UserError: parts that are missing, damaged, or of a kind that is not known here.
+    """
+    parts = _read_parts(Path(directory))
+    encoder = Encoder(parts.config, initialise=False)
+    fill_encoder(encoder, read_weights(parts.home), parts.home)
+    return SentenceEncoder(encoder, parts.pooling_mode, parts.dense, parts.normalize).eval(), _max_seq_length(parts.home)
+
+
+@dataclass
+class _Parts:
+    """What a directory says beside the encoder's weights; ``home`` holds those."""
+
+    home: Path
+    config: EncoderConfig
+    pooling_mode: str
+    dense: list[Dense]
+    normalize: bool
+
+
+def _read_parts(directory: Path) -> _Parts:
+    modules = _modules(directory)
+    by_kind = {module.kind: module for module in modules}
+    home = by_kind["Transformer"].directory
+    config = load_config(home)
+    pooling_mode = _pooling_mode(by_kind, config)
+    dense, width = [], config.hidden_size
+    for module in modules:
+        if module.kind == "Dense":
+            dense.append(_load_dense(module.directory, width))
+            width = dense[-1].linear.out_features
+    if "Normalize" in by_kind:
+        _check_names(by_kind["Normalize"].directory / "config.json")
+    return _Parts(home, config, pooling_mode, dense, "Normalize" in by_kind)
+
+
+def transformer_directory(directory: Path) -> Path:
+    """Where configuration, vocabulary and encoder of a directory lie; a plain one has them itself."""
+    return _modules(directory)[0].directory if (directory / MODULES).is_file() else directory
+
+
+def _modules(directory: Path) -> list["_Module"]:
+    path = directory / MODULES
+    modules = [module for module in (_Module(path, entry) for entry in _read_json(path, list)) if module.kind != "Dropout"]
+    kinds = [module.kind for module in modules]
+    expected = ["Transformer"] + ["WeightedLayerPooling"] * ("WeightedLayerPooling" in kinds) + ["Pooling"]
+    expected += ["Dense"] * kinds.count("Dense") + ["Normalize"] * ("Normalize" in kinds)
+    if kinds != expected:
+        raise UserError(f"{path}: {', '.join(kinds)} is no order of parts that is known here")
+    return modules
+
+
+def _max_seq_length(directory: Path) -> int | None:
+    """From where releases of sentence-transformers before 6 wrote it, or from the tokenizer's settings."""
+    for name, key in (("sentence_bert_config.json", "max_seq_length"), ("tokenizer_config.json", "model_max_length")):
+        path = directory / name
+        length = _read_json(path, dict).get(key) if path.is_file() else None
+        if length is None:
+            continue
+        if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+            raise UserError(f"{path}: {key} must be a whole number above 0, found {length!r}")
+        return length if length < 10**6 else None  # transformers writes 10**30 for "no limit"
+    return None
+
+
+class _Module:
+    """An entry of ``modules.json``."""
+
+    def __init__(self, path: Path, entry: dict[str, Any]):
+        try:
+            self.kind = str(entry["type"]).rsplit(".", 1)[-1]
+            self.directory = beside(path, str(entry["path"]))
+        except (KeyError, TypeError):
+            raise UserError(f"{path}: each entry needs a type and a path") from None
+
+
+def _read_json(path: Path, kind: type) -> Any:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:  # the second where it is nested too deeply
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(content, kind):
+        raise UserError(f"{path}: a JSON {'list' if kind is list else 'object'} is expected")
+    return content
+
+
+def _pooling_mode(modules: dict[str, _Module], config: EncoderConfig) -> str:
+    path = modules["Pooling"].directory / "config.json"
+    about = _read_json(path, dict)
+    modes = about.get("pooling_mode") or [name for name, key in _POOLING.items() if about.get(key)] or "mean"
+    modes = modes if isinstance(modes, list) else [modes]
+    if len(modes) != 1 or modes[0] not in ("cls", "max", "mean"):
+        raise UserError(f"{path}: pooling by {' and '.join(map(str, modes))} is not known; known are cls, max, mean")
+    layers = modules.get("WeightedLayerPooling")
+    if layers is None or not config.other.get("output_hidden_states"):  # without the states of all layers it does nothing
+        return modes[0]
+    start = _read_json(layers.directory / "config.json", dict).get("layer_start")
+    weights = read_weights(layers.directory).get("layer_weights")
+    for mode in ("first_last", "last_two"):
+        expected = _layer_weights(mode, config)
+        fits = isinstance(start, int) and weights is not None and list(weights.shape) == [len(expected[start:])]
+        if modes[0] == "mean" and fits and weights.tolist() == expected[start:]:
+            return mode
+    raise UserError(f"{layers.directory}: other weights of layers than those of first_last and last_two are not known")
+
+
+def _layer_weights(mode: str, config: EncoderConfig) -> list[float]:
+    """The weight of each state that transformers hands out: the embeddings, then every block of every layer."""
+    weights = [0.0] * (config.num_hidden_layers * config.inner_group_num + 1)
+    for layer in pooled_layers(mode, config.num_hidden_layers):
+        weights[layer * config.inner_group_num] += 1.0
+    return weights
+
+
+def _load_dense(directory: Path, width: int) -> Dense:
+    config = _read_json(directory / "config.json", dict)
+    _check_names(directory / "config.json")
+    act = str(config.get("activation_function", "Tanh")).rsplit(".", 1)[-1]
+    if act not in _ACTIVATIONS:
+        raise UserError(f"{directory}: activation {act} is not known; known are {', '.join(_ACTIVATIONS)}")
+    if config.get("use_residual"):
+        raise UserError(f"{directory}: a dense layer with a residual is not known here")
+    tensors = read_weights(directory)
+    weight, bias = tensors.get("linear.weight", torch.empty(0)), tensors.get("linear.bias")
+    refusal = UserError(f"{directory}: no weights of a dense layer for vectors of width {width} in it")
+    if weight.dim() != 2 or weight.shape[1] != width or not len(weight) or not weight.dtype.is_floating_point:
+        raise refusal
+    check_memory(directory, f"a dense layer of {len(weight)} outputs", 4 * weight.numel())
+    bias = torch.zeros(len(weight)) if bias is None else bias
+    if bias.shape != weight.shape[:1] or not bias.dtype.is_floating_point:
+        raise refusal
+    dense = Dense(width, len(weight), _ACTIVATIONS[act])
+    dense.linear.load_state_dict({"weight": weight, "bias": bias})
+    return dense
+
+
+def _check_names(path: Path) -> None:
+    """Raises UserError where a part reads or writes something else than the sentence's vector."""
+    config = _read_json(path, dict) if path.is_file() else {}
+    for key in ("module_input_name", "module_output_name"):
+        if config.get(key) not in (None, _VECTOR):
+            raise UserError(f"{path}: {key} {config[key]!r} is not known; only {_VECTOR!r} is")
+
+
+def sentence_files(
+    model: SentenceEncoder, max_seq_length: int, head: dict[str, Tensor] | None = None
+) -> dict[str, dict | list]:
+    """What a saved sentence encoder consists of: path -> JSON content, or tensors for ``.safetensors``.
+
+    transformers' base model, and around it a sentence-transformers directory with the same vectors. BERT's pooler is
+    written once more as a dense layer over [CLS], which it is. ``head`` are weights beside the encoder's that nobody but a
+    head of ours asks for.
+    """
+    config = model.encoder.config
+    width = config.hidden_size
+    layers = pooled_layers(model.pooling_mode, config.num_hidden_layers)
+    parts: list[tuple[str, dict, dict[str, Tensor]]] = []
+    if layers is not None:
+        weights = _layer_weights(model.pooling_mode, config)
+        about = {"word_embedding_dimension": width, "layer_start": 0, "num_hidden_layers": len(weights) - 1}
+        parts.append(("WeightedLayerPooling", about, {"layer_weights": torch.tensor(weights)}))
+    mode = "mean" if layers else _written_mode(model)
+    parts.append(
+        ("Pooling", {"word_embedding_dimension": width, **{key: name == mode for name, key in _POOLING.items()}}, {})
+    )
+    parts += [_dense_part(linear, act) for linear, act in _linear_layers(model)]
+    if model.normalize:
+        parts.append(("Normalize", {}, {}))
+
+    files: dict[str, dict | list] = {
+        "config.json": {
+            **config.to_dict(),
+            "architectures": [f"{config.family.class_prefix}Model"],
+            **({"output_hidden_states": True} if layers else {}),
+        },
+        "sentence_bert_config.json": {"max_seq_length": max_seq_length, "do_lower_case": False},
+        "config_sentence_transformers.json": {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"},
+        "model.safetensors": {**encoder_tensors(model.encoder, prefix=""), **(head or {})},
+    }
+    modules = [_entry(0, "", "Transformer")]
+    for number, (kind, about, tensors) in enumerate(parts, 1):
+        path = f"{number}_{kind}"
+        modules.append(_entry(number, path, kind))
+        files[f"{path}/config.json"] = about
+        if tensors:
+            files[f"{path}/model.safetensors"] = tensors
+    files[MODULES] = modules
+    return files
+
+
+def _dense_part(linear: nn.Linear, act: str | None) -> tuple[str, dict, dict[str, Tensor]]:
+    theirs = next(name for name, ours in _ACTIVATIONS.items() if ours == act)
+    about = {
+        "in_features": linear.in_features,
+        "out_features": linear.out_features,
+        "bias": True,
+        "activation_function": f"torch.nn.modules.{'linear' if act is None else 'activation'}.{theirs}",
+    }
+    return "Dense", about, {"linear.weight": linear.weight.detach(), "linear.bias": linear.bias.detach()}
+
+
+def _entry(number: int, path: str, kind: str) -> dict[str, Any]:
+    return {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
