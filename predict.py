@@ -18,19 +18,15 @@ Directories of transformers (sequence and token classifiers, question answering,
 sentence-transformers do as well.
 """
 
+from bertorch.data.files import read_labels
 from bertorch.data.tokenizing import TRUNCATIONS
 from bertorch.errors import UserError
 from bertorch.heads.pooling import POOLING_HELP, POOLING_MODES
 from bertorch.tasks.classification.explanations import check_explain
-from bertorch.tasks.classification.predict import predict_labels
-from bertorch.tasks.description import description_of
-from bertorch.tasks.entities.predict import predict_entities
 from bertorch.tasks.entities.rows import UNITS
 from bertorch.tasks.prediction import model_directory, task_of
-from bertorch.tasks.pretraining.predict import fill_masks
-from bertorch.tasks.reading.predict import predict_answers
 from bertorch.tasks.reading.scores import SCORERS
-from bertorch.tasks.sentences.predict import predict_sentences
+from bertorch.tasks.table import part
 from bertorch.training.arguments import (
     ArgumentParser,
     add_bad_rows_argument,
@@ -39,6 +35,7 @@ from bertorch.training.arguments import (
     count,
     whole_number,
 )
+from bertorch.training.inference import Compute
 from bertorch.training.process_group import run_script, start_processes
 
 
@@ -153,23 +150,11 @@ def main():
     if (args.model_dir is None) == (args.pretrained_model_name_or_path is None):
         raise UserError("name the model with --model_dir, or with --pretrained_model_name_or_path and --init_from_ckpt")
     directory = model_directory(args)
-    description = description_of(directory)
-    task = task_of(args, directory, description)
+    labels = read_labels(args.label_file) if args.label_file else None
+    task = task_of(directory, args.pooling_mode, args.init_from_ckpt, labels)
     if args.explain:
         check_explain(args, task, directory)
-    match task:
-        case "classification":
-            predict_labels(args, directory, description, processes)
-        case "sentence_vectors":
-            predict_sentences(args, directory, description, processes)
-        case "entities":
-            predict_entities(args, directory, description, processes)
-        case "reading":
-            predict_answers(args, directory, description, processes)
-        case "language_model":
-            fill_masks(args, directory, description, processes)
-        case _:
-            raise UserError(f"{directory}: a model for {task}, which predict.py does not know")
+    part(task, "predict").predict(args, directory, Compute(args.batch_size, processes, args.precision))
 
 
 if __name__ == "__main__":

@@ -13,14 +13,15 @@ from pathlib import Path
 from bertorch.data.report import report_data
 from bertorch.data.tokenizing import tokenize_cached
 from bertorch.encoder.weights import report_unused
+from bertorch.tasks.sentences.arguments import add_contrastive_arguments, add_sentence_arguments
 from bertorch.tasks.sentences.contrastive import Contrastive
+from bertorch.tasks.sentences.description import Description
 from bertorch.tasks.sentences.directory import new_sentence_encoder
-from bertorch.tasks.sentences.report import similarity_details
+from bertorch.tasks.sentences.evaluation import check_metric, evaluate, test
+from bertorch.tasks.sentences.predictor import Predictor
 from bertorch.tasks.sentences.rows import read_positives, scored_samples
-from bertorch.tasks.sentences.scores import check_scores, cosines, similarity_metrics
-from bertorch.training.arguments import add_contrastive_arguments, add_sentence_arguments, count, training_parser
-from bertorch.training.evaluation import Evaluation
-from bertorch.training.inference import pair_vectors, test_pairs
+from bertorch.training.arguments import count, training_parser
+from bertorch.training.inference import Compute
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
 from bertorch.training.seeds import for_each_seed
@@ -40,10 +41,10 @@ def parse_args():
     return parser.parse_args()
 
 
-def load_samples(path, args, encoder, name):
-    """Token ids of a set, with scores where it is no training set; the place to edit for data of another shape."""
+def load_samples(path, args, tokenizer, name):
+    """Token ids of a set, with scores where it is not the training set; the place to edit for data of another shape."""
     if name != "train":
-        return scored_samples(path, encoder, args.dev_columns, args.bad_rows, name == "dev", args.cache_dir)
+        return scored_samples(path, tokenizer, args.dev_columns, args.bad_rows, name == "dev", args.cache_dir)
 
     how = (args.num_hard_negatives, args.columns, args.bad_rows, args.positive_label)
 
@@ -52,23 +53,16 @@ def load_samples(path, args, encoder, name):
             yield row.line, row.texts, -1
 
     read_as = ("positives", Path(path).suffixes, *how)
-    return tokenize_cached(path, rows, encoder, read_as, args.cache_dir, separate=True)
-
-
-def evaluate(sentence, samples, args, processes):
-    """Spearman and Pearson correlation with scores, the same on any number of processes; and what the report shows."""
-    u, v = pair_vectors(sentence, samples, args.eval_batch_size, processes, args.precision)
-    return Evaluation(similarity_metrics(cosines(u, v), samples.labels), lambda: similarity_details(u, v, samples))
+    return tokenize_cached(path, rows, tokenizer, read_as, args.cache_dir, separate=True)
 
 
 def main(args):
     processes = start_training(args)
 
     # data
-    directory, encoder = open_tokenizer(args, processes)
-    sets = load_sets(args, processes, lambda path, name: load_samples(path, args, encoder, name))
-    if "dev" in sets:
-        check_scores(sets["dev"].labels, args.metric, args.dev_data_file)
+    directory, tokenizer = open_tokenizer(args, processes)
+    sets = load_sets(args, processes, lambda path, name: load_samples(path, args, tokenizer, name))
+    check_metric(args, sets)
     data_report = report_data(sets, args.max_seq_length)
 
     # model
@@ -79,27 +73,25 @@ def main(args):
     sentence.chunk_size = args.chunk_size
     model = Contrastive(
         sentence, args.margin, args.scale, args.mean_loss, args.mask_duplicates, not args.no_gather_negatives
-    ).to(processes.device)
+    )
+    model.to(processes.device)
     set_seed(args.seed, processes.rank)  # same weights everywhere, dropout of its own on each rank
-    description = {
-        "task": "sentence_vectors",
-        "pooling_mode": args.pooling_mode,
-        "max_seq_length": args.max_seq_length,
-        "truncation": args.truncation,
-    }
+    description = Description(pooling_mode=args.pooling_mode, max_seq_length=args.max_seq_length, truncation=args.truncation)
+    compute = Compute(args.eval_batch_size, processes, args.precision)
+    predictor = Predictor(sentence, tokenizer, description, compute)
 
     # training
-    run = Run(args, model, sets["train"], processes, encoder.pretrained, description, data_report=data_report)
+    run = Run(args, model, sets["train"], processes, tokenizer.pretrained, description, data_report=data_report)
     for batch in run.batches():
         train_step(run, batch)
         if run.evaluation_due:
-            run.record(evaluate(sentence, sets["dev"], args, processes))
+            run.record(evaluate(predictor, sets["dev"]))
         if run.saving_due:
             run.save()
 
     if args.do_test:
         processes.gather(None)  # the main process has finished writing
-        test_pairs(args, sets["test"], processes, run)
+        test(Predictor.open(args.saved_dir, compute), sets["test"], run)
 
 
 if __name__ == "__main__":

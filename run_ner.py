@@ -14,32 +14,21 @@ import numpy as np
 from loguru import logger
 
 from bertorch.data.files import read_labels
-from bertorch.data.report import report_entities
 from bertorch.data.tokenizing import from_cache
-from bertorch.tasks.entities.answers import (
-    entity_metrics,
-    in_characters,
-    load_entity_head,
-    load_trained_entity_head,
-    read_entities,
-)
+from bertorch.tasks.entities.answers import entity_metrics, in_characters, load_entity_head
+from bertorch.tasks.entities.arguments import add_entity_arguments, settle_entity_arguments
 from bertorch.tasks.entities.batching import collate_spans, collate_tags
+from bertorch.tasks.entities.data_report import report_entities
+from bertorch.tasks.entities.description import Description
+from bertorch.tasks.entities.predictor import Predictor
 from bertorch.tasks.entities.report import entity_details
-from bertorch.tasks.entities.rows import UNITS, read_documents
-from bertorch.tasks.entities.scores import METRICS
-from bertorch.tasks.entities.tags import SCHEMES, TagSet, types_of
+from bertorch.tasks.entities.rows import read_documents
+from bertorch.tasks.entities.tags import TagSet, types_of
 from bertorch.tasks.entities.windows import TaggedSamples, UnitTokenizer, tag_documents
-from bertorch.training.arguments import (
-    CLASS_LOSS_FLAGS,
-    add_class_loss_arguments,
-    add_dropout_samples_argument,
-    count,
-    not_negative,
-    refuse_tricks,
-    training_parser,
-)
+from bertorch.tasks.prediction import write_predictions
+from bertorch.training.arguments import training_parser
 from bertorch.training.evaluation import Evaluation
-from bertorch.training.inference import write_predictions
+from bertorch.training.inference import Compute
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
 from bertorch.training.seeds import for_each_seed
@@ -50,73 +39,43 @@ from bertorch.training.tricks import class_loss
 
 def parse_args():
     parser = training_parser("Fine-tune an encoder to find entities.", rows_of_texts=False)
-    task = parser.add_argument_group("entities")
-    task.add_argument("--label_file", required=True, help="the tags (O, B-PER, ...) or entity types (PER, ...), one a line")
-    task.add_argument("--tag", choices=SCHEMES, default="bios", help="scheme of the model's tags; files may have any other")
-    task.add_argument(
-        "--ner_head", choices=("linear", "crf", "global_pointer"), default="linear",
-        help="a linear layer, a CRF on top of it, or scores of spans, which finds entities within each other",
-    )  # fmt: skip
-    task.add_argument("--use_crf", action="store_true", help="the same as --ner_head crf")
-    task.add_argument("--crf_learning_rate", type=not_negative, default=5e-5, help="highest rate of the CRF's own weights")
-    task.add_argument("--no_crf_constraints", action="store_true", help="let the CRF follow O by I- and the like")
-    task.add_argument(
-        "--doc_stride", type=count, default=None,
-        help="tokens that neighbouring windows share, in texts longer than --max_seq_length; default: half a window",
-    )  # fmt: skip
-    task.add_argument(
-        "--unit", choices=UNITS, default="character",
-        help="what a plain text is divided into; files that list characters or words are taken as they are",
-    )  # fmt: skip
-    task.add_argument("--metric", choices=METRICS, default="f1", help="what makes a model the best")
-    add_class_loss_arguments(task)
-    add_dropout_samples_argument(task)
+    add_entity_arguments(parser)
     args = parser.parse_args()
-    if args.use_crf and args.ner_head == "global_pointer":
-        parser.error("--use_crf and --ner_head global_pointer contradict each other; give one")
-    if args.ner_head == "global_pointer" and args.metric != "f1":
-        parser.error(f"--metric {args.metric} is for tags; --ner_head global_pointer has f1")
-    args.ner_head = "crf" if args.use_crf else args.ner_head
-    if args.ner_head != "linear":
-        refuse_tricks(parser, args, CLASS_LOSS_FLAGS, "tags that are decided one by one, --ner_head linear")
-    if args.ner_head == "global_pointer":
-        refuse_tricks(parser, args, ("dropout_samples", "r_drop_weight"), "tags; --ner_head global_pointer has spans")
+    settle_entity_arguments(parser, args)
     return args
 
 
-def load_samples(path, args, units, types, tag_set, name):
+def load_samples(path, args, tokenizer, types, tag_set, name):
     """Windows, tags and entities of a set; the place to edit for data of another shape."""
     label_needed = name != "test"
 
     def samples():
         documents = read_documents(path, types, args.bad_rows, label_needed)
-        return tag_documents(documents, units, types, tag_set, path, split_long=name == "train")
+        return tag_documents(documents, tokenizer, types, tag_set, path, split_long=name == "train")
 
     read_as = (Path(path).suffixes, types, tag_set and tag_set.labels, args.bad_rows, name)
-    return from_cache(path, (units.fingerprint, read_as), samples, TaggedSamples, args.cache_dir)
+    return from_cache(path, (tokenizer.fingerprint, read_as), samples, TaggedSamples, args.cache_dir)
 
 
-def evaluate(model, samples, types, args, processes):
+def evaluate(predictor, samples):
     """Loss and entity scores over all of ``samples``, the same on any number of processes, and what the report shows."""
-    reading = read_entities(model, samples, args.eval_batch_size, processes, args.precision)
-    metrics, table = entity_metrics(samples, reading, types)
+    types, found = predictor.description.types, predictor.find(samples)
+    metrics, table = entity_metrics(samples, found, types)
     logger.info(f"entities by type\n{table}")
-    found = (in_characters(samples, row, spans) for row, spans in enumerate(reading.spans))
-    return Evaluation(metrics, lambda: entity_details(samples, found, types))
+    entities = (in_characters(samples, row, spans) for row, spans in enumerate(found.spans))
+    return Evaluation(metrics, lambda: entity_details(samples, entities, types))
 
 
-def test(args, description, samples, processes, run):
+def test(predictor, samples, run):
     """Read the test set with the saved model: line, type, start and end of each entity in ``test_predictions.tsv``."""
-    model = load_trained_entity_head(args.saved_dir, description).to(processes.device)
-    reading = read_entities(model, samples, args.eval_batch_size, processes, args.precision)
+    found = predictor.find(samples)
     if samples.labelled:
-        metrics, table = entity_metrics(samples, reading, description["types"])
+        metrics, table = entity_metrics(samples, found, predictor.description.types)
         run.report("test", metrics)
         logger.info(f"entities by type\n{table}")
-    found = ((row, one) for row, spans in enumerate(reading.spans) for one in in_characters(samples, row, spans))
-    write_predictions(
-        args, processes, (f"{samples.lines[row]}\t{kind}\t{start}\t{end}" for row, (kind, start, end) in found)
-    )
+    entities = ((row, one) for row, spans in enumerate(found.spans) for one in in_characters(samples, row, spans))
+    lines = (f"{samples.lines[row]}\t{kind}\t{start}\t{end}" for row, (kind, start, end) in entities)
+    write_predictions(run.directory, predictor.compute, lines)
 
 
 def main(args):
@@ -127,44 +86,45 @@ def main(args):
     types = types_of(labels, args.label_file)
     spans = args.ner_head == "global_pointer"
     tag_set = None if spans else TagSet.from_labels(labels, types, args.tag)
-    directory, encoder = open_tokenizer(args, processes)
-    units = UnitTokenizer(encoder, args.unit, args.doc_stride)
-    sets = load_sets(args, processes, lambda path, name: load_samples(path, args, units, types, tag_set, name))
+    directory, texts = open_tokenizer(args, processes)
+    tokenizer = UnitTokenizer(texts, args.unit, args.doc_stride)
+    sets = load_sets(args, processes, lambda path, name: load_samples(path, args, tokenizer, types, tag_set, name))
     data_report = report_entities(sets, types, args.max_seq_length)
 
     # model
-    description = {
-        "task": "entities",
-        "ner_head": args.ner_head,
-        "types": types,
-        "labels": types if spans else tag_set.labels,
-        "tag": args.tag,
-        "crf_constraints": not args.no_crf_constraints,
-        "unit": sets["train"].unit,
-        "doc_stride": args.doc_stride,
-        "max_seq_length": args.max_seq_length,
-    }
-    model = load_entity_head(directory, description, args.init_from_ckpt).to(processes.device)
+    description = Description(
+        ner_head=args.ner_head,
+        types=types,
+        labels=types if spans else tag_set.labels,
+        tag=args.tag,
+        crf_constraints=not args.no_crf_constraints,
+        unit=sets["train"].unit,
+        doc_stride=args.doc_stride,
+        max_seq_length=args.max_seq_length,
+    )
+    model = load_entity_head(directory, description, args.init_from_ckpt)
     if not spans:
         model.class_loss = class_loss(args, np.bincount(sets["train"].tags, minlength=len(tag_set.labels)))
-        model.class_loss.to(processes.device)
         model.dropout_samples = args.dropout_samples
+    model.to(processes.device)
     set_seed(args.seed, processes.rank)  # same weights everywhere, dropout of its own on each rank
+    compute = Compute(args.eval_batch_size, processes, args.precision)
+    predictor = Predictor(model, tokenizer, description, compute)
 
     # training
     collate = collate_spans if spans else collate_tags
     rates = {"crf": args.crf_learning_rate}
-    run = Run(args, model, sets["train"], processes, encoder.pretrained, description, collate, rates, data_report)
+    run = Run(args, model, sets["train"], processes, texts.pretrained, description, collate, rates, data_report)
     for batch in run.batches():
         train_step(run, batch)
         if run.evaluation_due:
-            run.record(evaluate(model, sets["dev"], types, args, processes))
+            run.record(evaluate(predictor, sets["dev"]))
         if run.saving_due:
             run.save()
 
     if args.do_test:
         processes.gather(None)  # the main process has finished writing
-        test(args, description, sets["test"], processes, run)
+        test(Predictor.open(args.saved_dir, compute), sets["test"], run)
 
 
 if __name__ == "__main__":

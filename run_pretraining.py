@@ -13,8 +13,9 @@ import math
 import torch
 
 from bertorch.data.batching import evaluation_plan
-from bertorch.data.report import report_documents
 from bertorch.errors import UserError
+from bertorch.tasks.pretraining.data_report import report_documents
+from bertorch.tasks.pretraining.description import Description
 from bertorch.tasks.pretraining.head import load_language_model
 from bertorch.tasks.pretraining.masking import OBJECTIVES, Masking
 from bertorch.tasks.pretraining.rows import tokenize_documents
@@ -52,9 +53,9 @@ def parse_args():
     return parser.parse_args()
 
 
-def load_samples(paths, args, encoder, masking):
+def load_samples(paths, args, tokenizer, masking):
     """Token ids of a set of files; the place to edit for data of another shape."""
-    documents = tokenize_documents(paths, encoder, masking.room, args.whole_words, args.cache_dir)
+    documents = tokenize_documents(paths, tokenizer, masking.room, args.whole_words, args.cache_dir)
     masking.check(documents, paths[0])
     return documents
 
@@ -85,9 +86,9 @@ def main(args):
         raise UserError("--metric sentence_order_accuracy needs --objectives mlm,sop or mlm,nsp")
 
     # data
-    directory, encoder = open_tokenizer(args, processes)
-    masking = Masking(encoder, args.objectives, args.masked_share, args.whole_words, args.longest_ngram, args.seed)
-    sets = load_sets(args, processes, lambda paths, name: load_samples(paths, args, encoder, masking))
+    directory, tokenizer = open_tokenizer(args, processes)
+    masking = Masking(tokenizer, args.objectives, args.masked_share, args.whole_words, args.longest_ngram, args.seed)
+    sets = load_sets(args, processes, lambda paths, name: load_samples(paths, args, tokenizer, masking))
     data_report = report_documents(sets)
 
     # model
@@ -97,11 +98,11 @@ def main(args):
         model.encoder.set_dropout(args.dropout)
     model = model.to(processes.device)
     set_seed(args.seed, processes.rank)  # same weights everywhere, dropout of its own on each rank
-    description = {"task": "language_model", "objectives": args.objectives, "max_seq_length": args.max_seq_length}
+    description = Description(objectives=args.objectives, max_seq_length=args.max_seq_length)
 
     # training
     run = Run(
-        args, model, sets["train"], processes, encoder.pretrained, description,
+        args, model, sets["train"], processes, tokenizer.pretrained, description,
         lambda documents, texts: masking.collate(documents, texts, run.epoch), data_report=data_report,
     )  # fmt: skip
     for batch in run.batches():

@@ -58,7 +58,7 @@ def encode_bertorch(args: argparse.Namespace) -> Any:
 
     from bertorch.data.tokenizing import TextTokenizer, load_tokenizer, tokenize
     from bertorch.tasks.sentences.directory import plain_sentence_encoder
-    from bertorch.training.inference import compute
+    from bertorch.training.inference import Compute
     from bertorch.training.process_group import Processes
 
     sentence = plain_sentence_encoder(args.worker["encoder"], "mean").to(args.device)
@@ -67,7 +67,7 @@ def encode_bertorch(args: argparse.Namespace) -> Any:
 
     def encode(texts: list[str]) -> np.ndarray:
         samples = tokenize(((line, (text,), -1) for line, text in enumerate(texts, 1)), encoder)
-        return compute(sentence, sentence, samples, args.batch_size, processes, args.worker["precision"])
+        return Compute(args.batch_size, processes, args.worker["precision"]).of_sequences(sentence, sentence, samples)
 
     return encode
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from bertorch.reporting.runs import latest_state
 from bertorch.tasks.classification.head import load_trained_classifier
-from bertorch.training.checkpoints import latest_state
 
 ROOT = Path(__file__).resolve().parents[1]
 

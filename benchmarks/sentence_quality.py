@@ -42,10 +42,12 @@ import bertorch
 from bertorch.data.files import read_labels
 from bertorch.data.rows import Row, read_rows
 from bertorch.data.tokenizing import TextTokenizer, load_tokenizer
+from bertorch.tasks.sentences.description import Description
 from bertorch.tasks.sentences.directory import load_sentence_encoder, new_sentence_encoder
 from bertorch.tasks.sentences.encoder import SentenceEncoder
+from bertorch.tasks.sentences.predictor import Predictor
 from bertorch.tasks.sentences.rows import scored_samples
-from bertorch.training.inference import pair_cosines
+from bertorch.training.inference import Compute
 from bertorch.training.process_group import Processes
 
 SIDES = ("bertorch", "sentence-transformers")
@@ -110,17 +112,17 @@ class BertorchSide:
     """Trains by a script of ours, and encodes the development pairs with our code."""
 
     def __init__(self, args: argparse.Namespace, train_file: Path, directory: Path, device: torch.device):
-        self.args, self.train_file, self.directory = args, train_file, directory
-        self.processes = Processes(rank=0, local_rank=0, world_size=1, device=device)
-        encoder = TextTokenizer(load_tokenizer(args.pretrained_model_name_or_path), args.max_seq_length)
-        self.pairs = scored_samples(args.dev_data_file, encoder)
+        self.args, self.train_file, self.directory, self.device = args, train_file, directory, device
+        self.compute = Compute(args.batch_size, Processes(rank=0, local_rank=0, world_size=1, device=device))
+        self.tokenizer = TextTokenizer(load_tokenizer(args.pretrained_model_name_or_path), args.max_seq_length)
+        self.pairs = scored_samples(args.dev_data_file, self.tokenizer)
 
     def start(self) -> float:
         return self._spearman(new_sentence_encoder(self.args.pretrained_model_name_or_path, "mean")[0])
 
     def _spearman(self, sentence: SentenceEncoder) -> float:
-        cosines = pair_cosines(sentence.to(self.processes.device), self.pairs, self.args.batch_size, self.processes)
-        return float(spearmanr(cosines, self.pairs.labels).statistic)
+        predictor = Predictor(sentence.to(self.device), self.tokenizer, Description(), self.compute)
+        return float(spearmanr(predictor.cosines(self.pairs), self.pairs.labels).statistic)
 
     def train(self, seed: int) -> Result:
         """One run of the recipe's script, read back from what it saved."""

@@ -7,3 +7,11 @@ class UserError(Exception):
 
 class ProcessError(UserError):
     """What this process may have met alone, no memory left say; it is printed by the one that met it, whatever its rank."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop by a signal, and what could be saved is saved."""
+
+    def __init__(self, signal_number: int, message: str):
+        super().__init__(message)
+        self.signal_number = signal_number

@@ -16,8 +16,8 @@ from bertorch.encoder.config import load_config
 from bertorch.encoder.weights import read_weights, write_weights
 from bertorch.errors import UserError
 from bertorch.training.arguments import ArgumentParser
-from bertorch.training.checkpoints import write_all
 from bertorch.training.process_group import run_script
+from bertorch.writing import write_all
 
 TOKENIZER_FILES = (
     "vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "merges.txt", *FILE_NAMES,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from bertorch.errors import UserError
 from bertorch.reporting.report import write_report
+from bertorch.reporting.runs import REPORT
 from bertorch.training.arguments import ArgumentParser
-from bertorch.training.checkpoints import REPORT
 from bertorch.training.process_group import run_script
 
 

@@ -6,6 +6,7 @@
 The transform becomes the model's last dense layer, so that predict.py and sentence-transformers apply it without knowing.
 """
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -14,16 +15,15 @@ import torch
 from loguru import logger
 
 from bertorch.data.files import read_lines
-from bertorch.data.tokenizing import TextTokenizer, load_tokenizer, tokenize
 from bertorch.encoder.hub import local_directory
 from bertorch.errors import UserError
-from bertorch.tasks.description import description_of
 from bertorch.tasks.sentences.contrastive import Contrastive
-from bertorch.tasks.sentences.directory import load_sentence_encoder, transformer_directory
+from bertorch.tasks.sentences.description import Description
 from bertorch.tasks.sentences.encoder import Dense
+from bertorch.tasks.sentences.predictor import Predictor
 from bertorch.training.arguments import ArgumentParser, add_device_argument, whole_number
 from bertorch.training.checkpoints import holds_run, save_model
-from bertorch.training.inference import compute
+from bertorch.training.inference import Compute
 from bertorch.training.process_group import run_script, start_processes
 
 BLOCK = 16_384  # texts encoded at a time
@@ -76,30 +76,31 @@ def main():
         raise UserError(f"--saved_dir {saved_dir}: a file stands there; name a directory")
     if holds_run(saved_dir):
         raise UserError(f"--saved_dir {saved_dir} already holds a model; name another directory")
-    sentence, length = load_sentence_encoder(directory)
+    if not (directory / Description.marker).is_file():
+        raise UserError(f"{directory}: not a sentence encoder; there is no {Description.marker} in it")
+    predictor = Predictor.open(directory, Compute(args.batch_size, processes))
+    sentence, tokenizer = predictor.model, predictor.tokenizer
     normalize, sentence.normalize = sentence.normalize, False  # comes after the whitening
-    description = description_of(directory) or {"task": "sentence_vectors", "pooling_mode": sentence.pooling_mode}
-    length = description.get("max_seq_length") or min(length or 512, sentence.encoder.config.max_seq_length)
-    tokenizer = load_tokenizer(transformer_directory(directory))
-    sentence.encoder.config.check_length(length, directory)
-    encoder = TextTokenizer(tokenizer, length, description.get("truncation", "head"))
-    sentence.encoder.config.check_vocabulary(encoder.highest_id, directory)
 
     def vectors():
         texts = (text.strip() for _, text in read_lines(args.text_file) if text.strip())
         while block := list(islice(texts, BLOCK)):
-            samples = tokenize(((line, (text,), -1) for line, text in enumerate(block, 1)), encoder)
-            yield compute(sentence, sentence, samples, args.batch_size, processes)
+            yield predictor.vectors(predictor.samples(block))
 
-    sentence.to(processes.device)
     layer = fit(vectors(), args.whiten_components)
     sentence.dense.append(layer)
     sentence.normalize = normalize
-    of_classifier = ("objective", "labels", "concat_multiply")  # its input has another width now
-    description = {name: value for name, value in description.items() if name not in of_classifier}
-    description.update(max_seq_length=length, whiten_components=args.whiten_components)
-    if processes.is_main:
-        save_model(saved_dir, Contrastive(sentence.cpu()), tokenizer, description)  # a head without weights of its own
+    description = replace(
+        predictor.description,
+        pooling_mode=predictor.description.pooling_mode or sentence.pooling_mode,
+        max_seq_length=tokenizer.max_seq_length,
+        whiten_components=args.whiten_components,
+        objective=None,  # a classifier's input has another width now
+        labels=None,
+        concat_multiply=None,
+    )
+    if processes.is_main:  # saved as a head without weights of its own
+        save_model(saved_dir, Contrastive(sentence.cpu()), tokenizer.pretrained, description.to_json())
     logger.info(f"the whitened model, {args.whiten_components} dimensions, stands in {saved_dir}")
 
 

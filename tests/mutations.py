@@ -50,7 +50,8 @@ CUTS = [
     ),
     Cut("FGM", STEP, "if args.fgm_epsilon:", "if False:", "test_gradients and FGM"),
     Cut("R-Drop", STEP, "if args.r_drop_weight:", "if False:", "test_gradients and R-Drop"),
-    Cut("16 bit", STEP, "with run.autocast():", "if True:", "test_gradients and bf16"),
+    Cut("16 bit", STEP, "args = run.args\n    with run.autocast():", "args = run.args\n    if True:",
+        "test_gradients and bf16"),
     Cut("averages are not moved", RUN, "average(self.averages, self.weights, self.args.ema_decay, self.global_step)", "pass",
         "test_averaged_weights"),
     Cut("averages in evaluation", RUN, "        if self.evaluation_due:\n            self._put_in(self.averages)\n", "",
@@ -66,9 +67,7 @@ CUTS = [
     Cut("weights come back before the next step", RUN, "                        self._put_in(self.weights)\n",
         "                        pass\n", "test_trained_weights_come_back and False"),
     *(
-        Cut(f"loss over classes of run_{script}.py", f"run_{script}.py", "        model.class_loss = class_loss("
-            if script != "classifier" else "    model.class_loss = class_loss(",
-            "        unused = class_loss(" if script != "classifier" else "    unused = class_loss(",
+        Cut(f"loss over classes of run_{script}.py", f"run_{script}.py", "model.class_loss =", "unused =",
             f"(test_smoothed_and_focal_loss or test_class_weights) and run_{script}")
         for script in CLASSES
     ),
@@ -84,8 +83,8 @@ CUTS = [
         "test_what_is_trained and embeddings"),
     Cut("frozen layers", RUN, "args.freeze_embeddings, args.freeze_layers)", "args.freeze_embeddings, 0)",
         "test_what_is_trained and layer and not decay"),
-    Cut("accumulation", RUN, "self._window_closes = self.batch % self.accumulation == 0 or self.batch == len(plan)",
-        "self._window_closes = True", "test_accumulation"),
+    Cut("accumulation", RUN, "self._update_due = self.batch % self.accumulation == 0 or self.batch == len(plan)",
+        "self._update_due = True", "test_accumulation"),
     Cut("what an update is divided by", RUN, "self.processes.world_size * self._nominal_count / count", "1.0",
         "test_accumulation"),
     Cut("rows of like length", RUN, "            args.group_by_length,\n        )", "            False,\n        )",

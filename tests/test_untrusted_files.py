@@ -24,13 +24,14 @@ from bertorch.errors import UserError
 from bertorch.reporting.comparison import FORMATS, comparison, sorted_by
 from bertorch.reporting.report import comparison_page, run_page
 from bertorch.reporting.runs import read_run
-from bertorch.tasks.description import description_of
+from bertorch.tasks.description import Description
 from bertorch.tasks.entities.rows import read_documents
 from bertorch.tasks.entities.tags import types_of
 from bertorch.tasks.pretraining.rows import _sentences
 from bertorch.tasks.reading.rows import read_questions
 from bertorch.tasks.sentences.directory import load_sentence_encoder
 from bertorch.tasks.sentences.rows import read_positives, read_scored_pairs
+from bertorch.tasks.table import TASKS, part
 from tests.damage import Malice, damaged_bytes, damaged_json, examples
 from tests.scripts.launch import as_flags, call
 
@@ -136,6 +137,10 @@ def test_data_files_with_odd_json(folder, name, data):
     read(folder / name)
 
 
+def description(task: str) -> Callable[[Path], Description | None]:
+    return part(task, "description").Description.read
+
+
 DESCRIPTIONS = {
     "classification": {"task": "classification", "labels": ["0", "1"], "max_seq_length": 16, "pooling_mode": "linear",
                        "truncation": "head", "is_text_pair": False},
@@ -195,7 +200,7 @@ def test_damaged_descriptions(saved, data):
     valid = DESCRIPTIONS[task]
     content = data.draw(damaged_json(valid) | damaged_bytes(json.dumps(valid).encode()))
     (directory / "bertorch.json").write_bytes(content)
-    outcome(description_of, directory)
+    outcome(description(task), directory)
 
 
 def copy_of(directory: Path, folder: Path) -> Path:
@@ -317,7 +322,7 @@ RUN = {
                       {"kind": "eval", "global_step": 20, "loss": 0.5, "accuracy": 0.75},
                       {"kind": "test", "global_step": 20, "accuracy": 0.5}],
     "evaluation.json": {"global_step": 20, "classification": {"classes": [], "examples": []},
-                        "similarity": {"groups": ["0"], "edges": [0, 1], "histograms": [[1]], "means": [0.5],
+                        "sentence_vectors": {"groups": ["0"], "edges": [0, 1], "histograms": [[1]], "means": [0.5],
                                        "variance_shares": [0.5, 0.1], "map": [{"points": [[0, 1], [1, 0]], "group": 0}]},
                         "reading": {"kinds": [["span", "none", 2]], "threshold": 0.5, "examples": []},
                         "entities": {"types": [], "confused": [], "mistakes": 0, "examples": []}},
@@ -368,7 +373,7 @@ def test_a_pickle_under_any_name_runs_no_code(tiny_model, tmp_path, name):
     if name.startswith(("pytorch_model", "model.safetensors.index")):
         (directory / "model.safetensors").unlink()
     (directory / name).write_bytes(pickle.dumps(Malice(trace)))
-    for read in (load_encoder, description_of, load_tokenizer, load_sentence_encoder):
+    for read in (load_encoder, *map(description, TASKS), load_tokenizer, load_sentence_encoder):
         outcome(read, directory)
     for read in (rows_of, sentences_of, entities_of, questions_of):
         read(directory / name)
@@ -502,11 +507,11 @@ def test_more_labels_than_memory_holds(saved, monkeypatch):
     directory, task = saved
     description = DESCRIPTIONS[task]
     (directory / "bertorch.json").write_text(json.dumps(description))
-    assert description_of(directory) == description
+    assert part(task, "description").Description.read(directory).to_json() == {"truncation": "head", **description}
     if "labels" in description:
         monkeypatch.setattr("bertorch.memory.total_memory", lambda: 8 * 32 - 1)
         with pytest.raises(UserError, match=f"a head for {len(description['labels'])} labels would take"):
-            description_of(directory)
+            part(task, "description").Description.read(directory)
 
 
 def test_a_vocabulary_beyond_the_embeddings(saved, monkeypatch, capsys):

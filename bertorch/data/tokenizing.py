@@ -20,8 +20,9 @@ from bertorch.cache import cache_root
 from bertorch.checksums import compare_checksums, write_checksums
 from bertorch.data.files import open_binary
 from bertorch.encoder.albert_tokenizer import FILE_NAMES, find_albert_model, load_albert_tokenizer
-from bertorch.encoder.config import read_json_object
+from bertorch.encoder.config import load_config, read_json_object
 from bertorch.errors import UserError
+from bertorch.writing import whole_folder
 
 TRUNCATIONS = ("head", "tail", "head_tail")
 AnySamples = TypeVar("AnySamples", bound="Samples")
@@ -181,6 +182,28 @@ class TextTokenizer:
         """Changes whenever the same text would give other ids."""
         state = f"{bertorch.__version__}|{self.max_seq_length}|{self.truncation}|{self.backend.to_str()}"
         return hashlib.blake2b(state.encode(), digest_size=16).hexdigest()
+
+
+def open_text_tokenizer(
+    directory: str | Path, max_seq_length: int | None = None, truncation: str = "head", longest: int | None = None
+) -> TextTokenizer:
+    """How the model of a directory reads texts.
+
+    Args:
+        directory: with configuration and vocabulary.
+        max_seq_length: most tokens of a sequence; None: ``longest``, or 512, or what the encoder has positions for.
+        truncation: what is kept of longer texts.
+        longest: see ``max_seq_length``.
+
+    Raises:
+        UserError: no positions for this length, or another model's vocabulary.
+    """
+    config = load_config(directory)
+    length = max_seq_length or min(longest or 512, config.max_seq_length)
+    config.check_length(length, directory)
+    tokenizer = TextTokenizer(load_tokenizer(directory), length, truncation)
+    config.check_vocabulary(tokenizer.highest_id, directory)
+    return tokenizer
 
 
 def _budgets(lengths: list[int], room: int) -> list[int]:
@@ -419,10 +442,7 @@ def _read_cache(entry: Path, kind: type[AnySamples]) -> tuple[AnySamples, list[s
 
 
 def _write_cache(entry: Path, samples: Samples, warnings: list[str]) -> None:
-    """Complete or absent: written beside its place, then renamed."""
-    unfinished = entry.with_name(f"{entry.name}.{os.getpid()}.tmp")
-    unfinished.mkdir(parents=True, exist_ok=True)
-    try:
+    with whole_folder(entry, flush=False) as unfinished:
         values = {field.name: getattr(samples, field.name) for field in fields(samples)}
         arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
         for name, array in arrays.items():
@@ -439,6 +459,3 @@ def _write_cache(entry: Path, samples: Samples, warnings: list[str]) -> None:
         write_checksums(unfinished)
         if entry.exists():  # damaged, or finished by another run meanwhile
             shutil.rmtree(entry)
-        unfinished.rename(entry)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,9 +1,6 @@
 """From a name to a local model directory: a folder here, or a repository of the Hugging Face hub."""
 
-import contextlib
 import hashlib
-import os
-import shutil
 from pathlib import Path
 
 from loguru import logger
@@ -12,6 +9,7 @@ from bertorch.cache import cache_root
 from bertorch.encoder.config import config_path, read_config
 from bertorch.encoder.weights import WEIGHT_FILES, find_weights
 from bertorch.errors import UserError
+from bertorch.writing import whole_folder
 
 _SMALL_FILES = ["*.json", "*.txt", "*.model"]  # configuration, tokenizer, weight indices
 _CONFIGS = ("config.json", "bert_config.json")
@@ -112,18 +110,13 @@ def renamed_directory(
     key = hashlib.blake2b(listed.encode(errors="surrogateescape"), digest_size=16).hexdigest()
     renamed = cache_root(cache_dir) / "renamed" / key
     if not renamed.is_dir():
-        unfinished = renamed.with_name(f".{key}.{os.getpid()}.tmp")
         try:
-            unfinished.mkdir(parents=True)
-            for name, target in links.items():
-                (unfinished / name).symlink_to(target)
-            with contextlib.suppress(FileExistsError):  # another process was faster
-                unfinished.rename(renamed)
+            with whole_folder(renamed, flush=False) as unfinished:
+                for name, target in links.items():
+                    (unfinished / name).symlink_to(target)
         except OSError as error:
-            if not renamed.is_dir():
+            if not renamed.is_dir():  # else another process was faster
                 raise UserError(f"{renamed}: cannot be written ({error.strerror or error})") from None
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
     logger.info(f"{directory}: read by links in {renamed}")
     return renamed
 

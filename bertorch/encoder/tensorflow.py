@@ -4,8 +4,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +17,7 @@ from bertorch.encoder.albert_tokenizer import make_albert_tokenizer, saved_files
 from bertorch.encoder.config import read_json_object
 from bertorch.encoder.tensorflow_names import OPTIMIZER, hugging_face_config, hugging_face_tensors
 from bertorch.errors import UserError
+from bertorch.writing import whole_folder
 
 _VERSION = 2  # of what is written; with another number the cache converts anew
 
@@ -191,16 +190,9 @@ def _json(content: dict[str, Any]) -> bytes:
 
 def _write(directory: Path, contents: dict[str, bytes]) -> None:
     """All files, or none: into a folder beside ``directory``, flushed, then renamed."""
-    unfinished = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        unfinished.mkdir(parents=True)
-        for name, content in contents.items():
-            with open(unfinished / name, "wb") as handle:
-                handle.write(content)
-                handle.flush()
-                os.fsync(handle.fileno())
-        unfinished.rename(directory)  # onto an empty directory too, not onto one with files
+        with whole_folder(directory) as unfinished:  # onto an empty directory too, not onto one with files
+            for name, content in contents.items():
+                (unfinished / name).write_bytes(content)
     except OSError as error:
         raise UserError(f"{directory}: cannot be written ({error.strerror or error})") from None
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)

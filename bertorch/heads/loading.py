@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 from loguru import logger
 from torch import Tensor, nn
@@ -19,17 +19,54 @@ from bertorch.encoder.weights import (
     report_unused,
     wrapper_prefix,
 )
+from bertorch.heads.loss import Loss
 
-# A head: an nn.Module with ``encoder`` and ``fill_head(tensors, source, required) -> names taken``.
-Head = TypeVar("Head", bound=nn.Module)
+
+class Head(Protocol):
+    """The contract of every head, an ``nn.Module``: it owns its encoder, and declares the names of its own weights.
+
+    Where the functions of this module do, a head takes them as its methods: ``weight_names, fill_head, saved_files =
+    own_names, fill_own_layers, head_files``.
+
+    Attributes:
+        encoder: the encoder, with a pooler only where the head uses it.
+        architecture: how the name of transformers' class for it ends, ``ForTokenClassification`` say; None where there is
+            none.
+    """
+
+    encoder: Encoder
+    architecture: str | None
+
+    def forward(self, batch: Any) -> Loss:
+        """The sum of the loss over a batch and what it is summed over; answers come from a method of another name."""
+        ...
+
+    def weight_names(self) -> dict[str, str]:
+        """The head's own parameters -> their names in a checkpoint."""
+        ...
+
+    def fill_head(self, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
+        """Fill the head's own layers where a checkpoint holds them; returns the names taken.
+
+        Raises:
+            UserError: they are there and do not fit, or are ``required`` and missing.
+        """
+        ...
+
+    def saved_files(self, max_seq_length: int) -> dict[str, dict | list]:
+        """What ``save_model`` writes: path -> JSON content, or tensors for ``.safetensors``."""
+        ...
+
+
+AnyHead = TypeVar("AnyHead", bound=Head)
 
 
 def load_head(
     directory: str | Path,
-    build: Callable[[Encoder], Head],
+    build: Callable[[Encoder], AnyHead],
     init_from_ckpt: str | Path | None = None,
     with_pooler: bool = False,
-) -> Head:
+) -> AnyHead:
     """A head to be trained: encoder from ``directory``, the rest new, or both from ``init_from_ckpt``.
 
     Raises:
@@ -51,10 +88,10 @@ def load_head(
 
 def load_trained_head(
     directory: str | Path,
-    build: Callable[[Encoder], Head],
+    build: Callable[[Encoder], AnyHead],
     weights: str | Path | None = None,
     with_pooler: bool = False,
-) -> Head:
+) -> AnyHead:
     """A head to predict with; every weight must be there, in ``directory`` or in the file ``weights``.
 
     Raises:
@@ -102,33 +139,28 @@ def fill_layers(
     return set(names.values())
 
 
-def own_names(model: nn.Module) -> list[str]:
-    """The parameters of a head that are not its encoder's; they are saved under these names."""
-    return [name for name, _ in model.named_parameters() if not name.startswith("encoder.")]
+def own_names(model: Head) -> dict[str, str]:
+    """``weight_names`` of a head whose weights are saved under the names that they have."""
+    return {name: name for name, _ in model.named_parameters() if not name.startswith("encoder.")}
 
 
-def fill_own_layers(model: nn.Module, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
-    """``fill_layers`` for each layer of a head whose weights are saved as they are named."""
-    names = own_names(model)
+def fill_own_layers(model: Head, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
+    """``fill_head`` layer by layer: one may be there and another new."""
+    names = model.weight_names()
     prefix = wrapper_prefix(tensors)
-    if not required and other_shapes(model, {name: prefix + name for name in names}, tensors):
-        return fill_layers(model, {name: name for name in names}, tensors, source, required)  # one warning for all layers
-    layers = dict.fromkeys(name.split(".")[0] for name in names)
-    groups = ({name: name for name in names if name.startswith(f"{layer}.")} for layer in layers)
+    if not required and other_shapes(model, {ours: prefix + theirs for ours, theirs in names.items()}, tensors):
+        return fill_layers(model, names, tensors, source, required)  # one warning for all layers
+    layers = dict.fromkeys(ours.split(".")[0] for ours in names)
+    groups = ({ours: names[ours] for ours in names if ours.split(".")[0] == layer} for layer in layers)
     return {name for group in groups for name in fill_layers(model, group, tensors, source, required)}
 
 
-def head_files(model: nn.Module, task: str | None = None) -> dict[str, dict]:
-    """What ``save_model`` writes of such a head: path -> JSON content, or tensors for ``.safetensors``.
-
-    Args:
-        model: the head.
-        task: how transformers' class for it ends, such as ``TokenClassification``; None where it has none.
-    """
+def head_files(model: Head, max_seq_length: int) -> dict[str, dict]:
+    """``saved_files`` of a head that transformers has a class of, or that keeps its weights beside the encoder's."""
     config = model.encoder.config
     written = config.to_dict()
-    if task is not None:
-        written["architectures"] = [f"{config.family.class_prefix}For{task}"]
+    if model.architecture is not None:
+        written["architectures"] = [f"{config.family.class_prefix}{model.architecture}"]
     parameters = dict(model.named_parameters())
-    own = {name: parameters[name].detach() for name in own_names(model)}
+    own = {theirs: parameters[ours].detach() for ours, theirs in model.weight_names().items()}
     return {"config.json": written, "model.safetensors": {**encoder_tensors(model.encoder), **own}}

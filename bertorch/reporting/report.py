@@ -2,21 +2,19 @@
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from loguru import logger
 
+from bertorch.errors import Interrupted
 from bertorch.reporting.charts import curves
 from bertorch.reporting.comparison import comparison_table
 from bertorch.reporting.page import Html, barred, chosen_rows, folded, join, legend, note, number, page, percent, table, tag
-from bertorch.reporting.runs import RunFiles, differing_flags, figures_of, find_runs
-from bertorch.tasks.classification.report import classification_section
-from bertorch.tasks.entities.report import entities_section
-from bertorch.tasks.reading.report import reading_section
-from bertorch.tasks.sentences.report import similarity_section
-from bertorch.training.checkpoints import REPORT, write_whole
-from bertorch.training.process_group import Interrupted
+from bertorch.reporting.runs import REPORT, RunFiles, differing_flags, figures_of, find_runs
+from bertorch.tasks.table import TASKS, part
+from bertorch.writing import write_whole
 
 # What is drawn of the training first, and how it is called; other figures follow under their names.
 _TRAINING = {
@@ -29,18 +27,6 @@ _TRAINING = {
 # The last part of a figure's name, and what it lies between.
 _BOUNDS = dict.fromkeys(("accuracy", "f1", "precision", "recall", "em", "average", "mrr"), (0.0, 1.0))
 _BOUNDS |= dict.fromkeys(("spearman", "pearson"), (-1.0, 1.0))
-_SECTIONS: dict[str, Callable[[dict[str, Any], list[str] | None], Html]] = {
-    "classification": classification_section,
-    "entities": lambda details, labels: entities_section(details),
-    "reading": lambda details, labels: reading_section(details),
-    "similarity": similarity_section,
-}
-_TITLES = {
-    "classification": "Classes",
-    "entities": "Entities",
-    "reading": "Answers",
-    "similarity": "Sentence vectors",
-}
 
 
 def write_report(directories: Sequence[str | Path], output_file: str | Path) -> int:
@@ -75,13 +61,10 @@ def run_page(run: RunFiles) -> str:
         parts.append(note(f"Not finished: --resume goes on from step {number(run.state.get('global_step'))}."))
     parts += [_section("Curves", lambda: _own_curves(run)), _section("Evaluation", lambda: _evaluations(run))]
     for name, content in run.evaluation.items():
-        if name in _SECTIONS:
-            section = _SECTIONS[name]
-            parts.append(
-                _section(
-                    _TITLES[name], lambda section=section, content=content: section(content, _labels(run)), _of_step(run)
-                )
-            )
+        if name in TASKS:
+            report = part(name, "report")
+            make = partial(report.section, content, run.description.get("labels"))
+            parts.append(_section(report.TITLE, make, _of_step(run)))
     parts += [_section("Data", lambda: _data(run.data)), _section("Flags", lambda: _flags(run))]
     return page(f"{run.name} – report", *parts)
 
@@ -146,10 +129,6 @@ def _runs(runs: Sequence[RunFiles]) -> Html | None:
 
 def _data_name(value: Any) -> str | None:
     return f"trained on {', '.join(map(str, value)) if isinstance(value, list) else value}" if value else None
-
-
-def _labels(run: RunFiles) -> list[str] | None:
-    return run.description.get("labels")
 
 
 def _of_step(run: RunFiles) -> Html | None:

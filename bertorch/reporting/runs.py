@@ -9,12 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from bertorch.errors import UserError
-from bertorch.training.checkpoints import DATA_REPORT, DESCRIPTION, EVALUATION, STATES, latest_state
 
+DESCRIPTION = "bertorch.json"
+EVALUATION = "evaluation.json"  # what the evaluation of the saved model showed, for the report
+DATA_REPORT = "data_report.json"
+REPORT = "report.html"
+STATES = "training_state"
 JOURNAL = "metrics.jsonl"
 SEEDS = "seeds.json"
 _LARGEST = 2**53  # up to which whole numbers are exact as floats, which charts compute with
 _NO_FLAGS_OF_A_RUN = ("saved_dir", "resume", "overwrite", "seeds", "local_rank")  # say nothing of what was computed
+
+
+def latest_state(directory: Path) -> Path | None:
+    """The newest complete training state."""
+    states = sorted((directory / STATES).glob("step-*"))
+    return states[-1] if states else None
 
 
 @dataclass

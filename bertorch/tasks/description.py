@@ -1,66 +1,21 @@
 """What ``bertorch.json`` says of a model, checked: whoever made the directory may have written anything there."""
 
+import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from bertorch.data.tokenizing import TRUNCATIONS
-from bertorch.encoder.config import load_config
+from bertorch.encoder.config import config_path, load_config
 from bertorch.errors import UserError
-from bertorch.heads.pooling import POOLING_MODES
 from bertorch.memory import check_memory
-from bertorch.tasks.entities.rows import UNITS
-from bertorch.tasks.entities.tags import SCHEMES, TagSet
-from bertorch.tasks.reading.rows import ANSWER_TYPES
-from bertorch.tasks.reading.scores import SCORERS
-from bertorch.training.checkpoints import DESCRIPTION, read_description
+from bertorch.reporting.runs import DESCRIPTION
+from bertorch.training.checkpoints import read_description
 
-# What each task cannot do without.
-_NEEDED = {
-    "entities": ("ner_head", "types", "labels", "tag", "crf_constraints", "unit", "doc_stride"),
-    "reading": (
-        "answer_types", "scorer", "null_score_diff_threshold", "doc_stride", "max_query_length", "max_answer_length",
-        "n_best_size",
-    ),
-}  # fmt: skip
-
-
-def description_of(directory: str | Path) -> dict[str, Any]:
-    """``bertorch.json`` of a saved directory; empty where there is none.
-
-    Raises:
-        UserError: it is damaged: a value is missing, is no such value, or does not fit the others.
-    """
-    description, path = read_description(directory), Path(directory) / DESCRIPTION
-    if description is None:
-        return {}
-    task = description["task"]
-    needed = _NEEDED.get(task, ()) if isinstance(task, str) else ()
-    if description.get("objective") == "softmax" and "labels" in description:
-        needed = ("concat_multiply",)
-    missing = [name for name in needed if name not in description]
-    if missing:
-        raise UserError(f"{path}: {', '.join(missing)} is missing; take the directory as the training left it")
-    for name, (fits, what) in _VALUES.items():
-        if name in description and not fits(description[name]):
-            raise UserError(f"{path}: {name} must be {what}, found {repr(description[name])[:60]}")
-    if task == "entities" and description["ner_head"] != "global_pointer":
-        labels, types, scheme = (description[name] for name in ("labels", "types", "tag"))
-        if set(TagSet.from_labels(labels, types, scheme).labels) != set(labels):
-            raise UserError(f"{path}: labels are not the tags of its types as {scheme} writes them")
-        check_memory(path, f"transitions between {len(labels)} labels", 4 * len(labels) ** 2)
-    if task == "reading" and description["doc_stride"] is None:
-        raise UserError(f"{path}: doc_stride must be a whole number, found None")
-    if "labels" in description:
-        check_labels(directory, description["labels"])
-    return description
-
-
-def check_labels(directory: str | Path, labels: list[str]) -> None:
-    """Raises UserError where the head for so many labels would not fit into memory."""
-    check_memory(directory, f"a head for {len(labels)} labels", 4 * len(labels) * load_config(directory).hidden_size)
+Kind = tuple[Callable[[Any], bool], str]  # whether a value fits, and what it must be
 
 
 def is_text(value: Any) -> bool:
@@ -72,33 +27,112 @@ def _is_list_of_names(value: Any) -> bool:
     return isinstance(value, list) and all(is_text(one) for one in value) and len(set(value)) == len(value) > 0
 
 
-def _one_of(names: tuple[str, ...]) -> tuple[Callable[[Any], bool], str]:
+NAMES: Kind = (_is_list_of_names, "a list of different names")
+COUNT: Kind = (lambda value: type(value) is int and 0 < value < 2**31, "a whole number above 0")
+STRIDE: Kind = (lambda value: type(value) is int and 0 <= value < 2**31, "a whole number")
+TRUE_OR_FALSE: Kind = (lambda value: isinstance(value, bool), "true or false")
+NUMBER: Kind = (lambda value: type(value) in (int, float) and abs(value) < math.inf, "a number")
+
+
+def one_of(names: tuple[str, ...]) -> Kind:
     return lambda value: isinstance(value, str) and value in names, f"one of {', '.join(names)}"
 
 
-_NAMES = (_is_list_of_names, "a list of different names")
-_COUNT = (lambda value: type(value) is int and 0 < value < 2**31, "a whole number above 0")
-_STRIDE = (lambda value: value is None or type(value) is int and 0 <= value < 2**31, "a whole number, or null")
-_TRUE_OR_FALSE = (lambda value: isinstance(value, bool), "true or false")
-_NUMBER = (lambda value: type(value) in (int, float) and abs(value) < math.inf, "a number")
-_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "task": (is_text, "a name"),
-    "labels": _NAMES,
-    "types": _NAMES,
-    "ner_head": _one_of(("linear", "crf", "global_pointer")),
-    "tag": _one_of(tuple(SCHEMES)),
-    "crf_constraints": _TRUE_OR_FALSE,
-    "unit": _one_of(UNITS),
-    "doc_stride": _STRIDE,
-    "max_seq_length": _COUNT,
-    "truncation": _one_of(TRUNCATIONS),
-    "pooling_mode": _one_of(POOLING_MODES),
-    "is_text_pair": _TRUE_OR_FALSE,
-    "concat_multiply": _TRUE_OR_FALSE,
-    "answer_types": _one_of(tuple(ANSWER_TYPES)),
-    "scorer": _one_of(tuple(SCORERS)),
-    "null_score_diff_threshold": _NUMBER,
-    "max_query_length": _COUNT,
-    "max_answer_length": _COUNT,
-    "n_best_size": _COUNT,
-}
+def or_null(kind: Kind) -> Kind:
+    return lambda value: value is None or kind[0](value), f"{kind[1]}, or null"
+
+
+def value(kind: Kind, **options: Any) -> Any:
+    """A field of a description that must be of this kind; ``default`` where a directory need not say it."""
+    return field(metadata={"kind": kind}, **options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What the descriptions of all tasks have in common; each adds its own values.
+
+    It checks itself, when it is written as when it is read.
+
+    Attributes:
+        max_seq_length: tokens of the longest sequence in training; None where another tool made the directory.
+        truncation: what was kept of longer texts.
+    """
+
+    task: ClassVar[str]
+    architectures: ClassVar[tuple[str, ...]] = ()  # how the names of transformers' classes for this task end
+    marker: ClassVar[str | None] = None  # a file that another tool's directories for this task hold
+    original_figures: ClassVar[dict[str, tuple[str, int]]] = {}  # see ``logging.shown``
+    max_seq_length: int | None = value(or_null(COUNT), default=None)
+    truncation: str = value(one_of(TRUNCATIONS), default="head")
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            fits, what = one.metadata["kind"]
+            found = getattr(self, one.name)
+            if not fits(found):
+                raise UserError(f"{one.name} must be {what}, found {repr(found)[:60]}")
+
+    def check(self) -> None:
+        """Raises UserError for values that do not fit one another."""
+
+    def check_size(self, directory: Path) -> None:
+        """Raises UserError where the head that is described would not fit into memory beside this encoder."""
+
+    @classmethod
+    def read(cls, directory: str | Path) -> "Description | None":
+        """That of a saved directory; None where there is none: another tool made it.
+
+        Raises:
+            UserError: it is damaged: a value is missing, is not such a value, or does not fit the others.
+        """
+        raw, path = read_description(directory), Path(directory) / DESCRIPTION
+        if raw is None or raw["task"] != cls.task:
+            return None
+        missing = [one.name for one in fields(cls) if one.name not in raw and one.default is MISSING]
+        if missing:
+            raise UserError(f"{path}: {', '.join(missing)} is missing; take the directory as the training left it")
+        try:
+            description = cls(**{one.name: raw[one.name] for one in fields(cls) if one.name in raw})
+            description.check()
+            description.check_size(Path(directory))
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        return description
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``bertorch.json`` holds of it; None is left out where it is the default."""
+        self.check()
+        held = zip(fields(self), asdict(self).values(), strict=True)
+        return {"task": self.task, **{one.name: found for one, found in held if (found, one.default) != (None, None)}}
+
+
+def check_labels(directory: str | Path, labels: list[str]) -> None:
+    """Raises UserError where the head for this many labels would not fit into memory."""
+    check_memory(directory, f"a head for {len(labels)} labels", 4 * len(labels) * load_config(directory).hidden_size)
+
+
+def config_of(directory: Path) -> dict[str, Any]:
+    """``config.json`` as it stands, of a model that this encoder can be."""
+    load_config(directory)
+    return json.loads(config_path(directory).read_text(encoding="utf-8"))
+
+
+def config_labels(directory: Path) -> list[str]:
+    """The labels that transformers keeps in ``config.json``.
+
+    Raises:
+        UserError: it names none, or labels that cannot be written.
+    """
+    id2label = config_of(directory).get("id2label")
+    if isinstance(id2label, list):  # of the original bertorch
+        id2label = {str(index): label for index, label in enumerate(id2label)}
+    if not isinstance(id2label, dict) or sorted(id2label) != sorted(str(index) for index in range(len(id2label))):
+        raise UserError(
+            f"{directory}: config.json names no labels (id2label); give them with --label_file, "
+            "or, for sentence vectors, say how they are made, with --pooling_mode mean for one"
+        )
+    labels = [str(id2label[str(index)]) for index in range(len(id2label))]
+    if not all(is_text(label) for label in labels):
+        raise UserError(f"{directory}: config.json names labels (id2label) that are half a character")
+    check_labels(directory, labels)
+    return labels

@@ -1,47 +1,57 @@
-"""Rows in, lines out: what all tasks of predict.py share."""
+"""From a saved directory to answers: rows in, lines out; what the tasks of predict.py share."""
 
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from loguru import logger
-from torch import Tensor
 
-from bertorch.data.files import as_stream, read_labels
+from bertorch.data.files import as_stream
 from bertorch.data.rows import Row, read_rows
-from bertorch.data.tokenizing import TextTokenizer, load_tokenizer
-from bertorch.encoder.config import config_path, load_config
+from bertorch.data.tokenizing import TextTokenizer, open_text_tokenizer
 from bertorch.encoder.hub import local_directory
-from bertorch.encoder.weights import find_weights, read_weights, weights_file
+from bertorch.encoder.weights import find_weights, weights_file
 from bertorch.errors import UserError
-from bertorch.tasks.description import check_labels, is_text
-from bertorch.tasks.entities.tags import parse_tag
-from bertorch.tasks.original import original_task
-from bertorch.tasks.sentences.directory import MODULES
-from bertorch.training.checkpoints import DESCRIPTION, write_whole
+from bertorch.reporting.runs import DESCRIPTION
+from bertorch.tasks.contract import Predictor
+from bertorch.tasks.description import Description, config_of
+from bertorch.tasks.original import original_task, original_weights
+from bertorch.tasks.table import TASKS, part
+from bertorch.training.checkpoints import read_description
+from bertorch.training.inference import Compute
+from bertorch.training.process_group import Processes, device_of
+from bertorch.writing import write_whole
 
 
-def text_encoder(
-    args: argparse.Namespace, directory: Path, description: dict[str, Any], length: int | None = None
-) -> TextTokenizer:
-    """How the model reads texts: as its training did, unless flags say otherwise.
+def load_predictor(
+    directory: str | Path,
+    device: str | None = None,
+    batch_size: int = 64,
+    precision: str = "fp32",
+    pooling_mode: str | None = None,
+    **settings: Any,
+) -> Predictor:
+    """A trained model that answers: rows in, answers out, for every task.
 
     Args:
-        args: the flags.
-        directory: with configuration and vocabulary.
-        description: of the training; may be empty.
-        length: the longest sequence, where neither flags nor description say it.
+        directory: a saved directory of a run, of transformers or of sentence-transformers; or a name on the hub.
+        device: ``cpu``, ``cuda`` or ``cuda:1``; None takes a GPU where there is one.
+        batch_size: rows or windows of a forward pass.
+        precision: ``fp32``, ``bf16`` or ``fp16`` to compute in.
+        pooling_mode: make sentence vectors with a plain encoder.
+        settings: of the task, see ``Predictor.open`` in its ``predict.py``.
+
+    Raises:
+        UserError: there is no such model, or it is damaged, or of a task that is not known.
     """
-    config = load_config(directory)
-    length = args.max_seq_length or description.get("max_seq_length") or min(length or 512, config.max_seq_length)
-    config.check_length(length, directory)
-    encoder = TextTokenizer(load_tokenizer(directory), length, args.truncation or description.get("truncation", "head"))
-    config.check_vocabulary(encoder.highest_id, directory)
-    return encoder
+    directory = local_directory(str(directory))
+    compute = Compute(batch_size, Processes(0, 0, 1, device_of(device)), precision)
+    if pooling_mode is not None:
+        settings["pooling_mode"] = pooling_mode
+    return part(task_of(directory, pooling_mode), "predictor").Predictor.open(directory, compute, **settings)
 
 
 def model_directory(args: argparse.Namespace) -> Path:
@@ -62,41 +72,61 @@ def model_directory(args: argparse.Namespace) -> Path:
     return local_directory(args.model_dir or args.pretrained_model_name_or_path)
 
 
-def task_of(args: argparse.Namespace, directory: Path, description: dict[str, Any]) -> str:
-    """The task that the directory of a run names, or that another tool's directory is for."""
-    task = description.get("task")
-    if task is not None and (task != "language_model" or args.pooling_mode is None):
-        return task
-    if args.pooling_mode is not None or (directory / MODULES).is_file():
-        return "sentence_vectors"
-    tensors = original_weights(args, directory)
+def task_of(
+    directory: Path, pooling_mode: str | None = None, weights: str | None = None, labels: list[str] | None = None
+) -> str:
+    """The task that the directory of a run names, or that another tool's directory is for.
+
+    Args:
+        directory: of the model.
+        pooling_mode: sentence vectors are asked for, of an encoder that is for nothing else.
+        weights: a file with the trained weights, where the directory has none.
+        labels: those that are given beside it: tags tell a tagger of the original bertorch from its classifier.
+
+    Raises:
+        UserError: a task that is not in the table.
+    """
+    raw = read_description(directory)
+    if raw is not None and (raw["task"] != "language_model" or pooling_mode is None):
+        if not isinstance(raw["task"], str) or raw["task"] not in TASKS:
+            raise UserError(f"{directory}: a model for {str(raw['task'])[:60]}, which this version does not know")
+        return raw["task"]
+    descriptions = {task: part(task, "description").Description for task in TASKS}
+    for task, description in descriptions.items():
+        if description.marker is not None and (pooling_mode is not None or (directory / description.marker).is_file()):
+            return task
+    tensors = original_weights(directory, weights)
     if tensors is not None:
-        task = original_task(tensors)
-        tags = task == "classification" and args.label_file is not None and all(map(parse_tag, read_labels(args.label_file)))
-        return "entities" if tags else task
-    architectures = _config(directory).get("architectures")
+        return original_task(tensors, labels)
+    architectures = config_of(directory).get("architectures")
     architecture = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
-    tasks = {
-        "ForTokenClassification": "entities", "ForQuestionAnswering": "reading", "ForMaskedLM": "language_model",
-        "ForPreTraining": "language_model",
-    }  # fmt: skip
-    return next((task for name, task in tasks.items() if architecture.endswith(name)), "classification")
+    endings = {ending: task for task, description in descriptions.items() for ending in description.architectures}
+    return next((task for ending, task in endings.items() if architecture.endswith(ending)), "classification")
 
 
-def original_weights(args: argparse.Namespace, directory: Path) -> dict[str, Tensor] | None:
-    """The checkpoint to predict with, where it is one of the original bertorch."""
-    path = Path(args.init_from_ckpt or directory)
-    path = find_weights(path) if path.is_dir() else path
-    if path is None or path.suffix != ".bin" or not path.is_file():
-        return None
-    tensors = read_weights(path)
-    return tensors if original_task(tensors) is not None else None
+def text_tokenizer(
+    directory: Path,
+    description: Description,
+    max_seq_length: int | None = None,
+    truncation: str | None = None,
+    longest: int | None = None,
+) -> TextTokenizer:
+    """How the model reads texts: as in its training, unless told otherwise.
+
+    Args:
+        directory: with configuration and vocabulary.
+        description: of the training.
+        max_seq_length, truncation: in place of the description's.
+        longest: ``max_seq_length`` where nothing else says it; 512, or what the encoder has positions for.
+    """
+    length = max_seq_length or description.max_seq_length
+    return open_text_tokenizer(directory, length, truncation or description.truncation, longest)
 
 
-def _config(directory: Path) -> dict[str, Any]:
-    """``config.json`` as it stands; what is wrong with it is said where it is loaded."""
-    load_config(directory)
-    return json.loads(config_path(directory).read_text(encoding="utf-8"))
+def rows_of(texts: Sequence[str | Sequence[str]]) -> list[Row]:
+    """Texts, or several that belong together, as rows of a file whose lines they are; without texts where one is blank."""
+    rows = [(one,) if isinstance(one, str) else tuple(one) for one in texts]
+    return [Row(line, row if all(map(str.strip, row)) else (), None) for line, row in enumerate(rows, 1)]
 
 
 def standard_input() -> bytes:
@@ -146,41 +176,41 @@ def _write(path: Path, lines: Iterable[str]) -> None:
         handle.writelines(lines)
 
 
-def label_lines(args: argparse.Namespace, rows: list[Row], labels: list[str], probabilities: np.ndarray) -> Iterable[str]:
-    """A line a row: label and, on request, probabilities; an empty answer for a row that could not be used."""
-    answers = iter(probabilities)
+def label_lines(
+    args: argparse.Namespace, rows: list[Row], labels: list[str], answers: Iterable[dict[str, Any]]
+) -> Iterable[str]:
+    """A line a row: label and, on request, probabilities; an empty answer for a row that could not be used.
+
+    Args:
+        args: the flags.
+        rows: the input.
+        labels: of the model.
+        answers: ``label`` and ``probabilities`` of the rows that have texts.
+    """
+    answers = iter(answers)
     for row in rows:
-        values = next(answers) if row.texts else None
-        label = labels[int(values.argmax())] if row.texts else None
+        answer = next(answers) if row.texts else {"label": None, "probabilities": {}}
+        probabilities = answer["probabilities"]
         if writes_json(args):
-            answer = {"label": label}
+            shown = {"label": answer["label"]}
             if args.probabilities and row.texts:
-                answer["probabilities"] = {name: round(float(value), 6) for name, value in zip(labels, values, strict=True)}
-            yield json_line(answer)
+                shown["probabilities"] = {name: round(value, 6) for name, value in probabilities.items()}
+            yield json_line(shown)
         else:
-            cells = [label or ""]
+            cells = [answer["label"] or ""]
             if args.probabilities:
-                cells += [f"{value:.6f}" for value in values] if row.texts else [""] * len(labels)
+                cells += [f"{probabilities[label]:.6f}" if row.texts else "" for label in labels]
             yield "\t".join(cells) + "\n"
+
+
+def write_predictions(saved_dir: str | Path, compute: Compute, answers: Iterable[str]) -> None:
+    """One answer a line in ``saved_dir/test_predictions.tsv``."""
+    if compute.processes.is_main:
+        path = Path(saved_dir) / "test_predictions.tsv"
+        lines = [f"{answer}\n" for answer in answers]
+        write_whole(path, lambda unfinished: unfinished.write_text("".join(lines), encoding="utf-8"))
+        logger.info(f"{len(lines)} predictions in {path}")
 
 
 def print_metrics(metrics: dict[str, float]) -> None:
     print(", ".join(f"{name}: {value:.5f}" for name, value in metrics.items()))
-
-
-def config_labels(directory: Path) -> list[str]:
-    """The labels that transformers keeps in ``config.json``."""
-    config = _config(directory)
-    id2label = config.get("id2label")
-    if isinstance(id2label, list):  # of the original bertorch
-        id2label = {str(index): label for index, label in enumerate(id2label)}
-    if not isinstance(id2label, dict) or sorted(id2label) != sorted(str(index) for index in range(len(id2label))):
-        raise UserError(
-            f"{directory}: config.json names no labels (id2label); give them with --label_file, "
-            "or, for sentence vectors, say how they are made, with --pooling_mode mean for one"
-        )
-    labels = [str(id2label[str(index)]) for index in range(len(id2label))]
-    if not all(is_text(label) for label in labels):
-        raise UserError(f"{directory}: config.json names labels (id2label) that are half a character")
-    check_labels(directory, labels)
-    return labels

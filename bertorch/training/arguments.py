@@ -10,8 +10,6 @@ from loguru import logger
 
 from bertorch.data.tokenizing import TRUNCATIONS
 from bertorch.errors import UserError
-from bertorch.heads.pooling import POOLING_HELP, POOLING_MODES
-from bertorch.tasks.sentences.scores import METRICS as SIMILARITY_METRICS
 from bertorch.training.optimizer import OPTIMIZERS
 from bertorch.training.process_group import is_main_process
 from bertorch.training.schedules import SCHEDULES
@@ -227,43 +225,6 @@ def training_parser(description: str, rows_of_texts: bool = True, documents: boo
         help="this process's number on its machine, as torch.distributed.launch passes it; torchrun sets it by itself",
     )  # fmt: skip
     return parser
-
-
-def add_sentence_arguments(parser: ArgumentParser) -> argparse._ArgumentGroup:
-    """The flags of the scripts that train sentence vectors; returns their group, for those of the script."""
-    group = parser.add_argument_group("sentence vectors")
-    group.add_argument("--pooling_mode", choices=POOLING_MODES, default="linear", help=POOLING_HELP)
-    group.add_argument(
-        "--output_emb_size", type=whole_number, default=None,
-        help="width of the vectors, by a dense layer; default: the encoder's hidden_size",
-    )  # fmt: skip
-    group.add_argument("--normalize", action="store_true", help="vectors of length 1; cosines are the same without")
-    group.add_argument(
-        "--chunk_size", type=whole_number, default=None,
-        help="encode so many texts at a time and each a second time for its gradient: a large --batch_size in the memory "
-        "of a small one, with the same gradient",
-    )  # fmt: skip
-    group.add_argument(
-        "--no_gather_negatives", action="store_true", help="compare with the texts of the own process, not of all processes"
-    )
-    group.add_argument(
-        "--dev_columns",
-        default=None,
-        help="as --columns, for development and test set: text_a, text_b and label, which is the score",
-    )
-    return group
-
-
-def add_contrastive_arguments(group: argparse._ArgumentGroup) -> None:
-    """The flags of the scripts that train with in-batch negatives."""
-    group.add_argument("--margin", type=not_negative, default=0.2, help="taken off the positive's cosine before the softmax")
-    group.add_argument("--scale", type=not_negative, default=20.0, help="factor of the cosines; the inverse temperature")
-    group.add_argument("--metric", choices=SIMILARITY_METRICS, default="spearman", help="what makes a model the best")
-    group.add_argument(
-        "--mask_duplicates", action=argparse.BooleanOptionalAction, default=True,
-        help="a text that stands in the batch twice is no negative of itself or of its partner; without, it would be "
-        "trained as one",
-    )  # fmt: skip
 
 
 CLASS_LOSS_FLAGS = ("label_smoothing", "focal_gamma", "class_weights")

@@ -5,11 +5,9 @@ what a killed run needs to go on.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import platform
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -25,77 +23,18 @@ from bertorch.checksums import compare_checksums, write_checksums
 from bertorch.encoder.config import read_json_object
 from bertorch.encoder.weights import read_weights, write_weights
 from bertorch.errors import UserError
+from bertorch.reporting.runs import DATA_REPORT, DESCRIPTION, EVALUATION, REPORT, STATES
+from bertorch.writing import flush_to_disk, whole_folder, write_all, write_whole, writing
 
-DESCRIPTION = "bertorch.json"
-EVALUATION = "evaluation.json"  # what the evaluation of the saved model showed, for the report
-DATA_REPORT = "data_report.json"
-REPORT = "report.html"
-STATES = "training_state"
 # What a run leaves in its directory, and --overwrite removes: its model, and what else a new run writes anew.
 _MODEL_FILES = (
     DESCRIPTION, "model.safetensors", "config.json", "modules.json", "sentence_bert_config.json",
     "config_sentence_transformers.json",
 )  # fmt: skip
-_RUN_FILES = (*_MODEL_FILES, "metrics.jsonl", "test_predictions.tsv", "test_predictions.json", "seeds.json")
+_RUN_FILES = (*_MODEL_FILES, "metrics.jsonl", "test_predictions.*", "seeds.json")
 _FOREIGN_WEIGHTS = "pytorch_model.bin"  # of the original bertorch
 _RUN_FOLDERS = (STATES, "tensorboard")
 _RECORDS = (EVALUATION, DATA_REPORT, REPORT)  # removed too; names that others may use, so they alone are no run
-_UMASK = os.umask(0o022)
-os.umask(_UMASK)
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """What the system refuses inside (a full disk, a directory that became read-only) is a UserError that says so."""
-    try:
-        yield
-    except Exception as error:
-        reason = _refusal(error)
-        if reason is None:
-            raise
-        raise UserError(f"{path}: cannot be written ({reason}); what was saved before is kept") from None
-
-
-def _refusal(error: Exception) -> str | None:
-    for one in (error, error.__context__):  # torch.save hides the system's error behind its own
-        if isinstance(one, OSError):
-            return one.strerror or str(one)
-    found = re.search(r"([^:]+) \(os error \d+\)", str(error))  # of safetensors and tokenizers, which are Rust
-    return found and found[1].strip()
-
-
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let ``write`` make a file beside ``path``, flush it to the disk, then rename it: complete or absent."""
-    write_all({path: write})
-
-
-def write_all(files: dict[Path, Callable[[Path], Any]]) -> None:
-    """``write_whole`` for files that belong together: the first is renamed when the last is on the disk."""
-    unfinished = {path: path.with_name(f".{path.name}.tmp") for path in files}
-    try:
-        for path, write in files.items():
-            with writing(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write(unfinished[path])
-                os.chmod(unfinished[path], 0o666 & ~_UMASK)  # safetensors makes files that only their owner may read
-                _flush(unfinished[path])
-        for path in files:
-            with writing(path):
-                os.replace(unfinished[path], path)
-        for directory in {path.parent for path in files}:
-            _flush(directory)
-    finally:
-        for path in unfinished.values():
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _json_writer(content: dict | list) -> Callable[[Path], Any]:
@@ -138,7 +77,7 @@ def save_model(
             directory.mkdir(parents=True, exist_ok=True)
             tokenizer.save_pretrained(tokenizer_files)
             for path in tokenizer_files.iterdir():
-                _flush(path)
+                flush_to_disk(path)
                 os.replace(path, directory / path.name)
     finally:
         shutil.rmtree(tokenizer_files, ignore_errors=True)
@@ -187,7 +126,11 @@ def read_description(directory: str | Path) -> dict[str, Any] | None:
 
 
 def holds_run(directory: Path) -> bool:
-    return any((directory / name).exists() for name in (*_RUN_FILES, *_RUN_FOLDERS, _FOREIGN_WEIGHTS))
+    return any(_found(directory, (*_RUN_FILES, *_RUN_FOLDERS, _FOREIGN_WEIGHTS)))
+
+
+def _found(directory: Path, names: Iterable[str]) -> Iterator[Path]:
+    return (path for name in names for path in directory.glob(name))
 
 
 def starts_from_itself(args: argparse.Namespace) -> bool:
@@ -233,8 +176,8 @@ def prepare_saved_dir(directory: Path, overwrite: bool, keep_model: bool = False
     with writing(directory):
         if overwrite:
             model = _model_parts(directory)
-            rest = [directory / name for name in (*_RUN_FILES, *_RUN_FOLDERS, *_RECORDS) if directory / name not in model]
-            _remove([*rest, *(() if keep_model else model)])
+            rest = _found(directory, (*_RUN_FILES, *_RUN_FOLDERS, *_RECORDS))
+            _remove([*(path for path in rest if path not in model), *(() if keep_model else model)])
         (directory / STATES).mkdir(parents=True, exist_ok=True)
 
 
@@ -242,7 +185,7 @@ def _model_parts(directory: Path) -> list[Path]:
     """Files and folders of the model that a directory holds, the tokenizer's left out."""
     parts = directory.glob("[0-9]_*") if (directory / "modules.json").is_file() else ()  # of sentence-transformers
     names = (*_MODEL_FILES, _FOREIGN_WEIGHTS)
-    return [*parts, *(directory / name for name in names if (directory / name).is_file())]
+    return [*parts, *_found(directory, names)]
 
 
 def _remove(paths: Iterable[Path]) -> None:
@@ -264,33 +207,16 @@ def save_state(directory: Path, step: int, model: nn.Module, tensors: dict[str, 
         state: counters and scores, as JSON.
     """
     states = directory / STATES
-    unfinished = states / f".step-{step:08d}.tmp"
     final = states / f"step-{step:08d}"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        with writing(final):
-            unfinished.mkdir(parents=True)
-            write_weights(unfinished / "model.safetensors", dict(model.named_parameters()))
-            with open(unfinished / "tensors.pt", "wb") as handle:
-                torch.save(tensors, handle)
-            (unfinished / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
-            write_checksums(unfinished)
-            for path in (*unfinished.iterdir(), unfinished):
-                _flush(path)
-            unfinished.rename(final)
-            _flush(states)
-    except UserError:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+    with writing(final), whole_folder(final) as unfinished:
+        write_weights(unfinished / "model.safetensors", dict(model.named_parameters()))
+        with open(unfinished / "tensors.pt", "wb") as handle:
+            torch.save(tensors, handle)
+        (unfinished / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
+        write_checksums(unfinished)
     for path in states.iterdir():
         if path != final:
             shutil.rmtree(path, ignore_errors=True)
-
-
-def latest_state(directory: Path) -> Path | None:
-    """The newest complete training state."""
-    states = sorted((directory / STATES).glob("step-*"))
-    return states[-1] if states else None
 
 
 def load_state(

@@ -1,7 +1,6 @@
 """Log lines through loguru, a progress bar on a terminal, and every figure in ``metrics.jsonl``."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from loguru import logger
 from tqdm import tqdm
 
 from bertorch.errors import UserError
-from bertorch.training.checkpoints import writing
+from bertorch.writing import write_whole, writing
 
 
 def set_up_logging(is_main: bool) -> None:
@@ -20,19 +19,16 @@ def set_up_logging(is_main: bool) -> None:
         logger.add(lambda line: tqdm.write(line, file=sys.stderr, end=""), level="INFO", colorize=sys.stderr.isatty())
 
 
-# What the original's log lines call these figures, and with how many digits; people search logs for them.
-_ORIGINAL = {
-    "entities": {"F1": ("f1", 5)},
-    "sentence_vectors": {"spearman corr": ("spearman", 4), "pearson corr": ("pearson", 4)},
-}
+def shown(metrics: dict[str, float], originals: dict[str, tuple[str, int]]) -> str:
+    """The figures of an evaluation as a log line has them: the loss, what the original shows beside it, then the others.
 
-
-def shown(task: str, metrics: dict[str, float]) -> str:
-    """The figures of an evaluation as a log line has them: the loss, what the original shows beside it, then the others."""
+    Args:
+        metrics: the figures.
+        originals: what the original's log lines call a figure -> its name here, and how many digits it has there; people
+            search logs for them.
+    """
     parts = [f"{name}: {value:.5f}" for name, value in metrics.items()]
-    original = [
-        f"{name}: {metrics[own]:.{digits}f}" for name, (own, digits) in _ORIGINAL.get(task, {}).items() if own in metrics
-    ]
+    original = [f"{name}: {metrics[own]:.{digits}f}" for name, (own, digits) in originals.items() if own in metrics]
     place = 1 if next(iter(metrics), None) == "loss" else 0
     return ", ".join(parts[:place] + original + parts[place:])
 
@@ -74,10 +70,7 @@ class Journal:
                     kept.append(line + "\n")
             except (ValueError, KeyError, TypeError):
                 continue
-        unfinished = self.path.with_suffix(".tmp")
-        with writing(self.path):
-            unfinished.write_text("".join(kept), encoding="utf-8")
-            os.replace(unfinished, self.path)
+        write_whole(self.path, lambda unfinished: unfinished.write_text("".join(kept), encoding="utf-8"))
 
 
 def progress_bar(total: int, done: int) -> tqdm:

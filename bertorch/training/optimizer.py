@@ -1,12 +1,11 @@
 """AdamW (Loshchilov & Hutter 2017) and LAMB (You et al. 2019), with BERT's rule for weight decay."""
 
-import inspect
-
 import torch
 from torch import Tensor, nn
 
 from bertorch.encoder import Encoder
 from bertorch.errors import UserError
+from bertorch.training.adamw_without_compiler import AdamW
 from bertorch.training.tricks import has_own_layers
 
 OPTIMIZERS = ("adamw", "lamb")
@@ -63,16 +62,6 @@ def _layer_factors(encoder: Encoder, decay: float) -> dict[int, float]:
         for layer, module in enumerate(modules)
         for parameter in module.parameters()
     }
-
-
-class AdamW(torch.optim.AdamW):
-    """torch's, whose methods do not load torch's compiler to keep it away from them: a second of every start."""
-
-    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
-    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
-    state_dict = inspect.unwrap(torch.optim.AdamW.state_dict)
-    load_state_dict = inspect.unwrap(torch.optim.AdamW.load_state_dict)
-    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
 
 
 class Lamb(torch.optim.Optimizer):

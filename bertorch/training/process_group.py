@@ -19,20 +19,12 @@ import torch
 import torch.distributed as dist
 from loguru import logger
 
-from bertorch.errors import ProcessError, UserError
+from bertorch.errors import Interrupted, ProcessError, UserError
 from bertorch.training.logging import set_up_logging
 from bertorch.training.processor import lacks_bf16
 
 T = TypeVar("T")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-
-
-class Interrupted(Exception):
-    """The run was asked to stop by a signal, and what could be saved is saved."""
-
-    def __init__(self, signal_number: int, message: str):
-        super().__init__(message)
-        self.signal_number = signal_number
 
 
 @dataclass(frozen=True)
@@ -106,7 +98,7 @@ def start_processes(args: argparse.Namespace) -> Processes:
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", max(getattr(args, "local_rank", -1), 0)))
     set_up_logging(is_main=rank == 0)
-    device = _device(args.device, local_rank, world_size)
+    device = device_of(args.device, local_rank, world_size)
     if device.type == "cpu" and getattr(args, "precision", "fp32") == "fp16":
         raise UserError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
     if device.type == "cpu" and getattr(args, "precision", "fp32") == "bf16" and lacks_bf16():
@@ -130,7 +122,12 @@ def _say_once(level: str, message: str) -> None:
     logger.log(level, message)
 
 
-def _device(asked: str | None, local_rank: int, world_size: int) -> torch.device:
+def device_of(asked: str | None, local_rank: int = 0, world_size: int = 1) -> torch.device:
+    """The device that is asked for; None: a GPU where there is one, else the CPU.
+
+    Raises:
+        UserError: there is no such device.
+    """
     if asked is None:
         asked = "cuda" if torch.cuda.is_available() else "cpu"
     try:

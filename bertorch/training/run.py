@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,13 +25,12 @@ from transformers import PreTrainedTokenizerBase
 
 from bertorch.data.batching import MovableBatch, collate, epoch_plan
 from bertorch.data.tokenizing import Samples
-from bertorch.errors import UserError
+from bertorch.errors import Interrupted, UserError
 from bertorch.heads.loss import Loss
 from bertorch.memory import give_back_memory, keep_freed_memory, peak_memory_mb
 from bertorch.reporting.readable import with_texts
+from bertorch.reporting.runs import DATA_REPORT, latest_state
 from bertorch.training.checkpoints import (
-    DATA_REPORT,
-    latest_state,
     load_state,
     prepare_saved_dir,
     save_model,
@@ -42,7 +41,7 @@ from bertorch.training.checkpoints import (
 from bertorch.training.evaluation import Evaluation
 from bertorch.training.logging import Journal, progress_bar, shown
 from bertorch.training.optimizer import make_optimizer, scale_and_clip
-from bertorch.training.process_group import Interrupted, Processes
+from bertorch.training.process_group import Processes
 from bertorch.training.processor import Crowding
 from bertorch.training.schedules import learning_rate
 from bertorch.training.tricks import average, freeze
@@ -60,8 +59,16 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     return torch.autocast(device.type, dtype=_PRECISIONS[precision])
 
 
+class Description(Protocol):
+    """What the run saves beside the model's weights (see ``tasks/description.py``)."""
+
+    original_figures: dict[str, tuple[str, int]]
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
 @dataclass
-class _Window:
+class _SinceLogged:
     """Sums since the last log line."""
 
     total: Any = 0.0
@@ -100,7 +107,7 @@ class Run:
         samples: the training set.
         processes: this process among the others.
         tokenizer: saved with the model.
-        description: what ``bertorch.json`` says of the task.
+        description: of the task, for ``bertorch.json``.
         collate: makes the batch of some rows of ``samples``.
         rates: another highest learning rate for the parts of the model with these names.
         data_report: what the sets hold, kept in ``saved_dir`` for the report of the run.
@@ -113,7 +120,7 @@ class Run:
         samples: Samples,
         processes: Processes,
         tokenizer: PreTrainedTokenizerBase,
-        description: dict[str, Any],
+        description: Description,
         collate: Callable[[Samples, np.ndarray], MovableBatch] = collate,
         rates: dict[str, float] | None = None,
         data_report: dict[str, Any] | None = None,
@@ -122,7 +129,8 @@ class Run:
             files = [args.train_data_file] if isinstance(args.train_data_file, str) else args.train_data_file
             raise UserError(f"{', '.join(files)}: {len(samples)} rows for {processes.world_size} processes; start fewer")
         self.args, self.bare_model, self.samples, self.processes = args, model, samples, processes
-        self.tokenizer, self.description, self.collate = tokenizer, description, collate
+        self.tokenizer, self.description, self.collate = tokenizer, description.to_json(), collate
+        self._originals = description.original_figures
         self.directory = Path(args.saved_dir)
 
         freeze(model.encoder, args.freeze_embeddings, args.freeze_layers)
@@ -150,7 +158,7 @@ class Run:
         self.kept: dict[str, Any] = {}  # what the model keeps of the last evaluation
         self.evaluation: dict[str, Any] | None = None  # of the model that is kept, with its details
         self.evaluation_due = self.saving_due = False
-        self._improved = self._finished = self._window_closes = False
+        self._improved = self._finished = self._update_due = False
         self._gradient_count = 0  # what the losses of this update average over, on this rank
         self._batch_count = 0
         self._signal: int | None = None  # the one that this process was sent
@@ -201,24 +209,24 @@ class Run:
         bar = progress_bar(self.total_steps, self.global_step) if self.processes.is_main else None
         device = self.processes.device
         self.bare_model.train()
-        self._window = _Window(started=time.perf_counter())
+        self._logged = _SinceLogged(started=time.perf_counter())
         try:
             while not self._finished:
                 plan = self._plan(self.epoch)
                 while self.batch < len(plan) and not self._finished:
                     self.batch += 1
-                    self._window_closes = self.batch % self.accumulation == 0 or self.batch == len(plan)
+                    self._update_due = self.batch % self.accumulation == 0 or self.batch == len(plan)
                     if self.processes.world_size > 1:  # gradients meet once an update; what DDP's no_sync() sets
-                        self.model.require_backward_grad_sync = self._window_closes
+                        self.model.require_backward_grad_sync = self._update_due
                     rows = plan[self.batch - 1]
                     batch = self.collate(self.samples, rows)
                     try:
                         yield batch.pin_memory().to(device) if device.type == "cuda" else batch
                     finally:  # where an evaluation failed, or was not recorded
                         self._put_in(self.weights)
-                    if bar is not None and self._window_closes:
+                    if bar is not None and self._update_due:
                         bar.update(self.global_step - bar.n)
-                    if self._window_closes and self._stopping is not None:
+                    if self._update_due and self._stopping is not None:
                         raise Interrupted(
                             self._stopping,
                             f"stopped by {signal.Signals(self._stopping).name} at global step {self.global_step}; "
@@ -251,11 +259,11 @@ class Run:
         # A constant all ranks know keeps numbers near those of the mean; step() makes the division exact.
         self.scaler.scale(loss.total / self._nominal_count).backward()
         self._batch_count = loss.count
-        window = self._window
-        window.total = window.total + loss.total.detach().double()
-        window.count += loss.count
+        since = self._logged
+        since.total = since.total + loss.total.detach().double()
+        since.count += loss.count
         if loss.correct is not None:
-            window.correct = loss.correct + (0 if window.correct is None else window.correct)
+            since.correct = loss.correct + (0 if since.correct is None else since.correct)
 
     @property
     def _nominal_count(self) -> int:
@@ -265,7 +273,7 @@ class Run:
         """Update the weights, unless the accumulation goes on."""
         self.evaluation_due = self.saving_due = self._improved = False
         self._gradient_count += self._batch_count
-        if not self._window_closes:
+        if not self._update_due:
             return
         # One exchange an update: how much it averages over, whether a rank was asked to stop, whether its loss is a number.
         count, stop, lost = self.processes.sum([self._gradient_count, float(self._signal or 0), float(self._loss_is_lost())])
@@ -289,7 +297,7 @@ class Run:
             average(self.averages, self.weights, self.args.ema_decay, self.global_step)
         if self.processes.device.type == "cpu" and self.global_step % _TRIM_STEPS == 0:
             give_back_memory()
-        self._window.steps += 1
+        self._logged.steps += 1
         self._finished = self.global_step >= self.total_steps
         if self.global_step % self.args.logging_steps == 0 or self._finished:
             self._log()
@@ -314,7 +322,7 @@ class Run:
         """Whether this rank's loss is NaN or infinite; on a GPU, which would have to wait, looked at once a log line."""
         if self.processes.device.type == "cuda" and (self.global_step + 1) % self.args.logging_steps:
             return False
-        if math.isfinite(float(self._window.total)):
+        if math.isfinite(float(self._logged.total)):
             return False
         return not self.scaler.is_enabled() or self.scaler.get_scale() < 1  # fp16 leaves out single updates by itself
 
@@ -329,12 +337,12 @@ class Run:
         )
 
     def _log(self) -> None:
-        window, now = self._window, time.perf_counter()
-        has_correct = window.correct is not None
+        since, now = self._logged, time.perf_counter()
+        has_correct = since.correct is not None
         total, count, correct = self.processes.sum(
-            [float(window.total), float(window.count), float(window.correct) if has_correct else 0.0]
+            [float(since.total), float(since.count), float(since.correct) if has_correct else 0.0]
         )
-        speed = window.steps / max(now - window.started - window.paused, 1e-9)
+        speed = since.steps / max(now - since.started - since.paused, 1e-9)
         figures = {"epoch": self.epoch + 1, "batch": self.batch, "loss": total / count}
         if has_correct:
             figures["accuracy"] = correct / count
@@ -349,7 +357,7 @@ class Run:
             memory = peak_memory_mb(self.processes.device)
             more = {"learning_rate": rate, "steps_per_second": speed, "peak_memory_mb": memory, "seconds": self._seconds}
             self.journal.write("train", self.global_step, {**figures, **more})
-        self._window = _Window(started=now)
+        self._logged = _SinceLogged(started=now)
 
     def _put_in(self, weights: list[Tensor] | None) -> None:
         """Let the model have ``self.averages``, to be evaluated or saved, or ``self.weights``, to be trained."""
@@ -378,7 +386,7 @@ class Run:
         self.saving_due = self.saving_due or self._finished
         self._put_in(self.weights)
         self.bare_model.train()
-        self._window.paused += time.perf_counter() - self._step_ended  # the logged speed is that of training
+        self._logged.paused += time.perf_counter() - self._step_ended  # the logged speed is that of training
 
     def _made(self, details: Callable[[], dict[str, Any]] | None) -> dict[str, Any]:
         try:
@@ -391,7 +399,7 @@ class Run:
 
     def report(self, kind: str, metrics: dict[str, float], remark: str = "") -> None:
         """Log figures of this step, ``eval`` or ``test``, and write them down."""
-        logger.info(f"{kind} {shown(self.description['task'], metrics)}{remark}")
+        logger.info(f"{kind} {shown(metrics, self._originals)}{remark}")
         if self.processes.is_main:
             self.journal.write(kind, self.global_step, metrics)
 
@@ -443,7 +451,7 @@ class Run:
                 "seconds": self._seconds,
             }
             save_state(self.directory, self.global_step, self.bare_model, tensors, state)
-        self._window.paused += time.perf_counter() - paused
+        self._logged.paused += time.perf_counter() - paused
 
     @property
     def _identity(self) -> dict[str, Any]:

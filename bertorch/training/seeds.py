@@ -13,9 +13,11 @@ from loguru import logger
 
 from bertorch.errors import ProcessError, UserError
 from bertorch.reporting.report import report_finished
-from bertorch.training.checkpoints import DESCRIPTION, REPORT, STATES, holds_run, refuse_run, write_all, write_whole
+from bertorch.reporting.runs import DESCRIPTION, REPORT, STATES
+from bertorch.training.checkpoints import holds_run, refuse_run
 from bertorch.training.lock import saved_dir_lock
 from bertorch.training.process_group import Processes, is_main_process, out_of_memory, start_processes
+from bertorch.writing import write_all, write_whole
 
 _SUMMARY = "seeds.json"
 

@@ -4,8 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from bertorch.data.tokenizing import Samples, TextTokenizer, load_tokenizer
-from bertorch.encoder.config import load_config
+from bertorch.data.tokenizing import Samples, TextTokenizer, open_text_tokenizer
 from bertorch.encoder.hub import local_directory, renamed_directory
 from bertorch.encoder.tensorflow import converted_directory
 from bertorch.training.arguments import check_training_arguments
@@ -44,11 +43,7 @@ def open_tokenizer(args: argparse.Namespace, processes: Processes) -> tuple[Path
             else renamed_directory(local_directory(name), *named, args.cache_dir)
         )
     )
-    config = load_config(directory)
-    config.check_length(args.max_seq_length, directory)
-    encoder = TextTokenizer(load_tokenizer(directory), args.max_seq_length, args.truncation)
-    config.check_vocabulary(encoder.highest_id, directory)
-    return directory, encoder
+    return directory, open_text_tokenizer(directory, args.max_seq_length, args.truncation)
 
 
 def load_sets(args: argparse.Namespace, processes: Processes, load: Callable[[str, str], Samples]) -> dict[str, Samples]:

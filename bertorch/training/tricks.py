@@ -1,41 +1,16 @@
 """Training tricks that change a step or what is trained, each under its flag."""
 
-from __future__ import annotations
-
 import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from bertorch.data.batching import MovableBatch
 from bertorch.encoder import Encoder
 from bertorch.errors import UserError
 from bertorch.heads.loss import ClassLoss, Loss
-
-if TYPE_CHECKING:
-    from bertorch.training.run import Run
-
-
-def adversarial_step(run: Run, batch: MovableBatch, epsilon: float) -> None:
-    """Add the gradient of the batch under attack: its word embeddings moved to where the loss grows fastest.
-
-    They move by ``epsilon * g / |g|`` (Miyato et al. 2017, eq. 5, FGM), g the gradient at hand, of the whole embedding
-    matrix, as is usual for BERT; the paper has that of each text.
-    """
-    weight = run.bare_model.encoder.embeddings.word.weight
-    before = weight.detach().clone()
-    with torch.no_grad():
-        norm = weight.grad.norm()
-        weight.add_(weight.grad * torch.where(norm > 0, epsilon / norm, 0.0))
-    with run.autocast():
-        loss = run.model(batch)
-    run.backward(loss)  # before the embeddings are back: a tied decoder's gradient needs them as they were
-    with torch.no_grad():
-        weight.copy_(before)
 
 
 def r_drop(first: Loss, second: Loss, weight: float) -> Loss:

@@ -5,10 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from bertorch.data.report import report_data, report_documents, report_entities, report_questions
+from bertorch.data.report import report_data
 from bertorch.data.tokenizing import Samples, TextTokenizer, load_tokenizer
+from bertorch.tasks.entities.data_report import report_entities
 from bertorch.tasks.entities.windows import TaggedSamples
+from bertorch.tasks.pretraining.data_report import report_documents
 from bertorch.tasks.pretraining.rows import tokenize_documents
+from bertorch.tasks.reading.data_report import report_questions
 from bertorch.tasks.reading.rows import Question, ReadingTokenizer, window_questions
 
 

@@ -99,7 +99,7 @@ class TestSimilarity:
         u = np.array([[1.0, 0], [1, 0], [1, 0], [1, 0]])
         v = np.array([[1.0, 0], [0, 1], [-1, 0], [1, 1]])
         scores = np.array([0.0, 1, 1, 2])
-        found = similarity_details(u, v, samples_of(scores, sequences=2))["similarity"]
+        found = similarity_details(u, v, samples_of(scores, sequences=2))["sentence_vectors"]
         assert found["groups"] == ["0", "1", "2"] and [sum(bins) for bins in found["histograms"]] == [1, 2, 1]
         assert found["edges"][0] == -1 and found["edges"][-1] == 1 and found["means"] == pytest.approx([1, -0.5, 2**-0.5])
         assert found["histograms"][0][-1] == found["histograms"][1][0] == 1  # cosine 1 in the last bin, -1 in the first
@@ -111,7 +111,9 @@ class TestSimilarity:
         json.dumps(found)
 
     def test_equal_vectors_and_many_rows(self):
-        found = similarity_details(np.ones((300, 4)), np.ones((300, 4)), samples_of(np.arange(300) % 2, 2))["similarity"]
+        found = similarity_details(np.ones((300, 4)), np.ones((300, 4)), samples_of(np.arange(300) % 2, 2))[
+            "sentence_vectors"
+        ]
         assert len(found["map"]) == 100 and sum(map(sum, found["histograms"])) == 300 and "examples" not in found
 
 

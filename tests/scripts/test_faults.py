@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from bertorch.encoder import Encoder
+from bertorch.reporting.runs import latest_state
 from bertorch.tasks.classification.head import load_trained_classifier
-from bertorch.training.checkpoints import latest_state
 from tests.processes import PATIENCE, finished, started
 from tests.scripts.launch import ROOT, assert_same_model, call, command, complaint, environment, run, start, training_flags
 from tests.training.mounts import needs_mounts

@@ -61,7 +61,7 @@ def test_before_there_is_a_model(script, number, small_encoder, tmp_path, monkey
     def local_directory(name):
         os.kill(os.getpid(), number)
 
-    monkeypatch.setattr("bertorch.encoder.hub.local_directory", local_directory)  # of predict.py, imported with each call
+    monkeypatch.setattr("bertorch.tasks.prediction.local_directory", local_directory)  # of predict.py
     monkeypatch.setattr("bertorch.training.start.local_directory", local_directory)
     flags = ["--model_dir", "any"] if script == "predict.py" else training_flags(small_encoder, tmp_path / "out")
     assert call(script, flags, monkeypatch) == 128 + number

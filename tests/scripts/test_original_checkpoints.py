@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import BertModel, BertTokenizer
 
 from bertorch.tasks.entities.answers import load_entity_head, load_trained_entity_head
+from bertorch.tasks.entities.description import Description
 from bertorch.tasks.sentences.directory import new_sentence_encoder
 from bertorch.tasks.sentences.pair import SentencePair
 from tests.scripts.launch import DATA, as_flags, call, complaint
@@ -286,7 +287,8 @@ def test_a_run_takes_the_place_of_the_checkpoint_it_starts_from(original, pretra
 
 
 def described(head):
-    return {"ner_head": head, "labels": TAGS, "types": ["LOC", "PER"], "tag": "bios", "crf_constraints": False}
+    values = {"labels": TAGS, "types": ["LOC", "PER"], "tag": "bios", "unit": "character", "doc_stride": None}
+    return Description(ner_head=head, crf_constraints=False, **values)
 
 
 def test_tags(original, pretrained, files, predict, monkeypatch):

@@ -12,8 +12,8 @@ import torch
 from seqeval.scheme import IOB2, Entities
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-from bertorch.tasks.entities import predict as prediction
-from bertorch.tasks.entities.answers import Reading
+from bertorch.tasks.entities import predictor as prediction
+from bertorch.tasks.entities.answers import Findings
 from tests.scripts.conftest import NAMES
 from tests.scripts.launch import DATA, as_flags, call, complaint, run
 
@@ -251,7 +251,7 @@ def test_a_line_of_the_table_is_a_line(entity_model, predict, tmp_path, monkeypa
 
     def all_of_it(model, samples, *args, **kwargs):
         spans = [[("LOC", 0, int(count))] for count in samples.unit_counts]
-        return Reading(spans, [[0.5] for _ in spans], None, None)
+        return Findings(spans, [[0.5] for _ in spans], None, None)
 
     monkeypatch.setattr(prediction, "read_entities", all_of_it)
     texts = ["敦\t煌", "敦煌", "敦\n煌", "敦\r煌", "敦\r\n煌"]
@@ -450,7 +450,7 @@ def test_figures_of_a_token_classifier(their_model, predict, tmp_path):
 
 def test_labels_that_are_no_tags(tiny_model, refused):
     directory = tiny_model("bert", "ForTokenClassification", num_labels=3)
-    assert "label 'LABEL_0' in config.json is no tag such as B-PER" in refused(model_dir=directory, stdin="电影")
+    assert "config.json: 'LABEL_0' is not a tag such as B-PER" in refused(model_dir=directory, stdin="电影")
 
 
 # Processes

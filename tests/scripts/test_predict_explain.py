@@ -105,10 +105,10 @@ def test_what_has_no_label_to_explain_is_refused_in_one_line(predict, tiny_model
     assert "is a model for entities" in predict(2, **how, model_dir=tagger)
     assert "is a model for reading" in predict(2, **how, model_dir=tiny_model("bert", "ForQuestionAnswering"))
     vectors = {"model_dir": tiny_model("bert"), "pooling_mode": "mean"}
-    assert "no classes of pairs" in predict(2, **how, **vectors)
+    assert "not classes of pairs" in predict(2, **how, **vectors)
     pairs = write(tmp_path / "pairs.tsv", ["好\t差"])
     assert "the answers here are cosines" in predict(2, input_file=pairs, explain=True, **vectors)
-    assert "no classes of pairs" in predict(2, **how, model_dir=sentence_classes, corpus=path)
+    assert "not classes of pairs" in predict(2, **how, model_dir=sentence_classes, corpus=path)
     assert "leave out --precision bf16" in predict(2, **how, model_dir=score, precision="bf16")
     assert "add --output_file" in predict(2, **how, model_dir=score, evaluate=True)
 

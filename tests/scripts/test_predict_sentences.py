@@ -19,7 +19,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 from sklearn.metrics import accuracy_score, f1_score
 
-from bertorch.tasks.sentences import predict as sentences
+from bertorch.tasks.sentences import retrieval as pages
 from bertorch.tasks.sentences import search
 from bertorch.tasks.sentences.encoder import SentenceEncoder
 from tests.closeness import assert_close
@@ -400,7 +400,7 @@ def test_recall_of_pairs(model, predict, tmp_path, monkeypatch, with_corpus):
     corpus = [SENTENCES[0], "", rows[5][1], *SENTENCES[1:300]]
     flags = {"corpus": write(tmp_path / "corpus.txt", *corpus)} if with_corpus else {}
     monkeypatch.setattr(search, "_BLOCK", 32)
-    monkeypatch.setattr(sentences, "_CORPUS_BLOCK", 50)
+    monkeypatch.setattr(pages, "_CORPUS_BLOCK", 50)
     found = predict(model_dir=model, input_file=write(tmp_path / "pairs.tsv", *map("\t".join, rows)), evaluate=True, **flags)
     assert_retrieval(found, positives, retrieval(model, positives, filter(None, corpus) if with_corpus else ()))
 
@@ -469,7 +469,11 @@ def test_search(model, predict, tmp_path, monkeypatch, packed):
     if packed:
         path = tmp_path / "corpus.txt.gz"
         path.write_bytes(gzip.compress((tmp_path / "corpus.txt").read_bytes()))
-    for module, name, size in ((search, "_BLOCK", 32), (sentences, "_CORPUS_BLOCK", 50), (sentences, "_QUERY_BLOCK", 25)):
+    for module, name, size in (
+        (search, "_BLOCK", 32),
+        (pages, "_CORPUS_BLOCK", 50),
+        (pages, "_QUERY_BLOCK", 25),
+    ):
         monkeypatch.setattr(module, name, size)
     found = hits(predict(model_dir=model, input_file=write(tmp_path / "queries.txt", *queries), corpus=path))
     numbers = [number for number, text in enumerate(corpus, 1) if text.strip()]
@@ -517,7 +521,7 @@ def test_lines_that_are_read_alike_stand_in_their_order(model, predict, tmp_path
     """In whatever block and batch they are; each is encoded once."""
     distinct = [*SENTENCES[:20], "Tv 电影"]
     lines = [line for start in range(6) for line in (*distinct[start:], "tv  电影", *distinct[:start])]
-    monkeypatch.setattr(sentences, "_CORPUS_BLOCK", block)
+    monkeypatch.setattr(pages, "_CORPUS_BLOCK", block)
     monkeypatch.setattr(search, "_BLOCK", 32)
     corpus = write(tmp_path / "corpus.txt", *lines)
     queries = [*distinct[:5], "TV 电影"]

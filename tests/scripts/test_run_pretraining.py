@@ -239,7 +239,7 @@ def test_a_stopped_run_resumes_with_the_same_weights(whole, flags_of, tmp_path, 
     parts = tmp_path / "parts"
 
     def step_after_signal(run):
-        if run.global_step == 4 and run._window_closes:
+        if run.global_step == 4 and run._update_due:
             os.kill(os.getpid(), signal.SIGTERM)
         step(run)
 

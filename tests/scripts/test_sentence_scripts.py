@@ -353,7 +353,7 @@ def test_simcse_has_dropout_of_its_own(still_encoder, tmp_path, monkeypatch):
 MISTAKES = {
     "nli without classes": ("run_sentencebert.py", {**NLI, "is_nli": True}, "--is_nli needs --label_file"),
     "classes for scores": (
-        "run_sentencebert.py", {**GRADED, **LABELS, "objective": "cosent"}, "--objective cosent knows no classes",
+        "run_sentencebert.py", {**GRADED, **LABELS, "objective": "cosent"}, "--objective cosent has no classes",
     ),
     "nli for triplets": (
         "run_sentencebert.py", {**TRIPLES, **LABELS, "objective": "triplet", "is_nli": True}, "leave out --is_nli",

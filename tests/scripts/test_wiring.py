@@ -28,8 +28,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bertorch.encoder.layers import first_tokens
-from bertorch.training.checkpoints import latest_state
-from bertorch.training.process_group import Interrupted
+from bertorch.errors import Interrupted
+from bertorch.reporting.runs import latest_state
 from bertorch.training.run import Run
 from tests.mutations import CUTS, outdated
 from tests.processes import PATIENCE, started

@@ -1,6 +1,6 @@
 """Break the saving of a model and of a training state at every point of it; show that each leaves something whole.
 
-    python -m tests.training.broken_writer lines    # before every line of bertorch/training/checkpoints.py that runs
+    python -m tests.training.broken_writer lines    # before every line of checkpoints.py and writing.py that runs
     python -m tests.training.broken_writer calls    # at every system call that writes, makes, renames or removes (strace)
     unshare -rm python -m tests.training.broken_writer disks    # on disks of all sizes, which are full sooner or later
     python -m tests.training.broken_writer bits --every 499         # flip a bit in each so-manieth byte of what was saved
@@ -31,12 +31,13 @@ from bertorch.encoder import Encoder
 from bertorch.encoder.config import EncoderConfig, read_json_object
 from bertorch.encoder.weights import read_weights
 from bertorch.errors import UserError
+from bertorch.reporting.runs import latest_state
 from bertorch.tasks.classification.head import Classifier, load_trained_classifier
-from bertorch.training.checkpoints import latest_state, load_state, save_model, save_state
+from bertorch.training.checkpoints import load_state, save_model, save_state
 from tests.scripts.launch import ROOT
 
 ENCODER = ROOT / "data" / "tiny-encoder"
-WATCHED = str(ROOT / "bertorch" / "training" / "checkpoints.py")
+WATCHED = {str(ROOT / "bertorch" / name) for name in ("training/checkpoints.py", "writing.py")}
 CALLS = (
     "openat", "write", "pwrite64", "writev", "ftruncate", "fsync", "rename", "renameat2", "unlink", "unlinkat", "mkdir",
     "rmdir", "chmod",
@@ -83,7 +84,7 @@ def kill_at_line(number: int) -> None:
 
     def trace(frame, event, _):
         nonlocal seen
-        if frame.f_code.co_filename != WATCHED:
+        if frame.f_code.co_filename not in WATCHED:
             return None
         if event == "line":
             seen += 1

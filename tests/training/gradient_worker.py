@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from bertorch.data.rows import read_rows
 from bertorch.data.tokenizing import TextTokenizer, load_tokenizer, tokenize
+from bertorch.tasks.classification.description import Description
 from bertorch.tasks.classification.head import load_classifier
 from bertorch.training import run as run_module
 from bertorch.training.process_group import run_script, set_seed, start_processes
@@ -40,7 +41,7 @@ def descend(model_dir, data, out, batch_size, accumulation, epsilon=0.0):
         [{"params": list(model.parameters()), "highest": rate}], lr=rate
     )
     try:
-        run = Run(args, model, samples, processes, encoder.pretrained, {"task": "classification"})
+        run = Run(args, model, samples, processes, encoder.pretrained, Description(labels=["0", "1"]))
         for batch in run.batches():
             train_step(run, batch)
     finally:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from bertorch.checksums import compare_checksums, write_checksums
 from bertorch.encoder.weights import read_weights, write_weights
 from bertorch.errors import UserError
-from bertorch.training.checkpoints import latest_state, load_state, save_state
+from bertorch.reporting.runs import latest_state
+from bertorch.training.checkpoints import load_state, save_state
 from tests.processes import finished
 from tests.scripts.launch import ROOT, environment
 from tests.training.mounts import needs_mounts

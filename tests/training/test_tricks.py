@@ -20,7 +20,8 @@ from bertorch.errors import UserError
 from bertorch.heads.loss import ClassLoss, Loss
 from bertorch.tasks.classification.head import Classifier, load_classifier
 from bertorch.training.optimizer import make_optimizer
-from bertorch.training.tricks import adversarial_step, average, class_loss, freeze, r_drop
+from bertorch.training.step import adversarial_step
+from bertorch.training.tricks import average, class_loss, freeze, r_drop
 from tests.closeness import assert_close
 
 

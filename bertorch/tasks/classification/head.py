@@ -8,8 +8,7 @@ from bertorch.data.batching import Batch
 from bertorch.encoder import Encoder, EncoderConfig, TokenBatch, load_config
 from bertorch.encoder.dropout import Dropout
 from bertorch.encoder.layers import activation
-from bertorch.encoder.weights import encoder_tensors
-from bertorch.heads.loading import fill_layers, load_head, load_trained_head
+from bertorch.heads.loading import fill_layers, head_files, load_head, load_trained_head
 from bertorch.heads.loss import ClassLoss, Loss, sampled
 from bertorch.heads.pooling import pooled_states
 
@@ -21,6 +20,9 @@ class Classifier(nn.Module):
     for BERT and ALBERT, a dense layer of the head's own for RoBERTa and ELECTRA. The other modes classify the pooled
     states directly.
     """
+
+    architecture = "ForSequenceClassification"
+    saved_files = head_files
 
     def __init__(self, encoder: Encoder, num_labels: int, pooling_mode: str = "linear"):
         super().__init__()
@@ -60,29 +62,14 @@ class Classifier(nn.Module):
         correct = (logits.detach().argmax(dim=-1) == batch.labels).sum()
         return Loss(total, len(batch.labels), correct, logits)
 
-    def hugging_face_tensors(self) -> dict[str, Tensor]:
-        """All weights under the names of transformers' sequence classifier of this family."""
-        own = dict(self.named_parameters())
-        names = self._head_names()
-        return {**encoder_tensors(self.encoder), **{theirs: own[ours].detach() for ours, theirs in names.items()}}
-
-    def saved_files(self, max_seq_length: int) -> dict[str, dict]:
-        """What ``save_model`` writes: path -> JSON content, or tensors for ``.safetensors``."""
-        architecture = f"{self.encoder.config.family.class_prefix}ForSequenceClassification"
-        config = {**self.encoder.config.to_dict(), "architectures": [architecture]}
-        return {"config.json": config, "model.safetensors": self.hugging_face_tensors()}
-
-    def _head_names(self) -> dict[str, str]:
+    def weight_names(self) -> dict[str, str]:
+        """Those of transformers' sequence classifier of this family."""
         modules = self.encoder.config.family.classifier if self.pooling_mode == "linear" else {"classifier": "classifier"}
         return {f"{ours}.{kind}": f"{theirs}.{kind}" for ours, theirs in modules.items() for kind in ("weight", "bias")}
 
     def fill_head(self, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
-        """Fill the head's own layers where a checkpoint holds them; returns the names taken.
-
-        Raises:
-            UserError: they are there and do not fit, or are ``required`` and missing.
-        """
-        return fill_layers(self, self._head_names(), tensors, source, required)
+        """See ``Head``."""
+        return fill_layers(self, self.weight_names(), tensors, source, required)
 
 
 def needs_pooler(config: EncoderConfig, pooling_mode: str) -> bool:

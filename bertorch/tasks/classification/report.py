@@ -7,15 +7,15 @@ import numpy as np
 
 from bertorch.data.tokenizing import Samples
 from bertorch.reporting.charts import reliability
+from bertorch.reporting.examples import examples_table, row_tokens
 from bertorch.reporting.page import Html, chosen_rows, folded, join, note, number, percent, shaded, table, tag
-from bertorch.tasks.entities.scores import precision_recall_f1
+from bertorch.tasks.classification.scores import precision_recall_f1
 
 EXAMPLES = 50  # wrong answers that are kept
 BINS = 10  # of the calibration
 _MATRIX = 30  # labels up to which the whole confusion matrix is kept
 _WIDE = 12  # labels up to which the report shows it unfolded
 _CONFUSED = 50  # pairs of labels that are kept instead
-_SHOWN = 15  # examples before the fold
 
 
 def classification_details(logits: np.ndarray, samples: Samples) -> dict[str, Any]:
@@ -83,13 +83,10 @@ def calibration(confidences: np.ndarray, right: np.ndarray, bins: int = BINS) ->
     return found, float(np.abs(sums[0] - sums[1]).sum() / max(1, len(confidences)))
 
 
-def row_tokens(samples: Samples, row: int) -> list[int]:
-    """The token ids of all sequences of a row."""
-    start, end = samples.offsets[samples.row_starts[row]], samples.offsets[samples.row_starts[row + 1]]
-    return samples.input_ids[start:end].tolist()
+TITLE = "Classes"
 
 
-def classification_section(details: dict[str, Any], labels: Sequence[str] | None) -> Html:
+def section(details: dict[str, Any], labels: Sequence[str] | None) -> Html:
     """Scores by label, confusions, calibration and wrong answers."""
     right, labelled, predicted = details["right"], details["labelled"], details["predicted"]
     names = list(labels) if labels else [str(place) for place in range(len(right))]
@@ -176,11 +173,3 @@ def _matrix(confusion: list[list[int]], names: Sequence[str]) -> Html:
         total = max(1, sum(counts))
         rows.append([names[place], *(shaded(count, count / total) for count in counts)])
     return table(["", *names], rows)
-
-
-def examples_table(head: Sequence[str], rows: Sequence[Sequence[Any]], texts: Sequence[int]) -> list[Html]:
-    """The first rows of a table, the others folded away."""
-    parts = [table(head, rows[:_SHOWN], texts)]
-    if len(rows) > _SHOWN:
-        parts.append(folded(f"{len(rows) - _SHOWN} more", table(head, rows[_SHOWN:], texts)))
-    return parts

@@ -49,3 +49,10 @@ def per_class_table(predictions: np.ndarray, labels: np.ndarray, names: Sequence
         f"{name:>{width}}" + "".join(f" {count:>{width}}" for count in row) for name, row in zip(names, matrix, strict=True)
     ]
     return report + "\n" + "\n".join(lines)
+
+
+def precision_recall_f1(right: int, wanted: int, given: int) -> tuple[float, float, float]:
+    """Of how many right ones among so many wanted and so many given; 0 where there is nothing to divide by."""
+    precision = right / given if given else 0.0
+    recall = right / wanted if wanted else 0.0
+    return precision, recall, 2 * right / (wanted + given) if right else 0.0

@@ -1,9 +1,8 @@
-"""Entities that a trained head finds: what run_ner.py scores and predict.py writes."""
+"""Entities that a head finds in whole texts, however many windows they take."""
 
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,19 +12,20 @@ from torch import Tensor
 from bertorch.encoder import Encoder, TokenBatch
 from bertorch.heads.loading import load_head, load_trained_head
 from bertorch.tasks.entities.batching import span_batch
+from bertorch.tasks.entities.description import Description
 from bertorch.tasks.entities.global_pointer import GlobalPointer
 from bertorch.tasks.entities.head import Tagger
 from bertorch.tasks.entities.scores import Entity, entity_scores, entity_table
 from bertorch.tasks.entities.tags import Span, TagSet
 from bertorch.tasks.entities.windows import TaggedSamples
-from bertorch.training.inference import answers, compute_tokens
+from bertorch.training.inference import Compute
 from bertorch.training.process_group import Processes
 
 _DECODED = 64  # texts decoded at a time
 
 
 @dataclass
-class Reading:
+class Findings:
     """What a head finds in each row of its samples.
 
     Attributes:
@@ -43,22 +43,22 @@ class Reading:
     emissions: np.ndarray | None = None
 
 
-def _entity_head(encoder: Encoder, description: dict[str, Any]) -> Tagger | GlobalPointer:
-    if description["ner_head"] == "global_pointer":
-        return GlobalPointer(encoder, description["types"])
-    tag_set = TagSet(description["labels"], description["tag"])
-    return Tagger(encoder, tag_set, description["ner_head"] == "crf", description["crf_constraints"])
+def _entity_head(encoder: Encoder, description: Description) -> Tagger | GlobalPointer:
+    if description.scores_spans:
+        return GlobalPointer(encoder, description.types)
+    tag_set = TagSet(description.labels, description.tag)
+    return Tagger(encoder, tag_set, description.ner_head == "crf", description.crf_constraints)
 
 
 def load_entity_head(
-    directory: str | Path, description: dict[str, Any], init_from_ckpt: str | Path | None = None
+    directory: str | Path, description: Description, init_from_ckpt: str | Path | None = None
 ) -> Tagger | GlobalPointer:
     """The head that ``description`` (as in ``bertorch.json``) tells of, to be trained; see ``load_head``."""
     return load_head(directory, lambda encoder: _entity_head(encoder, description), init_from_ckpt)
 
 
 def load_trained_entity_head(
-    directory: str | Path, description: dict[str, Any], weights: str | Path | None = None
+    directory: str | Path, description: Description, weights: str | Path | None = None
 ) -> Tagger | GlobalPointer:
     """The same, to predict with; see ``load_trained_head``."""
     return load_trained_head(directory, lambda encoder: _entity_head(encoder, description), weights)
@@ -67,15 +67,14 @@ def load_trained_entity_head(
 def read_entities(
     model: Tagger | GlobalPointer,
     samples: TaggedSamples,
-    batch_size: int,
-    processes: Processes,
-    precision: str = "fp32",
+    compute: Compute,
     with_confidence: bool = False,
-) -> Reading:
+) -> Findings:
     """The entities of every row, on every rank; work is shared, and the result does not depend on the number of ranks."""
     if isinstance(model, GlobalPointer):
-        return _read_spans(model, samples, batch_size, processes, precision)
-    emissions = compute_tokens(model, model.logits, samples, batch_size, processes, precision)[samples.unit_tokens]
+        return _read_spans(model, samples, compute)
+    emissions = compute.of_tokens(model, model.logits, samples)[samples.unit_tokens]
+    processes = compute.processes
     order = np.argsort(-samples.unit_counts, kind="stable")
     blocks = [order[start : start + _DECODED] for start in range(0, len(order), _DECODED)]
     mine = [
@@ -83,7 +82,7 @@ def read_entities(
         for rows in blocks[processes.rank :: processes.world_size]
     ]
     parts = [part for of_rank in processes.gather(mine) for part in of_rank]
-    reading = Reading([[]] * len(samples), [[]] * len(samples), [[]] * len(samples), None, emissions)
+    reading = Findings([[]] * len(samples), [[]] * len(samples), [[]] * len(samples), None, emissions)
     for rows, spans, lenient, confidences, _ in parts:
         for row, *found in zip(rows, spans, lenient, confidences, strict=True):
             reading.spans[row], reading.lenient[row], reading.confidences[row] = found
@@ -117,17 +116,15 @@ def _decode(
     return rows, spans, [model.tag_set.lenient(one) for one in tags], confidences, loss
 
 
-def _read_spans(
-    model: GlobalPointer, samples: TaggedSamples, batch_size: int, processes: Processes, precision: str
-) -> Reading:
+def _read_spans(model: GlobalPointer, samples: TaggedSamples, compute: Compute) -> Findings:
     def spans_above_zero(tokens: TokenBatch, sequences: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, int]:
         batch = span_batch(samples, tokens, sequences)
-        scores: Tensor = model.scores(tokens, batch.places.to(processes.device), batch.lengths)
-        loss = model.loss(scores, batch.spans.to(processes.device))
+        scores: Tensor = model.scores(tokens, batch.places.to(compute.device), batch.lengths)
+        loss = model.loss(scores, batch.spans.to(compute.device))
         above = (scores > 0).nonzero()
         return above.cpu().numpy(), scores[tuple(above.t())].float().cpu().numpy(), float(loss.total), loss.count
 
-    parts = answers(model, spans_above_zero, samples, batch_size, processes, precision)
+    parts = compute.batches(model, spans_above_zero, samples)
     parts.sort(key=lambda part: part[0][0])
     found: list[dict[Span, float]] = [{} for _ in range(len(samples))]
     bounds_of = cache(lambda row: _bounds(samples, row))  # once a text, however many spans it has
@@ -143,7 +140,7 @@ def _read_spans(
     spans = [sorted(of_row, key=lambda span: (span[1], -span[2], span[0])) for of_row in found]
     confidences = [[of_row[span] for span in listed] for of_row, listed in zip(found, spans, strict=True)]
     loss = sum(part[2] for _, part in parts) / sum(part[3] for _, part in parts)
-    return Reading(spans, confidences, None, loss)
+    return Findings(spans, confidences, None, loss)
 
 
 def _bounds(samples: TaggedSamples, row: int) -> list[tuple[int, int]]:
@@ -181,7 +178,7 @@ def in_characters(samples: TaggedSamples, row: int, spans: list[Span]) -> list[E
     return entities
 
 
-def entity_metrics(samples: TaggedSamples, reading: Reading, types: list[str]) -> tuple[dict[str, float], str]:
+def entity_metrics(samples: TaggedSamples, reading: Findings, types: list[str]) -> tuple[dict[str, float], str]:
     """Scores of a reading against the entities of the rows, and the table by type.
 
     ``precision``, ``recall`` and ``f1`` count entities that are written as the scheme wants them (seqeval's strict mode);

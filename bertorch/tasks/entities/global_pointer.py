@@ -4,14 +4,12 @@ Source: Su et al. 2022, "Global Pointer: Novel Efficient Span-based Approach for
 the section on Efficient GlobalPointer; the factor 1/2 on the type scores is that of the authors' code.
 """
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
 from bertorch.encoder import Encoder, TokenBatch
 from bertorch.encoder.dropout import Dropout
-from bertorch.heads.loading import fill_own_layers, head_files
+from bertorch.heads.loading import fill_own_layers, head_files, own_names
 from bertorch.heads.loss import Loss
 from bertorch.tasks.entities.batching import SpanBatch
 
@@ -29,6 +27,9 @@ class GlobalPointer(nn.Module):
         encoder: without pooler.
         types: the entity types.
     """
+
+    architecture = None
+    weight_names, fill_head, saved_files = own_names, fill_own_layers, head_files
 
     def __init__(self, encoder: Encoder, types: list[str]):
         super().__init__()
@@ -81,18 +82,6 @@ class GlobalPointer(nn.Module):
         entities = torch.cat([zero, (-scores).masked_fill(~is_entity, -torch.inf).flatten(2)], dim=2)
         total = torch.logsumexp(others, dim=2) + torch.logsumexp(entities, dim=2)  # [windows, types]
         return Loss(total.sum(), total.numel())
-
-    def saved_files(self, max_seq_length: int) -> dict[str, dict]:
-        """What ``save_model`` writes: path -> JSON content, or tensors for ``.safetensors``."""
-        return head_files(self)
-
-    def fill_head(self, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
-        """Fill the head's layers where a checkpoint holds them; returns the names taken.
-
-        Raises:
-            UserError: they are there and do not fit, or are ``required`` and missing.
-        """
-        return fill_own_layers(self, tensors, source, required)
 
 
 def _padded(values: Tensor, real: Tensor) -> Tensor:

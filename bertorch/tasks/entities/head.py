@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from bertorch.encoder import Encoder, TokenBatch
 from bertorch.encoder.dropout import Dropout
-from bertorch.heads.loading import fill_own_layers, head_files
+from bertorch.heads.loading import fill_own_layers, head_files, own_names
 from bertorch.heads.loss import ClassLoss, Loss, sampled
 from bertorch.tasks.entities.batching import TagBatch
 from bertorch.tasks.entities.crf import CRF, Steps, forward_backward
+from bertorch.tasks.entities.original import without_padding_tag
 from bertorch.tasks.entities.tags import Span, TagSet
-from bertorch.tasks.original import without_padding_tag
 
 
 class Tagger(nn.Module):
@@ -30,6 +30,9 @@ class Tagger(nn.Module):
         with_crf: put a CRF on top.
         constrained: the CRF forbids what the scheme does, such as I after O.
     """
+
+    architecture = "ForTokenClassification"
+    weight_names, saved_files = own_names, head_files
 
     def __init__(self, encoder: Encoder, tag_set: TagSet, with_crf: bool = False, constrained: bool = True):
         super().__init__()
@@ -97,15 +100,7 @@ class Tagger(nn.Module):
             result.append(float(np.exp(min(until + after, 0.0))))
         return result
 
-    def saved_files(self, max_seq_length: int) -> dict[str, dict]:
-        """What ``save_model`` writes: path -> JSON content, or tensors for ``.safetensors``."""
-        return head_files(self, "TokenClassification")
-
     def fill_head(self, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
-        """Fill the head's layers where a checkpoint holds them; returns the names taken.
-
-        Raises:
-            UserError: they are there and do not fit, or are ``required`` and missing.
-        """
+        """See ``Head``; layer by layer, as a tagger without a CRF may be where one is put on top."""
         tensors = without_padding_tag(tensors, len(self.tag_set.labels), self.tag_set.ids["O"])
         return fill_own_layers(self, tensors, source, required)

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from bertorch.reporting.examples import examples_table
 from bertorch.reporting.page import Html, chosen_rows, join, note, number, tag
-from bertorch.tasks.classification.report import examples_table, orders_by_f1
+from bertorch.tasks.classification.report import orders_by_f1
 from bertorch.tasks.entities.scores import Entity, precision_recall_f1
 from bertorch.tasks.entities.windows import TaggedSamples
 
@@ -116,7 +117,10 @@ def _unit_tokens(samples: TaggedSamples, row: int, low: int, high: int) -> list[
     return ids
 
 
-def entities_section(details: dict[str, Any]) -> Html:
+TITLE = "Entities"
+
+
+def section(details: dict[str, Any], labels: Sequence[str] | None) -> Html:
     """Scores and mistakes by type, types that are taken for one another, mistakes in their texts."""
     rows = []
     for one in details["types"]:

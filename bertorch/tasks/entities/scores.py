@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Iterable
 
+from bertorch.tasks.classification.scores import precision_recall_f1
+
 METRICS = ("f1", "conlleval_f1")
 
 Entity = tuple[str, int, int]  # type, start, end
@@ -40,10 +42,3 @@ def _counts(gold: Iterable[set[Entity]], found: Iterable[set[Entity]]) -> tuple[
         wanted.update(kind for kind, _, _ in there)
         given.update(kind for kind, _, _ in answer)
     return right, wanted, given
-
-
-def precision_recall_f1(right: int, wanted: int, given: int) -> tuple[float, float, float]:
-    """Of how many right ones among so many wanted and so many given; 0 where there is nothing to divide by."""
-    precision = right / given if given else 0.0
-    recall = right / wanted if wanted else 0.0
-    return precision, recall, 2 * right / (wanted + given) if right else 0.0

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from bertorch.encoder import Encoder
 from bertorch.encoder.layers import activation, first_tokens
-from bertorch.encoder.weights import encoder_tensors, find_weights, wrapper_prefix
+from bertorch.encoder.weights import find_weights, wrapper_prefix
 from bertorch.errors import UserError
-from bertorch.heads.loading import fill_layers, load_head, load_trained_head
+from bertorch.heads.loading import fill_layers, head_files, load_head, load_trained_head, own_names
 from bertorch.heads.loss import Loss
 from bertorch.tasks.pretraining.masking import MaskedBatch
 
@@ -102,27 +102,22 @@ class LanguageModel(nn.Module):
         )
 
     @property
-    def _layers(self) -> dict[str, dict[str, str]]:
-        """Each own layer: its parameters -> their names in transformers."""
+    def architecture(self) -> str:
+        return "ForMaskedLM" if self.order is None else "ForPreTraining"
+
+    def weight_names(self) -> dict[str, str]:
+        """Those of transformers' pretraining classes."""
         names = self.encoder.config.family.pretraining
         if self.decoder is not None:  # the other bias is left over then
             names = {**names, "bias": _decoder_bias(names)}
-        layers = {}
-        for name, _ in self.named_parameters():
-            layer, _, kind = name.partition(".")
-            if layer != "encoder":
-                layers.setdefault(layer, {})[name] = f"{names[layer]}.{kind}" if kind else names[layer]
-        return layers
+        parts = {name: name.partition(".") for name in own_names(self)}
+        return {name: f"{names[layer]}.{kind}" if kind else names[layer] for name, (layer, _, kind) in parts.items()}
 
     def saved_files(self, max_seq_length: int) -> dict[str, dict]:
-        """What ``save_model`` writes: path -> JSON content, or tensors for ``.safetensors``."""
-        config = self.encoder.config
-        kind = "MaskedLM" if self.order is None else "PreTraining"
-        written = {**config.to_dict(), "architectures": [f"{config.family.class_prefix}For{kind}"]}
-        parameters = dict(self.named_parameters())
-        own = {theirs: parameters[ours].detach() for names in self._layers.values() for ours, theirs in names.items()}
-        own[config.family.pretraining["bias"]] = self.bias.detach().clone()  # untied, transformers wants both
-        return {"config.json": written, "model.safetensors": {**encoder_tensors(self.encoder), **own}}
+        """See ``Head``; the bias under both its names, as transformers wants it where the decoder is not tied."""
+        files = head_files(self, max_seq_length)
+        files["model.safetensors"][self.encoder.config.family.pretraining["bias"]] = self.bias.detach().clone()
+        return files
 
     def fill_head(self, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
         """Fill each of the head's layers that a checkpoint holds; returns the names taken, those tied to them included.
@@ -134,8 +129,11 @@ class LanguageModel(nn.Module):
         biases = {prefix + names["bias"], prefix + _decoder_bias(names)}  # two names of one tensor; files hold either
         for bias in biases & set(tensors):
             tensors = {**dict.fromkeys(biases, tensors[bias]), **tensors}
+        layers: dict[str, dict[str, str]] = {}
+        for ours, theirs in self.weight_names().items():
+            layers.setdefault(ours.split(".")[0], {})[ours] = theirs
         taken, new = set(), []
-        for layer, own in self._layers.items():
+        for layer, own in layers.items():
             there = any(prefix + theirs in tensors for theirs in own.values())  # no layer depends on labels: all must fit
             found = fill_layers(self, own, tensors, source, required or there)
             taken |= found

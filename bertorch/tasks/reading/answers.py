@@ -1,10 +1,9 @@
-"""Answers that a trained reader gives: what run_mrc.py scores and predict.py writes."""
+"""Answers that a reader gives to questions, joined over the windows of a passage, and their scores."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from loguru import logger
@@ -12,12 +11,12 @@ from scipy.special import softmax
 
 from bertorch.encoder import TokenBatch
 from bertorch.heads.loading import load_head, load_trained_head
+from bertorch.tasks.reading.description import Description
 from bertorch.tasks.reading.head import Reader
 from bertorch.tasks.reading.rows import ANSWER_TYPES, Question, ReadingSamples, targets_of
 from bertorch.tasks.reading.scores import SCORERS, best_null_threshold, reading_metrics
-from bertorch.training.checkpoints import write_whole
-from bertorch.training.inference import answers
-from bertorch.training.process_group import Processes
+from bertorch.training.inference import Compute
+from bertorch.writing import write_whole
 
 
 @dataclass
@@ -73,16 +72,16 @@ def _no_answer(score: float) -> Candidate:
     return Candidate("none", "", -1, -1, score)
 
 
-def _reader(description: dict[str, Any]):
-    return lambda encoder: Reader(encoder, with_yes_no="yes" in ANSWER_TYPES[description["answer_types"]])
+def _reader(description: Description):
+    return lambda encoder: Reader(encoder, with_yes_no="yes" in ANSWER_TYPES[description.answer_types])
 
 
-def load_reader(directory: str | Path, description: dict[str, Any], init_from_ckpt: str | Path | None = None) -> Reader:
+def load_reader(directory: str | Path, description: Description, init_from_ckpt: str | Path | None = None) -> Reader:
     """The reader that ``description`` (as in ``bertorch.json``) tells of, to be trained; see ``load_head``."""
     return load_head(directory, _reader(description), init_from_ckpt)
 
 
-def load_trained_reader(directory: str | Path, description: dict[str, Any], weights: str | Path | None = None) -> Reader:
+def load_trained_reader(directory: str | Path, description: Description, weights: str | Path | None = None) -> Reader:
     """The same, to predict with; see ``load_trained_head``."""
     return load_trained_head(directory, _reader(description), weights)
 
@@ -91,10 +90,8 @@ def read_answers(
     model: Reader,
     samples: ReadingSamples,
     questions: Sequence[Question],
-    description: dict[str, Any],
-    batch_size: int,
-    processes: Processes,
-    precision: str = "fp32",
+    description: Description,
+    compute: Compute,
 ) -> tuple[list[Reading], float]:
     """What the model says to each question, and the mean loss over windows with known answers (else nan), on every rank.
 
@@ -105,24 +102,22 @@ def read_answers(
         model: set to evaluation.
         samples: the windows of ``questions``.
         questions: the questions.
-        description: of the model, as in ``bertorch.json``: ``answer_types``, ``max_answer_length``, ``n_best_size``.
-        batch_size: windows a forward pass.
-        processes: share the windows.
-        precision: ``fp32``, ``bf16`` or ``fp16``.
+        description: of the model.
+        compute: how answers are computed.
     """
-    n_best, longest = description["n_best_size"], description["max_answer_length"]
+    n_best, longest = description.n_best_size, description.max_answer_length
 
     def of_batch(tokens: TokenBatch, rows: np.ndarray) -> tuple[list[tuple], float]:
         logits = model.logits(tokens).float()
-        targets = targets_of(samples, tokens, rows).to(processes.device)
+        targets = targets_of(samples, tokens, rows).to(compute.device)
         loss = float(model.loss(logits, targets).total)
         bounds = np.cumsum([0, *tokens.lengths])
         values = logits.cpu().numpy().astype(np.float64)
         windows = (values[start:end] for start, end in zip(bounds, bounds[1:], strict=False))
         return [_window(samples, row, window, n_best, longest) for row, window in zip(rows, windows, strict=True)], loss
 
-    parts = sorted(answers(model, of_batch, samples, batch_size, processes, precision), key=lambda part: part[0][0])
-    types = ANSWER_TYPES[description["answer_types"]]
+    parts = sorted(compute.batches(model, of_batch, samples), key=lambda part: part[0][0])
+    types = ANSWER_TYPES[description.answer_types]
     of_question: list[list[tuple]] = [[] for _ in questions]
     for rows, (windows, _) in parts:
         for row, window in zip(rows, windows, strict=True):
@@ -202,10 +197,10 @@ def score_readings(
 
 
 def write_submission(
-    path: str | Path, readings: Sequence[Reading], questions: Sequence[Question], threshold: float, processes: Processes
+    path: str | Path, readings: Sequence[Reading], questions: Sequence[Question], threshold: float, compute: Compute
 ) -> None:
     """``{id: answer}``, the file that the official scorers read."""
-    if processes.is_main:
+    if compute.processes.is_main:
         content = {
             question.id: reading.answer(threshold).text for question, reading in zip(questions, readings, strict=True)
         }

@@ -1,14 +1,12 @@
 """Reader: where in a passage the answer to a question begins and ends, or that it is yes, no, or not there."""
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bertorch.encoder import Encoder, TokenBatch, to_padded
 from bertorch.encoder.layers import first_tokens
-from bertorch.heads.loading import fill_own_layers, head_files
+from bertorch.heads.loading import fill_own_layers, head_files, own_names
 from bertorch.heads.loss import Loss
 from bertorch.tasks.reading.rows import ReadingBatch
 
@@ -23,6 +21,9 @@ class Reader(nn.Module):
         encoder: without pooler.
         with_yes_no: passages may be answered with yes and no.
     """
+
+    architecture = "ForQuestionAnswering"
+    weight_names, fill_head, saved_files = own_names, fill_own_layers, head_files
 
     def __init__(self, encoder: Encoder, with_yes_no: bool = False):
         super().__init__()
@@ -62,15 +63,3 @@ class Reader(nn.Module):
             for end, target in enumerate(targets)
         )
         return Loss(total / 2, batch.tokens.batch_size, logits=places.transpose(1, 2))
-
-    def saved_files(self, max_seq_length: int) -> dict[str, dict]:
-        """What ``save_model`` writes: path -> JSON content, or tensors for ``.safetensors``."""
-        return head_files(self, "QuestionAnswering")
-
-    def fill_head(self, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
-        """Fill the head's layers where a checkpoint holds them; returns the names taken.
-
-        Raises:
-            UserError: they are there and do not fit, or are ``required`` and missing.
-        """
-        return fill_own_layers(self, tensors, source, required)

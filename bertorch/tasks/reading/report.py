@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from bertorch.reporting.examples import examples_table
 from bertorch.reporting.page import Html, join, note, number, percent, shaded, table, tag
 from bertorch.reporting.readable import shortened
-from bertorch.tasks.classification.report import examples_table
 from bertorch.tasks.reading.rows import Question
 from bertorch.tasks.reading.scores import SCORERS
 
@@ -74,7 +74,10 @@ def _around(question: Question) -> list[str]:
     return [before, shortened(question.context[question.start : question.end], _LONGEST), after]
 
 
-def reading_section(details: dict[str, Any]) -> Html:
+TITLE = "Answers"
+
+
+def section(details: dict[str, Any], labels: Sequence[str] | None) -> Html:
     """Kinds of answers, and wrong answers beside the right ones."""
     names = list(dict.fromkeys(name for kind, given, _ in details["kinds"] for name in (kind, given)))
     counts = {(kind, given): count for kind, given, count in details["kinds"]}

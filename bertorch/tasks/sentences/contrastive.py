@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from bertorch.data.batching import Batch
 from bertorch.encoder import Encoder
+from bertorch.heads.loading import fill_own_layers
 from bertorch.heads.loss import Loss
 from bertorch.tasks.sentences.directory import sentence_files
 from bertorch.tasks.sentences.encoder import SentenceEncoder, gather, sizes_over_ranks
@@ -26,6 +27,9 @@ class Contrastive(nn.Module):
         gather_negatives: candidates of all ranks; otherwise those of this rank.
     """
 
+    architecture = None  # the sentence encoder has that of its family
+    fill_head = fill_own_layers
+
     def __init__(
         self,
         sentence: SentenceEncoder,
@@ -45,6 +49,10 @@ class Contrastive(nn.Module):
     @property
     def encoder(self) -> Encoder:
         return self.sentence.encoder
+
+    def weight_names(self) -> dict[str, str]:
+        """None: the loss has no weights."""
+        return {}
 
     def saved_files(self, max_seq_length: int) -> dict[str, dict | list]:
         """What ``save_model`` writes: the sentence encoder alone, the loss has no weights."""

@@ -15,8 +15,8 @@ from bertorch.encoder.weights import encoder_tensors, fill_encoder, find_weights
 from bertorch.errors import UserError
 from bertorch.heads.pooling import pooled_layers
 from bertorch.memory import check_memory
-from bertorch.tasks.original import reduction_of, take_reduction
 from bertorch.tasks.sentences.encoder import Dense, SentenceEncoder
+from bertorch.tasks.sentences.original import reduction_of, take_reduction
 
 MODULES = "modules.json"
 _VECTOR = "sentence_embedding"

@@ -36,6 +36,8 @@ class SentencePair(nn.Module):
         gather_pairs: ``cosent`` compares pairs of all ranks; otherwise those of this rank.
     """
 
+    architecture = None  # the sentence encoder has that of its family
+
     def __init__(
         self,
         sentence: SentenceEncoder,
@@ -64,17 +66,13 @@ class SentencePair(nn.Module):
     def encoder(self) -> Encoder:
         return self.sentence.encoder
 
-    def _head(self) -> dict[str, nn.Parameter]:
-        own = self.named_parameters() if self.classifier is not None else ()
-        return {name: parameter for name, parameter in own if name.startswith("classifier.")}
+    def weight_names(self) -> dict[str, str]:
+        """Those of the classifier, where there is one."""
+        return {name: name for name, _ in self.named_parameters() if name.startswith("classifier.")}
 
     def fill_head(self, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
-        """Fill the classifier where a checkpoint holds one that fits; returns the names taken.
-
-        Raises:
-            UserError: it is ``required`` and missing or of another shape.
-        """
-        return fill_layers(self, {name: name for name in self._head()}, tensors, source, required)
+        """See ``Head``."""
+        return fill_layers(self, self.weight_names(), tensors, source, required)
 
     def logits(self, u: Tensor, v: Tensor) -> Tensor:
         """Label scores of vector pairs: ``[rows, output_size]`` twice -> ``[rows, num_labels]``."""
@@ -85,7 +83,10 @@ class SentencePair(nn.Module):
 
     def saved_files(self, max_seq_length: int) -> dict[str, dict | list]:
         """What ``save_model`` writes: the sentence encoder, and the classifier beside the encoder's weights."""
-        return sentence_files(self.sentence, max_seq_length, {name: value.detach() for name, value in self._head().items()})
+        parameters = dict(self.named_parameters())
+        return sentence_files(
+            self.sentence, max_seq_length, {name: parameters[name].detach() for name in self.weight_names()}
+        )
 
     def forward(self, batch: Batch) -> Loss:
         rows = len(batch.labels)

@@ -1,13 +1,14 @@
 """Sentence vectors: what an evaluation keeps, and how the report shows it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from bertorch.data.tokenizing import Samples
 from bertorch.reporting.charts import histogram, plane
+from bertorch.reporting.examples import examples_table, row_tokens
 from bertorch.reporting.page import Html, join, legend, note, number, percent, table, tag
-from bertorch.tasks.classification.report import examples_table, row_tokens
 from bertorch.tasks.sentences.scores import cosines
 
 _BINS = 20
@@ -48,7 +49,7 @@ def similarity_details(u: np.ndarray, v: np.ndarray, samples: Samples) -> dict[s
         details["examples"] = _disagreements(similarities, labels, samples)
     else:
         details["class_ids"] = True
-    return {"similarity": details}
+    return {"sentence_vectors": details}
 
 
 def label_groups(labels: np.ndarray) -> tuple[list[str], np.ndarray]:
@@ -102,7 +103,10 @@ def _disagreements(similarities: np.ndarray, scores: np.ndarray, samples: Sample
     ]
 
 
-def similarity_section(details: dict[str, Any], labels: list[str] | None) -> Html:
+TITLE = "Sentence vectors"
+
+
+def section(details: dict[str, Any], labels: Sequence[str] | None) -> Html:
     """Histograms by label, the map, and the pairs that disagree most."""
     names = details["groups"]
     if details.get("class_ids") and labels:

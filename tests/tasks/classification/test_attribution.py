@@ -14,7 +14,7 @@ from bertorch.tasks.classification.attribution import Attribution, explain_rows,
 from bertorch.tasks.classification.head import load_trained_classifier
 from bertorch.tasks.sentences.encoder import SentenceEncoder
 from bertorch.tasks.sentences.pair import SentencePair
-from bertorch.training.inference import compute
+from bertorch.training.inference import Compute
 from bertorch.training.process_group import Processes
 from tests.closeness import assert_close
 
@@ -30,7 +30,7 @@ def explained(directory, texts, steps=8, length=24, truncation="head", encoder=N
     encoder = encoder or TextTokenizer(load_tokenizer(directory), length, truncation)
     rows = [Row(line, one, None) for line, one in enumerate(texts, 1)]
     samples = tokenize(((row.line, row.texts, -1) for row in rows if row.texts), encoder)
-    logits = compute(model, model.logits, samples, 8, processes)
+    logits = Compute(8, processes).of_sequences(model, model.logits, samples)
     return explain_rows(model, model.logits, rows, samples, logits, encoder, steps, processes), model
 
 
@@ -219,7 +219,7 @@ def test_two_sequences_through_their_vectors(tiny_model):
     def logits(tokens):
         return model.logits(*model.sentence(tokens).chunk(2))
 
-    vectors = compute(model.sentence, model.sentence, samples, 8, ALONE)
+    vectors = Compute(8, ALONE).of_sequences(model.sentence, model.sentence, samples)
     with torch.no_grad():
         expected = model.logits(*(torch.from_numpy(vectors[place::2]) for place in (0, 1))).numpy()
     first, _ = explain_rows(model, logits, rows, samples, expected, text_encoder, 64, ALONE)

@@ -1,7 +1,6 @@
 """The Efficient GlobalPointer against its formulas written out, and the reading of long texts."""
 
 import cmath
-import json
 import math
 
 import numpy as np
@@ -13,10 +12,12 @@ from bertorch.encoder import TokenBatch
 from bertorch.errors import UserError
 from bertorch.tasks.entities.answers import load_entity_head, load_trained_entity_head, read_entities
 from bertorch.tasks.entities.batching import collate_spans
+from bertorch.tasks.entities.description import Description
 from bertorch.tasks.entities.global_pointer import GlobalPointer
 from bertorch.tasks.entities.rows import Document
 from bertorch.tasks.entities.windows import UnitTokenizer, tag_documents
 from bertorch.training.checkpoints import save_model
+from bertorch.training.inference import Compute
 from bertorch.training.process_group import Processes
 from tests.closeness import assert_close
 
@@ -25,9 +26,9 @@ ALONE = Processes(0, 0, 1, torch.device("cpu"))
 SIGNS = "的一是不了在人有我他这中大来上个国到说们为子和你地出道也时年得就那要下以生会自着"
 
 
-def described(**changes) -> dict:
-    values = {"task": "entities", "ner_head": "global_pointer", "types": TYPES, "labels": TYPES, "tag": "bios"}
-    return {**values, "crf_constraints": True, "unit": "character", "doc_stride": None, "max_seq_length": 64, **changes}
+def described(**changes) -> Description:
+    values = {"ner_head": "global_pointer", "types": TYPES, "labels": TYPES, "tag": "bios", "crf_constraints": True}
+    return Description(**{**values, "unit": "character", "doc_stride": None, "max_seq_length": 64, **changes})
 
 
 @pytest.fixture
@@ -219,7 +220,7 @@ def test_nested_entities_are_learned_and_read(model, tiny_model):
         loss.backward()
         optimizer.step()
     assert loss < 0.1
-    reading = read_entities(model, samples, 2, ALONE, with_confidence=True)
+    reading = read_entities(model, samples, Compute(2, ALONE), with_confidence=True)
     assert [set(spans) for spans in reading.spans] == [set(entities) for _, entities in NESTED]
     assert all(len(set(spans)) == len(spans) for spans in reading.spans)
     assert all(0.5 < one <= 1 for confidences in reading.confidences for one in confidences)
@@ -269,7 +270,7 @@ def test_each_span_is_decided_by_the_window_with_most_context(model, tiny_model,
     ids = load_tokenizer(directory).convert_tokens_to_ids(list(SIGNS[:WHOLE]))
     numbers = in_windows(monkeypatch, model, lambda begin, kind, first, last: 0.1 + begin / 10 + kind / 100)
     numbers.update({ids[begin]: begin for begin in begins})
-    reading = read_entities(model, samples, batch_size, ALONE, with_confidence=True)
+    reading = read_entities(model, samples, Compute(batch_size, ALONE), with_confidence=True)
     found = dict(zip(reading.spans[0], reading.confidences[0], strict=True))
     assert len(found) == len(reading.spans[0])
     expected = {
@@ -302,7 +303,7 @@ def test_a_window_with_less_context_is_not_heard(model, tiny_model, monkeypatch)
     numbers = in_windows(monkeypatch, model, score)
     ids = load_tokenizer(directory).convert_tokens_to_ids(list(SIGNS[:WHOLE]))
     numbers.update({ids[begin]: begin for begin in begins})
-    assert read_entities(model, samples, 4, ALONE).spans == [[]]
+    assert read_entities(model, samples, Compute(4, ALONE)).spans == [[]]
 
 
 def test_an_entity_is_gold_in_every_window_that_holds_it_whole(tiny_model):
@@ -327,8 +328,8 @@ def test_an_entity_is_gold_in_every_window_that_holds_it_whole(tiny_model):
 def test_saved_and_loaded(family, tiny_model, tmp_path):
     directory = tiny_model(family)
     model = load_entity_head(directory, described()).eval()
-    save_model(tmp_path / "saved", model, load_tokenizer(directory), described())
-    again = load_trained_entity_head(tmp_path / "saved", json.loads((tmp_path / "saved" / "bertorch.json").read_text()))
+    save_model(tmp_path / "saved", model, load_tokenizer(directory), described().to_json())
+    again = load_trained_entity_head(tmp_path / "saved", Description.read(tmp_path / "saved"))
     with torch.no_grad():
         assert torch.equal(again.scores(*windows_of([4, 7])), model.scores(*windows_of([4, 7])))
 
@@ -336,7 +337,7 @@ def test_saved_and_loaded(family, tiny_model, tmp_path):
 def test_a_head_that_is_not_there_or_does_not_fit(model, tiny_model, messages, tmp_path):
     with pytest.raises(UserError, match="query_key.weight"):
         load_trained_entity_head(tiny_model("bert"), described())
-    save_model(tmp_path / "saved", model, load_tokenizer(tiny_model("bert")), described())
+    save_model(tmp_path / "saved", model, load_tokenizer(tiny_model("bert")), described().to_json())
     fewer = load_entity_head(tiny_model("bert"), described(types=TYPES[:2]), init_from_ckpt=tmp_path / "saved")
     assert any("type_scores.weight is [6, 128], expected [4, 128]" in line for line in messages)
     assert torch.equal(fewer.encoder.embeddings.word.weight, model.encoder.embeddings.word.weight)

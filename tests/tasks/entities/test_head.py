@@ -1,6 +1,5 @@
 """The tagger is transformers' token classifier, family by family; CRF losses and confidences by listing all tag paths."""
 
-import json
 from itertools import product
 
 import pytest
@@ -15,6 +14,7 @@ from bertorch.encoder import TokenBatch, to_padded
 from bertorch.errors import UserError
 from bertorch.tasks.entities.answers import load_entity_head, load_trained_entity_head
 from bertorch.tasks.entities.batching import collate_tags
+from bertorch.tasks.entities.description import Description
 from bertorch.tasks.entities.head import Tagger
 from bertorch.tasks.entities.rows import Document
 from bertorch.tasks.entities.tags import SCHEMES, TagSet
@@ -35,11 +35,11 @@ TEXTS = [  # text, entities in characters
 ]
 
 
-def described(ner_head: str = "linear", tag: str = "bio", types: list[str] = TYPES, **changes) -> dict:
+def described(ner_head: str = "linear", tag: str = "bio", types: list[str] = TYPES, **changes) -> Description:
     """What ``bertorch.json`` says of a model."""
     labels = ["O", *(f"{letter}-{kind}" for letter in SCHEMES[tag] if letter for kind in types)]
-    values = {"task": "entities", "ner_head": ner_head, "types": types, "labels": labels, "tag": tag}
-    return {**values, "crf_constraints": True, "unit": "character", "doc_stride": None, "max_seq_length": 64, **changes}
+    values = {"ner_head": ner_head, "types": types, "labels": labels, "tag": tag, "crf_constraints": True}
+    return Description(**{**values, "unit": "character", "doc_stride": None, "max_seq_length": 64, **changes})
 
 
 def draw(lengths: list[int] = LENGTHS, vocab_size: int = 100) -> TokenBatch:
@@ -76,7 +76,7 @@ def shaken(model: Tagger) -> Tagger:
 
 
 def saved(model: Tagger, encoder_directory, directory, description: dict):
-    save_model(directory, model, load_tokenizer(encoder_directory), description)
+    save_model(directory, model, load_tokenizer(encoder_directory), description.to_json())
     return directory
 
 
@@ -113,12 +113,12 @@ def test_transformers_opens_what_is_saved(family, ner_head, tiny_model, tmp_path
     theirs, said = AutoModelForTokenClassification.from_pretrained(directory, output_loading_info=True)
     assert not said["missing_keys"] and not said["mismatched_keys"]
     assert {name.rsplit(".", 2)[-2] for name in said["unexpected_keys"]} <= {"crf"}
-    assert list(theirs.config.id2label.values()) == description["labels"]
+    assert list(theirs.config.id2label.values()) == description.labels
     tokens = draw()
     with torch.no_grad():
         found = model.logits(tokens)
     assert_close(found, their_logits(theirs.eval(), tokens))
-    again = load_trained_entity_head(directory, json.loads((directory / "bertorch.json").read_text()))
+    again = load_trained_entity_head(directory, Description.read(directory))
     assert equal_names(parameters(again), parameters(model)) == parameters(model).keys()
 
 

@@ -105,7 +105,7 @@ def test_the_loss_and_all_gradients_of_transformers(tiny_model, family, head):
     (base,) = (name.removesuffix(words) for name in gradients if name.endswith(words))
     names = hugging_face_names(ours.encoder.config, [name for name, _ in ours.encoder.named_parameters()])
     names = {f"encoder.{mine}": base + name for mine, name in names.items()}
-    names |= {mine: name for layer in ours._layers.values() for mine, name in layer.items()}
+    names |= ours.weight_names()
     largest = max(gradient.abs().max().item() for gradient in gradients.values() if gradient is not None)
     parameters = dict(ours.named_parameters())
     assert parameters.keys() == names.keys()

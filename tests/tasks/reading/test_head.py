@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,15 +15,17 @@ from bertorch.data.tokenizing import TextTokenizer, load_tokenizer
 from bertorch.encoder import TokenBatch, to_padded
 from bertorch.errors import UserError
 from bertorch.tasks.reading.answers import Candidate, Reading, load_reader, load_trained_reader, read_answers, score_readings
+from bertorch.tasks.reading.description import Description
 from bertorch.tasks.reading.rows import Question, ReadingBatch, ReadingTokenizer, collate_reading, window_questions
 from bertorch.training.checkpoints import save_model
+from bertorch.training.inference import Compute
 from bertorch.training.process_group import Processes
 from tests.closeness import assert_close
 
 HEAD = "ForQuestionAnswering"
 LENGTHS = [9, 9, 4, 1]
-SPAN = {"answer_types": "span"}
-ALL = {"answer_types": "span+yes+no+none"}
+SPAN = replace(Description.of_transformers(), max_seq_length=96)
+ALL = replace(SPAN, answer_types="span+yes+no+none")
 ALONE = Processes(0, 0, 1, torch.device("cpu"))
 
 
@@ -67,7 +70,7 @@ def test_transformers_opens_what_is_saved(family, tiny_model, tmp_path):
     with torch.no_grad():
         for parameter in ours.parameters():
             parameter.mul_(1.1)
-    save_model(tmp_path, ours, load_tokenizer(directory), {**SPAN, "max_seq_length": 96})
+    save_model(tmp_path, ours, load_tokenizer(directory), SPAN.to_json())
     theirs, info = AutoModelForQuestionAnswering.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values()), info
     assert type(theirs).__name__ == type(AutoModelForQuestionAnswering.from_pretrained(directory)).__name__
@@ -147,7 +150,7 @@ def test_a_head_is_trained_or_there(tiny_model, tmp_path, messages):
     warm = load_reader(tiny_model("bert"), ALL, tiny_model("bert", HEAD))  # spans known, yes and no new
     assert torch.equal(warm.qa_outputs.weight, load_trained_reader(tiny_model("bert", HEAD), SPAN).qa_outputs.weight)
     assert warm.yes_no.weight.std() > 0 and (warm.yes_no.bias == 0).all()
-    save_model(tmp_path, warm, load_tokenizer(tiny_model("bert")), {**ALL, "max_seq_length": 96})
+    save_model(tmp_path, warm, load_tokenizer(tiny_model("bert")), ALL.to_json())
     again = load_trained_reader(tmp_path, ALL)
     assert all(torch.equal(one, other) for one, other in zip(warm.parameters(), again.parameters(), strict=True))
 
@@ -184,8 +187,8 @@ def reader(tiny_model):
 
 
 def read(model, samples, types="span+yes+no+none", n_best=20, longest=30, batch_size=3, asked=ASKED):
-    description = {"answer_types": types, "n_best_size": n_best, "max_answer_length": longest}
-    return read_answers(model, samples, asked, description, batch_size, ALONE)
+    description = replace(SPAN, answer_types=types, n_best_size=n_best, max_answer_length=longest)
+    return read_answers(model, samples, asked, description, Compute(batch_size, ALONE))
 
 
 def by_force(model, samples, number, longest):

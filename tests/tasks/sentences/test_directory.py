@@ -15,6 +15,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, Dropout, N
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
+from bertorch import writing
 from bertorch.data.tokenizing import TextTokenizer, load_tokenizer
 from bertorch.encoder import TokenBatch
 from bertorch.encoder.weights import read_weights, write_weights
@@ -189,7 +190,7 @@ def test_what_is_written(tiny_model, tmp_path):
     for name, path in files.items():
         if path.suffix == ".safetensors":
             assert {tensor.dtype for tensor in load_file(path).values()} == {torch.float32}, name
-            assert path.stat().st_mode & 0o777 == 0o666 & ~checkpoints._UMASK, name
+            assert path.stat().st_mode & 0o777 == 0o666 & ~writing._UMASK, name
     config = json.loads(files["config.json"].read_text(encoding="utf-8"))
     assert config["id2label"] == {"0": "no", "1": "是"} and config["label2id"] == {"no": 0, "是": 1}
     assert config["pad_token_id"] == 0  # the tokenizer's: the config lied
@@ -240,7 +241,7 @@ def test_files_appear_when_all_of_them_are_complete(tmp_path):
         seen[path.name] = (tmp_path / "one").read_text(), (tmp_path / "sub" / "two").exists()
         path.write_text("new")
 
-    checkpoints.write_all({tmp_path / "one": write, tmp_path / "sub" / "two": write})
+    writing.write_all({tmp_path / "one": write, tmp_path / "sub" / "two": write})
     assert list(seen.values()) == [("old", False), ("old", False)]
     assert contents(tmp_path) == {"one": b"new", "sub/two": b"new"}
 

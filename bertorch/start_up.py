@@ -1,0 +1,64 @@
+"""What a process settles before torch is loaded: how threads wait, what is kept, what Ctrl-C does, when garbage is sought.
+
+On a shared Xeon with AMX: without the search for garbage the two large libraries load in 1.6 s of CPU time instead of 2.2
+(medians of five, in turn); beside a busy program five updates use 9 s of CPU time with threads that sleep, and 53 s with
+threads that spin; bf16 training peaks at 1,157 MB with 128 kernels, and at 1,623 MB and growing with 1,024
+(`benchmarks/RESULTS.md`, "Threads that wait, and kernels that are kept").
+"""
+
+import contextlib
+import gc
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def let_waiting_threads_sleep() -> None:
+    """Else they spin on cores that other programs want. A choice of the user's stands."""
+    if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
+def keep_few_kernels() -> None:
+    """oneDNN, which computes bf16, compiles a kernel for each shape and keeps 1,024 of them, about a megabyte each.
+
+    Hardly any shape comes back without padding; 128 are enough for those of one update.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+
+
+def interrupt_quietly() -> None:
+    """Let Ctrl-C be one line while the libraries are loaded, which takes seconds; from ``run_script`` on it is an exception.
+
+    Only in our own scripts: notebooks and programs of others keep what they have.
+    """
+    file, root = getattr(sys.modules["__main__"], "__file__", None), Path(__file__).resolve().parents[1]
+    ours = file is not None and Path(file).resolve().parent in (root, root / "scripts")
+    free = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours and free and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _stop_quietly)
+
+
+def _stop_quietly(number: int, frame: object) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        os.write(2, f"{os.path.basename(sys.argv[0])}: interrupted\n".encode())
+    os._exit(128 + number)  # nothing has begun, and an exception would go through whatever is being imported
+
+
+@contextlib.contextmanager
+def without_collecting() -> Iterator[None]:
+    """Inside, no garbage is sought, and what is made inside is never looked through again.
+
+    The two large libraries make a great many objects, which stay.
+    """
+    collected = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if collected:
+            gc.enable()

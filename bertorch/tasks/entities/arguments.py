@@ -1,0 +1,55 @@
+"""The flags of run_ner.py."""
+
+import argparse
+
+from bertorch.tasks.entities.description import HEADS
+from bertorch.tasks.entities.rows import UNITS
+from bertorch.tasks.entities.scores import METRICS
+from bertorch.tasks.entities.tags import SCHEMES
+from bertorch.training.arguments import (
+    CLASS_LOSS_FLAGS,
+    ArgumentParser,
+    add_class_loss_arguments,
+    add_dropout_samples_argument,
+    count,
+    not_negative,
+    refuse_tricks,
+)
+
+
+def add_entity_arguments(parser: ArgumentParser) -> None:
+    """The flags of the task."""
+    task = parser.add_argument_group("entities")
+    task.add_argument("--label_file", required=True, help="the tags (O, B-PER, ...) or entity types (PER, ...), one a line")
+    task.add_argument("--tag", choices=SCHEMES, default="bios", help="scheme of the model's tags; files may have any other")
+    task.add_argument(
+        "--ner_head", choices=HEADS, default="linear",
+        help="a linear layer, a CRF on top of it, or scores of spans, which finds entities within each other",
+    )  # fmt: skip
+    task.add_argument("--use_crf", action="store_true", help="the same as --ner_head crf")
+    task.add_argument("--crf_learning_rate", type=not_negative, default=5e-5, help="highest rate of the CRF's own weights")
+    task.add_argument("--no_crf_constraints", action="store_true", help="let the CRF follow O by I- and the like")
+    task.add_argument(
+        "--doc_stride", type=count, default=None,
+        help="tokens that neighbouring windows share, in texts longer than --max_seq_length; default: half a window",
+    )  # fmt: skip
+    task.add_argument(
+        "--unit", choices=UNITS, default="character",
+        help="what a plain text is divided into; files that list characters or words are taken as they are",
+    )  # fmt: skip
+    task.add_argument("--metric", choices=METRICS, default="f1", help="what makes a model the best")
+    add_class_loss_arguments(task)
+    add_dropout_samples_argument(task)
+
+
+def settle_entity_arguments(parser: ArgumentParser, args: argparse.Namespace) -> None:
+    """Let ``--use_crf`` be ``--ner_head crf``; end with one line for flags that contradict the head."""
+    if args.use_crf and args.ner_head == "global_pointer":
+        parser.error("--use_crf and --ner_head global_pointer contradict each other; give one")
+    if args.ner_head == "global_pointer" and args.metric != "f1":
+        parser.error(f"--metric {args.metric} is for tags; --ner_head global_pointer has f1")
+    args.ner_head = "crf" if args.use_crf else args.ner_head
+    if args.ner_head != "linear":
+        refuse_tricks(parser, args, CLASS_LOSS_FLAGS, "tags that are decided one by one, --ner_head linear")
+    if args.ner_head == "global_pointer":
+        refuse_tricks(parser, args, ("dropout_samples", "r_drop_weight"), "tags; --ner_head global_pointer has spans")

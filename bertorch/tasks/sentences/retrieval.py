@@ -1,0 +1,118 @@
+"""The pages of predict.py that search: the most similar lines of ``--corpus``, and recall of known positives."""
+
+import argparse
+from array import array
+from collections.abc import Container, Iterable, Iterator
+from itertools import islice
+
+import numpy as np
+
+from bertorch.data.files import read_lines
+from bertorch.data.rows import Row
+from bertorch.errors import UserError
+from bertorch.memory import give_back_memory
+from bertorch.tasks.prediction import json_line, print_metrics, write_lines, writes_json
+from bertorch.tasks.sentences.predictor import Predictor
+from bertorch.tasks.sentences.rows import read_positives
+from bertorch.tasks.sentences.scores import retrieval_metrics
+from bertorch.tasks.sentences.search import VectorFile, ranks_of_positives, top_k
+
+_CORPUS_BLOCK = 16_384  # lines encoded at a time
+_QUERY_BLOCK = 1_024
+
+
+def _add(predictor: Predictor, corpus: VectorFile, texts: Iterable[str]) -> None:
+    """Encode texts, block by block, and of those that are the same tokens to the model the first only.
+
+    Rounding depends on the batch, so encoding a text twice may give two vectors.
+    """
+    texts = iter(texts)
+    while block := list(islice(texts, _CORPUS_BLOCK)):
+        samples = predictor.samples(block)
+        same_as = corpus.first_places(np.split(samples.input_ids, samples.offsets[1:-1]))
+        new = np.flatnonzero(same_as == len(corpus) + np.arange(len(block)))
+        corpus.add(block, predictor.vectors(samples.take(new)) if len(new) else np.empty((0, corpus.width)), same_as)
+        give_back_memory()
+
+
+def _add_lines(predictor: Predictor, corpus: VectorFile, path: str, leave_out: Container[str] = ()) -> array:
+    """Encode the lines of a file; returns the line number of each text."""
+    numbers = array("q")
+
+    def texts() -> Iterator[str]:
+        for number, line in read_lines(path):
+            text = line.strip()
+            if text and text not in leave_out:
+                numbers.append(number)
+                yield text
+
+    _add(predictor, corpus, texts())
+    return numbers
+
+
+def search(args: argparse.Namespace, predictor: Predictor, rows: list[Row]) -> None:
+    """Write the most similar lines of ``--corpus`` for each row, the nearest first."""
+    with VectorFile(predictor.width) as corpus:
+        numbers = _add_lines(predictor, corpus, args.corpus)
+        if not numbers:
+            raise UserError(f"{args.corpus}: no text in it; write one a line")
+        lines = _hits(args, predictor, rows, corpus, numbers)
+        if predictor.compute.processes.is_main:
+            write_lines(args, lines)
+        else:
+            for _ in lines:  # encodes its share of the queries
+                pass
+
+
+def _hits(
+    args: argparse.Namespace, predictor: Predictor, rows: list[Row], corpus: VectorFile, numbers: list[int]
+) -> Iterator[str]:
+    """Query line, rank, cosine, corpus line and its text; for json lines an object a query."""
+    rows = iter(rows)
+    while block := list(islice(rows, _QUERY_BLOCK)):
+        usable = [row for row in block if row.texts]
+        found = iter(())
+        if usable:
+            vectors = predictor.vectors(predictor.samples(row.texts[0] for row in usable))
+            if predictor.compute.processes.is_main:
+                found = iter(zip(*top_k(vectors, corpus, args.top_k), strict=True))
+        for row in block:
+            scores, places = next(found, ((), ())) if row.texts else ((), ())
+            hits = [
+                (round(float(score), 6), numbers[place], corpus.text(place))
+                for score, place in zip(scores, places, strict=True)
+            ]
+            if writes_json(args):
+                hits = [{"score": score, "line": line, "text": text} for score, line, text in hits]
+                yield json_line({"query": row.line, "hits": hits})
+            else:
+                for rank, (score, line, text) in enumerate(hits, 1):
+                    shown = text.replace("\t", " ")
+                    yield f"{row.line}\t{rank}\t{score:.6f}\t{line}\t{shown}\n"
+
+
+def evaluate_retrieval(args: argparse.Namespace, predictor: Predictor) -> None:
+    """Recall and reciprocal rank of the positives among the positives of all queries and the lines of ``--corpus``."""
+    if args.input_file is None:
+        raise UserError("--evaluate on queries and positives needs --input_file")
+    if args.output_file is not None:
+        raise UserError("--output_file: --evaluate on queries and positives prints figures and has no answers to write")
+    positives: dict[str, list[str]] = {}
+    for row in read_positives(args.input_file, 0, args.columns, args.bad_rows, kind=args.input_format):
+        positives.setdefault(row.texts[0], []).append(row.texts[1])
+    places = {
+        text: place for place, text in enumerate(dict.fromkeys(text for texts in positives.values() for text in texts))
+    }
+    with VectorFile(predictor.width) as corpus:
+        _add(predictor, corpus, places)
+        if args.corpus is not None:
+            _add_lines(predictor, corpus, args.corpus, leave_out=places)
+        queries = predictor.vectors(predictor.samples(positives))
+        if predictor.compute.processes.is_main:
+            wanted = [sorted({places[text] for text in texts}) for texts in positives.values()]
+            ranks = [
+                ranks_of_positives(queries[start : start + _QUERY_BLOCK], wanted[start : start + _QUERY_BLOCK], corpus)
+                for start in range(0, len(queries), _QUERY_BLOCK)
+            ]
+            print(f"{len(positives)} queries, {len(corpus)} candidates")
+            print_metrics(retrieval_metrics(np.concatenate(ranks)))
