@@ -9,7 +9,6 @@ length are read in overlapping windows.
 """
 
 from bertorch.data.tokenizing import from_cache
-from bertorch.errors import UserError
 from bertorch.tasks.reading.answers import load_reader, score_readings, write_submission
 from bertorch.tasks.reading.arguments import add_reading_arguments
 from bertorch.tasks.reading.data_report import report_questions
@@ -17,7 +16,6 @@ from bertorch.tasks.reading.description import Description
 from bertorch.tasks.reading.predictor import Predictor
 from bertorch.tasks.reading.report import reading_details
 from bertorch.tasks.reading.rows import (
-    ANSWER_TYPES,
     ReadingSamples,
     ReadingTokenizer,
     answer_types_of,
@@ -77,10 +75,7 @@ def main(args):
     questions = load_sets(
         args, processes, lambda path, name: read_questions(path, args.bad_rows, name != "test", name == "train")
     )
-    known = answer_types_of(questions["train"])
-    types = args.answer_types or known
-    if not set(ANSWER_TYPES[known]) <= set(ANSWER_TYPES[types]):
-        raise UserError(f"{args.train_data_file} has answers of {known}; give --answer_types {known} or leave it out")
+    types = answer_types_of(questions["train"], args.answer_types, args.train_data_file)
     directory, texts = open_tokenizer(args, processes)
     tokenizer = ReadingTokenizer(texts, args.max_query_length, args.doc_stride)
     sets = load_sets(args, processes, lambda path, name: load_samples(path, args, tokenizer, name, questions[name]))

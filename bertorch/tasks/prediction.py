@@ -42,7 +42,7 @@ def load_predictor(
         batch_size: rows or windows of a forward pass.
         precision: ``fp32``, ``bf16`` or ``fp16`` to compute in.
         pooling_mode: make sentence vectors with a plain encoder.
-        settings: of the task, see ``Predictor.open`` in its ``predict.py``.
+        settings: of the task, see ``Predictor.open`` in its ``predictor.py``.
 
     Raises:
         UserError: there is no such model, or it is damaged, or of a task that is not known.

@@ -191,10 +191,17 @@ def _find(answer: str, context: str, start: int) -> tuple[tuple[int, int] | None
     return min(places, key=lambda place: abs(place[0] - start)), "mended"
 
 
-def answer_types_of(questions: Sequence[Question]) -> str:
-    """The smallest of ``ANSWER_TYPES`` that holds all the answers."""
+def answer_types_of(questions: Sequence[Question], asked: str | None = None, path: str | Path = "") -> str:
+    """``asked``, a key of ``ANSWER_TYPES``; None: the smallest that holds all the answers.
+
+    Raises:
+        UserError: the questions of the file ``path`` have other answers than are asked for.
+    """
     kinds = {question.kind for question in questions}
-    return next(name for name, types in ANSWER_TYPES.items() if kinds <= set(types))
+    known = next(name for name, types in ANSWER_TYPES.items() if kinds <= set(types))
+    if asked is not None and not set(ANSWER_TYPES[known]) <= set(ANSWER_TYPES[asked]):
+        raise UserError(f"{path} has answers of {known}; give --answer_types {known} or leave it out")
+    return asked or known
 
 
 class ReadingTokenizer:
