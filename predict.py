@@ -1,21 +1,22 @@
-"""Predict with a saved model: one answer a row, in the order of the rows.
+"""Predict with a saved model: one answer per row, in the order of the rows.
 
     python predict.py --model_dir checkpoint --input_file data/reviews/test.tsv --output_file predictions.tsv
     python predict.py --model_dir checkpoint --input_file data/reviews/test.tsv --evaluate
     echo "房间很干净，下次还会来" | python predict.py --model_dir checkpoint --probabilities
 
-The directory of a run is all it needs. A classifier's answers are labels, with --explain also what speaks for them. A
+It needs only the directory of a run. A classifier answers with labels, with --explain also with the reasons for them. A
 sentence encoder gives cosines (or classes) of pairs, vectors of texts (.npy or json lines), and with --corpus the most
-similar lines of a file. An entity model gives type, text, start, end and confidence of each entity, in texts of any length.
+similar lines of a file. An entity model gives the type, text, start, end and confidence of each entity, in texts of any
+length.
 A reader answers --question from --context, or the questions of a file in SQuAD's layout. A language model fills [MASK].
 
-A row without text keeps its place and gets no answer from the model: where the text is blank (of a pair, either text) the
-label, cosine or vector is empty, null in json lines, nan in .npy, and there are no entities, hits or masks; a question
-about a blank passage has the answer "". With --evaluate such a row is a bad row, as in training, and blank lines are left
-out of the figures.
+A row without text keeps its place and gets an empty answer: where the text is blank (of a pair, either text) the label,
+cosine or vector is empty, null in json lines, nan in .npy, and there are no entities, hits or masks; a question about a
+blank passage has the answer "". With --evaluate such a row is a bad row, as in training, and blank lines do not count in
+the metrics.
 
-Directories of transformers (sequence and token classifiers, question answering, masked language models) and of
-sentence-transformers do as well.
+Directories saved by transformers (sequence and token classifiers, question answering, masked language models) and by
+sentence-transformers work as well.
 """
 
 from bertorch.data.files import read_labels
@@ -41,32 +42,32 @@ from bertorch.training.process_group import run_script, start_processes
 
 def parse_args():
     parser = ArgumentParser(
-        "Predict with a saved model: one answer a row, in the order of the rows; an empty one for a row without text."
+        "Predict with a saved model: one answer per row, in the order of the rows; an empty one for a row without text."
     )
     model = parser.add_argument_group("model")
     model.add_argument(
         "--model_dir", default=None,
-        help="the saved directory of a run, of a classifier or question answering model of transformers, or of "
+        help="the saved directory of a run, or a directory of transformers (classifier, question answering, ...) or of "
         "sentence-transformers",
     )  # fmt: skip
     model.add_argument(
         "--pretrained_model_name_or_path",
         default=None,
-        help="configuration and vocabulary, where --init_from_ckpt is a file",
+        help="where configuration and vocabulary are, if --init_from_ckpt is a file",
     )
     model.add_argument("--init_from_ckpt", default=None, help="a .bin or .safetensors file with the trained weights")
     model.add_argument(
         "--pooling_mode",
         choices=POOLING_MODES,
         default=None,
-        help="make sentence vectors with a plain encoder. " + POOLING_HELP,
+        help="make sentence vectors with a plain encoder; " + POOLING_HELP,
     )
     model.add_argument(
         "--output_emb_size", type=whole_number, default=None,
-        help="width of the vectors; the model decides, and another is refused",
+        help="width of the vectors; an error if the model has another",
     )  # fmt: skip
-    model.add_argument("--normalize", action="store_true", help="sentence vectors of length 1")
-    model.add_argument("--label_file", default=None, help="the labels, where the model does not bring its own")
+    model.add_argument("--normalize", action="store_true", help="scale sentence vectors to length 1")
+    model.add_argument("--label_file", default=None, help="the labels, if the model has none of its own")
     data = parser.add_argument_group("data")
     data.add_argument(
         "--input_file", default=None,
@@ -75,69 +76,78 @@ def parse_args():
     )  # fmt: skip
     data.add_argument(
         "--input_format", choices=("tsv", "csv", "jsonl", "text", "columns"), default=None,
-        help="default: by the ending, tsv for stdin; for entities text, a text a line, or with --evaluate columns, token "
-        "and tag, or jsonl",
+        help="default: decided by the file's ending, tsv for stdin; entities: text (one text per line), or with --evaluate "
+        "columns (token and tag) or jsonl",
     )  # fmt: skip
     data.add_argument(
         "--is_text_pair", action="store_true",
-        help="rows hold two texts; a classifier's directory knows by itself, for sentence vectors the first row tells",
+        help="rows hold two texts; a classifier's directory says so itself, for sentence vectors the first row decides",
     )  # fmt: skip
-    data.add_argument("--corpus", default=None, help="for each row, the most similar texts of this file, a text a line")
+    data.add_argument(
+        "--corpus", default=None, help="for each row, find the most similar texts in this file, one text per line"
+    )
     data.add_argument(
         "--top_k", type=whole_number, default=10, help="how many lines of --corpus, tokens for [MASK], or spans of --explain"
     )
     data.add_argument(
         "--doc_stride", type=count, default=None,
-        help="entities, reading: tokens that neighbouring windows of a long text share; default: that of the training",
+        help="entities, reading: tokens that neighbouring windows of a long text share; default: as in training",
     )  # fmt: skip
     data.add_argument(
         "--unit", choices=UNITS, default=None,
-        help="entities: what a plain text is divided into; default: what the training had",
+        help="entities: what to split plain text into; default: as in training",
     )  # fmt: skip
     data.add_argument("--question", default=None, help="reading: one question, with --context or --context_file")
     data.add_argument("--context", default=None, help="reading: the passage of --question")
     data.add_argument("--context_file", default=None, help="reading: a text file that holds the passage")
     data.add_argument(
-        "--null_score_diff_threshold", type=float, default=None, help="reading: default: what was best in training"
+        "--null_score_diff_threshold",
+        type=float,
+        default=None,
+        help="reading: give no answer if that scores this much higher than the best span; default: as in training",
     )
-    data.add_argument("--scorer", choices=SCORERS, default=None, help="reading: whose EM and F1; default: by the data")
-    data.add_argument("--max_seq_length", type=whole_number, default=None, help="default: that of the training")
-    data.add_argument("--truncation", choices=TRUNCATIONS, default=None, help="default: that of the training")
+    data.add_argument(
+        "--scorer", choices=SCORERS, default=None, help="reading: whose EM and F1; default: decided by the data"
+    )
+    data.add_argument("--max_seq_length", type=whole_number, default=None, help="default: as in training")
+    data.add_argument("--truncation", choices=TRUNCATIONS, default=None, help="default: as in training")
     add_columns_argument(data)
     add_bad_rows_argument(data)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--output_file", default=None,
-        help="tsv, json lines where it ends in .jsonl, vectors also .npy; default: standard output",
+        help="tsv, json lines if it ends in .jsonl, vectors also .npy; default: standard output",
     )  # fmt: skip
     output.add_argument(
-        "--output_format", choices=("tsv", "jsonl"), default=None, help="default: by the ending, tsv for stdout"
+        "--output_format",
+        choices=("tsv", "jsonl"),
+        default=None,
+        help="default: decided by the file's ending, tsv for stdout",
     )
     output.add_argument(
-        "--probabilities", action="store_true", help="the probability of each label too, in the labels' order"
+        "--probabilities", action="store_true", help="also give the probability of each label, in the order of the labels"
     )
     output.add_argument(
         "--evaluate", action="store_true",
-        help="rows have labels, scores or entities: print metrics, per-class table, confusions; on queries and their "
-        "positives, which need none, recall and reciprocal rank",
+        help="rows have labels, scores or entities: print metrics, a table of the classes and confusions; for queries with "
+        "positives (no labels needed), recall and reciprocal rank",
     )  # fmt: skip
     output.add_argument(
         "--explain", action="store_true",
-        help="labels, classes of pairs: which characters carried the decision, by integrated gradients; in colours on a "
-        "terminal, as a page where --output_file ends in .html, every span in json lines, otherwise the strongest spans and "
-        "their signed shares",
+        help="labels, classes of pairs: show which characters decided, by integrated gradients; in colour on a terminal, a "
+        "page if --output_file ends in .html, every span in json lines, else the strongest spans and their signed shares",
     )  # fmt: skip
     output.add_argument(
-        "--explain_steps", type=whole_number, default=32, help="points of the integral; more make --explain more exact"
+        "--explain_steps", type=whole_number, default=32, help="points of the integral; more make --explain more accurate"
     )
     output.add_argument("--color", action="store_true", help="entities: print the texts with their entities coloured")
     output.add_argument(
         "--n_best", type=count, default=0,
-        help="so many of the likeliest answers to a question, or readings of a text by a CRF, in json lines",
+        help="give the N likeliest answers to a question, or tag sequences of a CRF, in json lines",
     )  # fmt: skip
-    output.add_argument("--submission_file", default=None, help="reading: write {id: answer}, as official scorers want it")
-    output.add_argument("--batch_size", type=whole_number, default=64, help="rows or windows a forward pass")
-    output.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="what to compute in")
+    output.add_argument("--submission_file", default=None, help="reading: write {id: answer}, as official scorers expect it")
+    output.add_argument("--batch_size", type=whole_number, default=64, help="rows or windows per forward pass")
+    output.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="number format to compute in")
     add_device_argument(output)
     return parser.parse_args()
 

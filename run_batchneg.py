@@ -5,7 +5,7 @@
     torchrun --nproc_per_node=2 run_batchneg.py ...
 
 The training file has text TAB paraphrase, and a hard negative in a third column with --num_hard_negatives 1; or json
-lines with query, pos and neg. Development and test set are scored pairs, text TAB text TAB score.
+lines with query, pos and neg. The development and test sets are scored pairs, text TAB text TAB score.
 """
 
 from pathlib import Path
@@ -33,8 +33,12 @@ def parse_args():
     parser = training_parser("Train sentence vectors on paraphrase pairs, with in-batch negatives.")
     task = add_sentence_arguments(parser)
     add_contrastive_arguments(task)
-    task.add_argument("--mean_loss", action="store_true", help="the mean of both directions, positives to texts too")
-    task.add_argument("--num_hard_negatives", type=count, default=0, help="how many of each row's hard negatives to use")
+    task.add_argument(
+        "--mean_loss",
+        action="store_true",
+        help="average the loss over both directions, text to positive and positive to text",
+    )
+    task.add_argument("--num_hard_negatives", type=count, default=0, help="hard negatives to use from each row")
     task.add_argument(
         "--positive_label", default=None, help="the third column is a label; train on the rows that have this one"
     )

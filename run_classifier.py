@@ -34,12 +34,14 @@ from bertorch.training.step import train_step
 def parse_args():
     parser = training_parser("Fine-tune an encoder to classify texts or text pairs.")
     task = parser.add_argument_group("classification")
-    task.add_argument("--label_file", required=True, help="the labels, one a line")
+    task.add_argument("--label_file", required=True, help="the labels, one per line")
     task.add_argument("--is_text_pair", action="store_true", help="rows hold two texts")
-    task.add_argument("--metric", choices=METRICS, default="accuracy", help="what makes a model the best; f1: two labels")
+    task.add_argument(
+        "--metric", choices=METRICS, default="accuracy", help="which metric decides the best model; f1 is for two labels"
+    )
     task.add_argument(
         "--pooling_mode", choices=POOLING_MODES, default="linear",
-        help="what is classified: linear as transformers does, or pooled states of one layer or the mean of two",
+        help="what to classify: linear as transformers does, or pooled states of one layer or the mean of two",
     )  # fmt: skip
     add_class_loss_arguments(task)
     add_dropout_samples_argument(task)

@@ -4,7 +4,7 @@
         --pretrained_model_name_or_path models/bertorch-tiny-zh --objectives mlm,sop
     torchrun --nproc_per_node=2 run_pretraining.py ...
 
-Files hold a sentence a line and a blank line between documents, plain or .gz.
+Files hold one sentence per line and a blank line between documents, plain or .gz.
 """
 
 import argparse
@@ -45,11 +45,13 @@ def parse_args():
         help="mlm: masked tokens; mlm,sop: also the order of two segments (ALBERT); mlm,nsp: also whether the second "
         "segment is from another document (BERT)",
     )  # fmt: skip
-    task.add_argument("--masked_share", type=proportion, default=0.15, help="of the tokens, to be predicted")
-    task.add_argument("--whole_words", action="store_true", help="mask whole words; those of Chinese need jieba")
-    task.add_argument("--longest_ngram", type=whole_number, default=1, help="mask runs of up to so many words")
-    task.add_argument("--dropout", type=below_one, default=None, help="of the encoder; default: what its config.json says")
-    task.add_argument("--metric", choices=METRICS, default="masked_lm_accuracy", help="what makes a model the best")
+    task.add_argument("--masked_share", type=proportion, default=0.15, help="share of the tokens to predict")
+    task.add_argument("--whole_words", action="store_true", help="mask whole words; Chinese words need jieba")
+    task.add_argument("--longest_ngram", type=whole_number, default=1, help="mask runs of up to N words")
+    task.add_argument(
+        "--dropout", type=below_one, default=None, help="dropout of the encoder; default: the value in its config.json"
+    )
+    task.add_argument("--metric", choices=METRICS, default="masked_lm_accuracy", help="which metric decides the best model")
     return parser.parse_args()
 
 

@@ -7,7 +7,7 @@
     torchrun --nproc_per_node=2 run_sentencebert.py ...
 
 Rows are text TAB text TAB class, or a score for cosent and cosine_mse; triplets are text TAB positive TAB negative or json
-lines with query, pos and neg, and are developed and tested on scored pairs.
+lines with query, pos and neg; their development and test sets are scored pairs.
 """
 
 from pathlib import Path

@@ -4,7 +4,7 @@
         --pretrained_model_name_or_path models/bertorch-tiny-zh --pooling_mode mean --save_best_model
     torchrun --nproc_per_node=2 run_simcse.py ...
 
-The training file has a sentence a line; development and test set are scored pairs, text TAB text TAB score.
+The training file has one sentence per line; the development and test sets are scored pairs, text TAB text TAB score.
 """
 
 from pathlib import Path
@@ -33,7 +33,9 @@ def parse_args():
     parser = training_parser("Train sentence vectors on plain sentences: SimCSE.")
     task = add_sentence_arguments(parser)
     add_contrastive_arguments(task)
-    task.add_argument("--dropout", type=below_one, default=0.1, help="of the encoder; what makes two views of a sentence")
+    task.add_argument(
+        "--dropout", type=below_one, default=0.1, help="dropout of the encoder, which makes two views of a sentence"
+    )
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""A table over many runs: the flags in which they differ, their figures, their speed and memory.
+"""Compare many runs in one table: the flags that differ, metrics, speed and memory.
 
 python scripts/compare.py runs
 python scripts/compare.py runs/a runs/b --format markdown --sort accuracy
@@ -11,17 +11,17 @@ from bertorch.training.process_group import run_script
 
 
 def parse_args():
-    parser = ArgumentParser("A table over many runs.")
+    parser = ArgumentParser("Compare many runs in one table.")
     parser.add_argument(
         "directories", nargs="+", metavar="DIR",
-        help="the saved directory of a run, or a directory that holds runs: all below it are taken, at any depth, each that "
-        "has metrics.jsonl or bertorch.json (of --seeds: its seeds)",
+        help="the saved directory of a run, or a directory with runs at any depth: every directory with metrics.jsonl or "
+        "bertorch.json (for --seeds: one run per seed)",
     )  # fmt: skip
-    parser.add_argument("--format", choices=FORMATS, default="text", help="tsv has every digit")
+    parser.add_argument("--format", choices=FORMATS, default="text", help="tsv keeps every digit")
     parser.add_argument(
         "--sort", default=None, metavar="METRIC",
-        help="the best first: a figure such as accuracy, or a column of the table; "
-        "losses, perplexity and memory from the lowest",
+        help="list the best first, by a metric such as accuracy or another column of the table; "
+        "losses, perplexity and memory start from the lowest",
     )  # fmt: skip
     return parser.parse_args()
 

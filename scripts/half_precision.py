@@ -1,8 +1,8 @@
-"""Keep a model in half the space: its weights in 16 bit, which lose nothing that fine-tuning would notice.
+"""Save a model in half the space: its weights in 16 bits, which loses nothing that fine-tuning would notice.
 
     python scripts/half_precision.py --model_dir runs/pretraining --output_dir models/my-encoder
 
-Written are config.json, model.safetensors, and the files of the tokenizer where --output_dir has none yet.
+Writes config.json, model.safetensors, and the files of the tokenizer if --output_dir has none yet.
 """
 
 import json
@@ -25,9 +25,9 @@ TOKENIZER_FILES = (
 
 
 def parse_args():
-    parser = ArgumentParser("Keep a model in half the space: its weights in 16 bit.")
+    parser = ArgumentParser("Save a model in half the space: its weights in 16 bits.")
     parser.add_argument("--model_dir", required=True, help="a saved directory, or any model directory")
-    parser.add_argument("--output_dir", required=True, help="where the smaller model goes")
+    parser.add_argument("--output_dir", required=True, help="where to write the smaller model")
     return parser.parse_args()
 
 
@@ -37,7 +37,7 @@ def main(args):
     tensors = {name: tensor.half() for name, tensor in read_weights(model_dir).items()}
     lost = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if lost:
-        raise UserError(f"{model_dir}: {lost[0]} holds numbers that 16 bit cannot (above 65504); keep the model as it is")
+        raise UserError(f"{model_dir}: {lost[0]} holds numbers that 16 bits cannot (above 65504); keep the model as it is")
     if output_dir.resolve() == model_dir.resolve():
         raise UserError(f"--output_dir {output_dir} is --model_dir; name another directory")
     config = {**json.loads((model_dir / "config.json").read_text(encoding="utf-8")), "dtype": "float16"}

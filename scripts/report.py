@@ -1,9 +1,9 @@
-"""Write the report of a run, or of several side by side: one HTML file that loads nothing.
+"""Write the report of a run, or of several side by side: one HTML file that loads nothing else.
 
     python scripts/report.py checkpoint
     python scripts/report.py runs/a runs/b --output_file runs/report.html
 
-Every training writes its own at its end; this makes it anew, also for a run that was killed.
+Every training run writes its own report when it ends; this script writes it again, also for a run that was killed.
 """
 
 from pathlib import Path
@@ -19,12 +19,12 @@ def parse_args():
     parser = ArgumentParser("Write the report of a run, or of several side by side.")
     parser.add_argument(
         "directories", nargs="+", metavar="DIR",
-        help="the saved directory of a run, or a directory that holds runs, at any depth (of --seeds: its seeds)",
+        help="the saved directory of a run, or a directory with runs at any depth (for --seeds: one run per seed)",
     )  # fmt: skip
     parser.add_argument(
         "--output_file",
         default=None,
-        help="default: report.html in DIR, or here where there are several",
+        help="default: report.html in DIR, or in the current directory for several DIRs",
     )
     return parser.parse_args()
 

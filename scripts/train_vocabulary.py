@@ -1,11 +1,11 @@
-"""Train a vocabulary on plain text, for an encoder from scratch: WordPiece, or SentencePiece as English ALBERT has it.
+"""Train a vocabulary on plain text, for an encoder from scratch: WordPiece, or SentencePiece like English ALBERT's.
 
     python scripts/train_vocabulary.py --train_data_file corpus/*.txt.gz --vocab_size 21128 --output_dir my-encoder \
         --config_file models/bertorch-tiny-zh/config.json
     python run_pretraining.py --pretrained_model_name_or_path my-encoder ...
 
-For WordPiece text is read as BERT reads it: every Chinese character is a word of its own, so that pieces of several
-characters are those of Latin words and numbers. ``--kind sentencepiece`` has the settings of Google's ``30k-clean.model``
+WordPiece reads text as BERT does: every Chinese character is a word, so only Latin words and numbers give pieces of
+several characters. ``--kind sentencepiece`` has the settings of Google's ``30k-clean.model``
 (``spm_train`` in the README of github.com/google-research/albert), and reads text as ALBERT does.
 """
 
@@ -42,24 +42,26 @@ def parse_args():
     parser = ArgumentParser("Train a vocabulary on plain text.")
     parser.add_argument("--kind", choices=list(DEFAULTS), default="wordpiece", help="sentencepiece: for English ALBERT")
     parser.add_argument("--train_data_file", required=True, nargs="+", help="plain text, also .gz")
-    parser.add_argument("--output_dir", required=True, help="gets vocab.txt or spiece.model, and tokenizer_config.json")
-    parser.add_argument("--config_file", default=None, help="copied to config.json there, with the size of the vocabulary")
+    parser.add_argument(
+        "--output_dir", required=True, help="where to write vocab.txt or spiece.model, and tokenizer_config.json"
+    )
+    parser.add_argument("--config_file", default=None, help="copied there as config.json, with the new vocabulary size")
     parser.add_argument(
         "--vocab_size", type=whole_number, default=None,
-        help="tokens, special and unused ones included (default: 21128, sentencepiece: 30000)",
+        help="number of tokens, special and unused ones included (default: 21128, sentencepiece: 30000)",
     )  # fmt: skip
     parser.add_argument(
         "--unused", type=count, default=None,
-        help="slots [unused1], [unused2] and so on, for tokens of yours (default: 99); WordPiece only",
+        help="number of slots [unused1], [unused2] and so on, for your own tokens (default: 99); WordPiece only",
     )  # fmt: skip
     parser.add_argument(
         "--character_coverage", type=proportion, default=None,
-        help="share of the text's characters that the vocabulary knows; what is rarer becomes [UNK] (default: 0.9995, "
+        help="share of the text's characters that the vocabulary covers; rarer ones become [UNK] (default: 0.9995, "
         "sentencepiece: 0.99995)",
     )  # fmt: skip
     parser.add_argument(
         "--min_frequency", type=whole_number, default=None,
-        help="occurrences of a piece of several characters (default: 2); WordPiece only",
+        help="how often a piece of several characters must occur (default: 2); WordPiece only",
     )  # fmt: skip
     parser.add_argument("--cased", action="store_true", help="keep capitals and accents")
     args = parser.parse_args()

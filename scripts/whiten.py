@@ -3,7 +3,7 @@
     python scripts/whiten.py --model_dir checkpoint --text_file data/sentences/train.txt --whiten_components 64 \
         --saved_dir checkpoint-whitened
 
-The transform becomes the model's last dense layer, so that predict.py and sentence-transformers apply it without knowing.
+The transform becomes the model's last dense layer, so predict.py and sentence-transformers apply it like any other.
 """
 
 from dataclasses import replace
@@ -34,10 +34,10 @@ def parse_args():
     parser.add_argument(
         "--model_dir", required=True, help="the saved directory of a run, or a sentence-transformers directory"
     )
-    parser.add_argument("--text_file", required=True, help="texts to fit on, one a line, also .gz")
+    parser.add_argument("--text_file", required=True, help="texts to fit on, one per line, also .gz")
     parser.add_argument("--whiten_components", type=whole_number, required=True, help="dimensions to keep")
-    parser.add_argument("--saved_dir", required=True, help="where the whitened model goes")
-    parser.add_argument("--batch_size", type=whole_number, default=64, help="texts a forward pass")
+    parser.add_argument("--saved_dir", required=True, help="where to write the whitened model")
+    parser.add_argument("--batch_size", type=whole_number, default=64, help="texts per forward pass")
     add_device_argument(parser)
     return parser.parse_args()
 

@@ -8,7 +8,7 @@ from bertorch.encoder import Encoder, TokenBatch
 POOLING_MODES = ("linear", "cls", "mean", "max", "first_last", "last_two")
 POOLING_HELP = (
     "linear: BERT's pooler over [CLS]; cls, mean or max of the last layer; first_last, last_two: mean over the first and "
-    "last, or the last two layers"
+    "last, or the last two, layers"
 )
 
 

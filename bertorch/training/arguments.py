@@ -98,35 +98,35 @@ def training_parser(description: str, rows_of_texts: bool = True, documents: boo
     )  # fmt: skip
     model.add_argument(
         "--config_file", default=None,
-        help="the model's configuration, where it is not called config.json: a path, or the name of a file in its directory",
+        help="the model's configuration if it is not called config.json: a path, or the name of a file in its directory",
     )  # fmt: skip
     model.add_argument(
         "--vocab_file", default=None,
-        help="the model's vocabulary under another name, likewise: a vocab.txt, SentencePiece's .model or a tokenizer.json",
+        help="the model's vocabulary if it has another name, likewise: vocab.txt, a SentencePiece .model or tokenizer.json",
     )  # fmt: skip
     model.add_argument(
         "--init_from_ckpt", default=None, help="start from these weights: a saved directory, .safetensors or .bin file"
     )
-    model.add_argument("--gradient_checkpointing", action="store_true", help="save memory, compute activations twice")
+    model.add_argument("--gradient_checkpointing", action="store_true", help="save memory by computing activations twice")
     model.add_argument("--compile", action="store_true", help="compile the encoder with torch.compile")
 
     data = parser.add_argument_group("data")
     if documents:
-        what = "a sentence a line, a blank line between documents; plain or .gz"
+        what = "one sentence per line, a blank line between documents; plain or .gz"
         data.add_argument("--train_data_file", required=True, nargs="+", help=f"training set, {what}")
-        data.add_argument("--dev_data_file", default=None, nargs="+", help="development set to evaluate on while training")
+        data.add_argument("--dev_data_file", default=None, nargs="+", help="development set, evaluated during training")
         parser.set_defaults(test_data_file=None, do_test=False)
     else:
         data.add_argument("--train_data_file", required=True, help="training set: .tsv/.txt, .csv or .jsonl, also .gz")
-        data.add_argument("--dev_data_file", default=None, help="development set to evaluate on while training")
-        data.add_argument("--test_data_file", default=None, help="test set for --do_test; the label column may be missing")
+        data.add_argument("--dev_data_file", default=None, help="development set, evaluated during training")
+        data.add_argument("--test_data_file", default=None, help="test set for --do_test; it needs no label column")
         data.add_argument(
-            "--do_test", action="store_true", help="predict --test_data_file with the saved model after training"
+            "--do_test", action="store_true", help="after training, predict --test_data_file with the saved model"
         )
-    data.add_argument("--max_seq_length", type=whole_number, default=128, help="most tokens of a sequence")
+    data.add_argument("--max_seq_length", type=whole_number, default=128, help="longest sequence, in tokens")
     if rows_of_texts:
         data.add_argument(
-            "--truncation", choices=TRUNCATIONS, default="head", help="what is kept of a text that is too long"
+            "--truncation", choices=TRUNCATIONS, default="head", help="which part of a text that is too long to keep"
         )
         add_columns_argument(data)
     else:
@@ -134,95 +134,95 @@ def training_parser(description: str, rows_of_texts: bool = True, documents: boo
     if not documents:
         add_bad_rows_argument(data)
     data.add_argument("--cache_dir", default=None, help="token cache; default: $BERTORCH_CACHE or ~/.cache/bertorch")
-    data.add_argument("--num_workers", type=whole_number, default=None, help="threads that tokenize; default: all cores")
+    data.add_argument("--num_workers", type=whole_number, default=None, help="threads for tokenizing; default: all cores")
 
     optimisation = parser.add_argument_group("optimisation")
-    optimisation.add_argument("--batch_size", type=whole_number, default=32, help="rows a process and forward pass")
+    optimisation.add_argument("--batch_size", type=whole_number, default=32, help="rows per process and forward pass")
     optimisation.add_argument(
         "--group_by_length", action="store_true",
-        help="rows of like length form a batch; faster where padding costs, and batches are less random",
+        help="batch rows of similar length: faster where padding is costly, but batches are less random",
     )  # fmt: skip
     optimisation.add_argument(
-        "--gradient_accumulation_steps", type=whole_number, default=1, help="batches a weight update is computed from"
+        "--gradient_accumulation_steps", type=whole_number, default=1, help="batches per weight update"
     )
     optimisation.add_argument(
         "--optimizer", choices=OPTIMIZERS, default="adamw", help="adamw, or lamb for batches of thousands"
     )
     optimisation.add_argument("--learning_rate", type=not_negative, default=5e-5, help="highest learning rate")
-    optimisation.add_argument("--scheduler", choices=SCHEDULES, default="linear", help="course of the learning rate")
+    optimisation.add_argument("--scheduler", choices=SCHEDULES, default="linear", help="how the learning rate changes")
     optimisation.add_argument(
         "--warmup_proportion", type=proportion, default=0.0, help="share of all steps over which the rate rises from 0"
     )
-    optimisation.add_argument("--weight_decay", type=not_negative, default=0.0, help="not on biases and layer norms")
+    optimisation.add_argument(
+        "--weight_decay", type=not_negative, default=0.0, help="weight decay; biases and layer norms have none"
+    )
     optimisation.add_argument("--max_grad_norm", type=not_negative, default=1.0, help="gradient clipping; 0 for none")
     optimisation.add_argument("--epochs", type=whole_number, default=3, help="passes over the training set")
     optimisation.add_argument(
-        "--max_steps", type=whole_number, default=None, help="stop after so many updates; over --epochs"
+        "--max_steps", type=whole_number, default=None, help="stop after N updates; overrides --epochs"
     )
     optimisation.add_argument("--seed", type=seed, default=1000, help="fixes weights, order and dropout")
     optimisation.add_argument(
         "--seeds", type=seed, nargs="+", default=None,
-        help="train once with each of these, in folders of --saved_dir; reports mean, highest and deviation, keeps the best",
+        help="train once per seed, each in a folder of --saved_dir; report mean, highest and deviation, keep the best model",
     )  # fmt: skip
     optimisation.add_argument(
         "--precision", choices=("fp32", "bf16", "fp16"), default="fp32",
-        help="bf16 and fp16 compute in 16 bit and keep the weights in 32; fp16 needs a GPU",
+        help="bf16 and fp16 compute in 16 bits and keep the weights in 32; fp16 needs a GPU",
     )  # fmt: skip
     add_device_argument(optimisation)
 
     tricks = parser.add_argument_group("tricks, off by default")
     tricks.add_argument(
         "--fgm_epsilon", type=not_negative, default=0.0,
-        help="a second pass each step with the word embeddings moved so far along their gradient (FGM, Miyato et al. 2017); "
+        help="add a pass to each step, word embeddings moved this far along their gradient (FGM, Miyato et al. 2017); "
         "0.5 to 1 is usual",
     )  # fmt: skip
     tricks.add_argument(
         "--r_drop_weight",
         type=not_negative,
         default=0.0,
-        help="two passes under different dropout, drawn towards the same answers (R-Drop, Liang et al. 2021); 1 to 5 is "
+        help="weight of the divergence between two passes with different dropout (R-Drop, Liang et al. 2021); 1 to 5 is "
         "usual",
     )
     tricks.add_argument(
         "--ema_decay",
         type=below_one,
         default=0.0,
-        help="evaluate and save exponential moving averages of the weights; 0.99 to 0.9999, the more updates the higher",
+        help="evaluate and save an exponential moving average of the weights; 0.99 to 0.9999, higher for more updates",
     )
     tricks.add_argument(
         "--layer_decay",
         type=proportion,
         default=1.0,
-        help="the learning rate of each layer is that of the one above times this (Howard & Ruder 2018); 0.8 to 0.95 is "
+        help="multiply the learning rate by this from each layer to the one below (Howard & Ruder 2018); 0.8 to 0.95 is "
         "usual",
     )
-    tricks.add_argument("--freeze_embeddings", action="store_true", help="keep the embeddings as they are")
-    tricks.add_argument(
-        "--freeze_layers", type=count, default=0, help="keep the embeddings and so many of the lowest layers as they are"
-    )
+    tricks.add_argument("--freeze_embeddings", action="store_true", help="do not train the embeddings")
+    tricks.add_argument("--freeze_layers", type=count, default=0, help="do not train the embeddings and the lowest N layers")
 
     output = parser.add_argument_group("output")
-    output.add_argument("--saved_dir", default="checkpoint", help="where model, metrics and training state go")
-    output.add_argument("--logging_steps", type=whole_number, default=20, help="updates between two log lines")
-    output.add_argument("--save_steps", type=whole_number, default=100, help="updates between two saves")
+    output.add_argument("--saved_dir", default="checkpoint", help="where to write the model, metrics and training state")
+    output.add_argument("--logging_steps", type=whole_number, default=20, help="updates between log lines")
+    output.add_argument("--save_steps", type=whole_number, default=100, help="updates between saves")
     output.add_argument(
         "--eval_steps", type=whole_number, default=None, help="updates between evaluations; default: --save_steps"
     )
     output.add_argument("--eval_batch_size", type=whole_number, default=None, help="default: --batch_size")
-    output.add_argument("--save_best_model", action="store_true", help="keep the model that is best on the development set")
+    output.add_argument("--save_best_model", action="store_true", help="save the model that is best on the development set")
     output.add_argument(
         "--early_stopping_patience",
         type=whole_number,
         default=None,
-        help="stop after so many evaluations without a new best",
+        help="stop after N evaluations without a new best",
     )
-    output.add_argument("--resume", action="store_true", help="go on from the training state in --saved_dir")
+    output.add_argument("--resume", action="store_true", help="continue from the training state in --saved_dir")
     output.add_argument("--overwrite", action="store_true", help="replace the run that --saved_dir already holds")
     output.add_argument("--tensorboard", action="store_true", help="write TensorBoard events to --saved_dir/tensorboard")
 
     parser.add_argument(
         "--local_rank", "--local-rank", type=int, default=-1,
-        help="this process's number on its machine, as torch.distributed.launch passes it; torchrun sets it by itself",
+        help="number of this process on its machine; torch.distributed.launch passes it, torchrun needs no flag",
     )  # fmt: skip
     return parser
 
@@ -233,22 +233,25 @@ CLASS_LOSS_FLAGS = ("label_smoothing", "focal_gamma", "class_weights")
 def add_class_loss_arguments(group: argparse._ArgumentGroup) -> None:
     """The flags of the loss over classes; see ``class_loss``."""
     group.add_argument(
-        "--label_smoothing", type=below_one, default=0.0, help="spread so much of each target over all classes; 0.1 is usual"
+        "--label_smoothing",
+        type=below_one,
+        default=0.0,
+        help="share of each target to spread over all classes; 0.1 is usual",
     )
     group.add_argument(
         "--focal_gamma", type=not_negative, default=0.0,
-        help="the higher, the less what is learnt already counts (focal loss, Lin et al. 2017); 2 is usual",
+        help="the higher, the less a well-learned example counts (focal loss, Lin et al. 2017); 2 is usual",
     )  # fmt: skip
     group.add_argument(
         "--class_weights", nargs="+", default=None, metavar="WEIGHT",
-        help="factors of the classes in the loss, in the order of the label file; or balanced, for all to count alike",
+        help="weight of each class in the loss, in the order of the label file; or balanced, so all classes count equally",
     )  # fmt: skip
 
 
 def add_dropout_samples_argument(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--dropout_samples", type=whole_number, default=1,
-        help="average the loss over so many dropout masks before the last layer (multi-sample dropout, Inoue 2019); 5 is "
+        help="average the loss over N dropout masks before the last layer (multi-sample dropout, Inoue 2019); 5 is "
         "usual",
     )  # fmt: skip
 
@@ -263,19 +266,19 @@ def refuse_tricks(parser: ArgumentParser, args: argparse.Namespace, names: Seque
 def add_columns_argument(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--columns", default=None,
-        help="columns to read, such as sentence,label: names of the header row, else the role of each position "
+        help="columns to read, such as sentence,label: names in the header row, or else the role of each position "
         "(text, text_a, text_b, label, _ for none); keys for json lines",
     )  # fmt: skip
 
 
 def add_bad_rows_argument(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--bad_rows", choices=("error", "skip"), default="error", help="rows that cannot be used: stop, or leave them out"
+        "--bad_rows", choices=("error", "skip"), default="error", help="at rows that cannot be used, stop or leave them out"
     )
 
 
 def add_device_argument(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--device", default=None, help="cpu, cuda or cuda:1; default: cuda where there is one")
+    group.add_argument("--device", default=None, help="cpu, cuda or cuda:1; default: cuda if there is one")
 
 
 def check_training_arguments(args: argparse.Namespace) -> None:

@@ -20,24 +20,30 @@ from bertorch.training.arguments import (
 def add_entity_arguments(parser: ArgumentParser) -> None:
     """The flags of the task."""
     task = parser.add_argument_group("entities")
-    task.add_argument("--label_file", required=True, help="the tags (O, B-PER, ...) or entity types (PER, ...), one a line")
-    task.add_argument("--tag", choices=SCHEMES, default="bios", help="scheme of the model's tags; files may have any other")
+    task.add_argument(
+        "--label_file", required=True, help="the tags (O, B-PER, ...) or entity types (PER, ...), one per line"
+    )
+    task.add_argument("--tag", choices=SCHEMES, default="bios", help="tagging scheme of the model; files may use any other")
     task.add_argument(
         "--ner_head", choices=HEADS, default="linear",
-        help="a linear layer, a CRF on top of it, or scores of spans, which finds entities within each other",
+        help="a linear layer, a CRF on top of it, or scores of spans, which find nested entities",
     )  # fmt: skip
     task.add_argument("--use_crf", action="store_true", help="the same as --ner_head crf")
-    task.add_argument("--crf_learning_rate", type=not_negative, default=5e-5, help="highest rate of the CRF's own weights")
-    task.add_argument("--no_crf_constraints", action="store_true", help="let the CRF follow O by I- and the like")
+    task.add_argument(
+        "--crf_learning_rate", type=not_negative, default=5e-5, help="highest learning rate of the CRF's own weights"
+    )
+    task.add_argument(
+        "--no_crf_constraints", action="store_true", help="allow the CRF invalid tag sequences, such as I- after O"
+    )
     task.add_argument(
         "--doc_stride", type=count, default=None,
-        help="tokens that neighbouring windows share, in texts longer than --max_seq_length; default: half a window",
+        help="tokens that neighbouring windows share in texts longer than --max_seq_length; default: half a window",
     )  # fmt: skip
     task.add_argument(
         "--unit", choices=UNITS, default="character",
-        help="what a plain text is divided into; files that list characters or words are taken as they are",
+        help="what to split plain text into; files that list characters or words are used as they are",
     )  # fmt: skip
-    task.add_argument("--metric", choices=METRICS, default="f1", help="what makes a model the best")
+    task.add_argument("--metric", choices=METRICS, default="f1", help="which metric decides the best model")
     add_class_loss_arguments(task)
     add_dropout_samples_argument(task)
 

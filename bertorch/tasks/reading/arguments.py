@@ -10,22 +10,22 @@ def add_reading_arguments(parser: ArgumentParser) -> None:
     parser.set_defaults(max_seq_length=512)
     task = parser.add_argument_group("reading")
     task.add_argument(
-        "--answer_types", choices=ANSWER_TYPES, default=None, help="what answers there may be; default: those of the data"
+        "--answer_types", choices=ANSWER_TYPES, default=None, help="which answers are possible; default: those in the data"
     )
     task.add_argument("--doc_stride", type=count, default=128, help="tokens that neighbouring windows of a passage share")
-    task.add_argument("--max_query_length", type=whole_number, default=64, help="most tokens of a question")
+    task.add_argument("--max_query_length", type=whole_number, default=64, help="longest question, in tokens")
     task.add_argument(
         "--max_answer_length", type=whole_number, default=90,
-        help="most tokens of an answer; 99 %% of CMRC2018's training answers have 85 or fewer, English ones 30",
+        help="longest answer, in tokens; 99%% of CMRC2018's training answers have 85 or fewer, English ones 30",
     )  # fmt: skip
-    task.add_argument("--n_best_size", type=whole_number, default=20, help="how many answers of a window are looked at")
+    task.add_argument("--n_best_size", type=whole_number, default=20, help="candidate answers per window")
     task.add_argument(
         "--null_score_diff_threshold", type=float, default=None,
-        help="a question has no answer where that scores so much higher than the best one; default: what is best on the "
+        help="give no answer if that scores this much higher than the best span; default: the best value on the "
         "development set",
     )  # fmt: skip
     task.add_argument(
         "--scorer", choices=SCORERS, default=None,
-        help="whose EM and F1; default: cjrc where there are yes and no, cmrc for Chinese, else squad",
+        help="whose EM and F1; default: cjrc if there are yes and no answers, cmrc for Chinese, else squad",
     )  # fmt: skip
-    task.add_argument("--metric", choices=METRICS, default="f1", help="what makes a model the best")
+    task.add_argument("--metric", choices=METRICS, default="f1", help="which metric decides the best model")

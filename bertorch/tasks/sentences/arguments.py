@@ -22,49 +22,55 @@ def add_sentence_arguments(parser: ArgumentParser) -> argparse._ArgumentGroup:
     group.add_argument("--pooling_mode", choices=POOLING_MODES, default="linear", help=POOLING_HELP)
     group.add_argument(
         "--output_emb_size", type=whole_number, default=None,
-        help="width of the vectors, by a dense layer; default: the encoder's hidden_size",
+        help="width of the vectors, from a dense layer; default: the encoder's hidden_size",
     )  # fmt: skip
-    group.add_argument("--normalize", action="store_true", help="vectors of length 1; cosines are the same without")
+    group.add_argument("--normalize", action="store_true", help="scale vectors to length 1; cosines do not change")
     group.add_argument(
         "--chunk_size", type=whole_number, default=None,
-        help="encode so many texts at a time and each a second time for its gradient: a large --batch_size in the memory "
-        "of a small one, with the same gradient",
+        help="encode N texts at a time, and each again for its gradient: a large --batch_size in the memory of a small "
+        "one, with the same gradient",
     )  # fmt: skip
     group.add_argument(
-        "--no_gather_negatives", action="store_true", help="compare with the texts of the own process, not of all processes"
+        "--no_gather_negatives", action="store_true", help="compare with the texts of one process, not of all"
     )
     group.add_argument(
         "--dev_columns",
         default=None,
-        help="as --columns, for development and test set: text_a, text_b and label, which is the score",
+        help="like --columns, for the development and test sets: text_a, text_b and label, which is the score",
     )
     return group
 
 
 def add_contrastive_arguments(group: argparse._ArgumentGroup) -> None:
     """The flags of the scripts that train with in-batch negatives."""
-    group.add_argument("--margin", type=not_negative, default=0.2, help="taken off the positive's cosine before the softmax")
-    group.add_argument("--scale", type=not_negative, default=20.0, help="factor of the cosines; the inverse temperature")
-    group.add_argument("--metric", choices=METRICS, default="spearman", help="what makes a model the best")
+    group.add_argument(
+        "--margin", type=not_negative, default=0.2, help="subtracted from the positive's cosine before the softmax"
+    )
+    group.add_argument("--scale", type=not_negative, default=20.0, help="factor of the cosines, the inverse temperature")
+    group.add_argument("--metric", choices=METRICS, default="spearman", help="which metric decides the best model")
     group.add_argument(
         "--mask_duplicates", action=argparse.BooleanOptionalAction, default=True,
-        help="a text that stands in the batch twice is no negative of itself or of its partner; without, it would be "
-        "trained as one",
+        help="do not train a text that is in the batch twice as a negative of itself or of its partner",
     )  # fmt: skip
 
 
 def add_pair_arguments(group: argparse._ArgumentGroup) -> None:
     """The flags of pairs that are trained on classes, scores or triplets; see ``SentencePair``."""
     group.add_argument("--objective", choices=OBJECTIVES, default="softmax", help="what the vectors are trained for")
-    group.add_argument("--label_file", default=None, help="softmax: the classes, one a line; default: 0 and 1")
+    group.add_argument("--label_file", default=None, help="softmax: the classes, one per line; default: 0 and 1")
     group.add_argument("--is_nli", action="store_true", help="train on natural language inference; needs --label_file")
     group.add_argument("--concat_multiply", action="store_true", help="softmax: (u, v, |u-v|, u*v) instead of (u, v, |u-v|)")
     group.add_argument("--scale", type=not_negative, default=20.0, help="cosent: factor of the cosines")
-    group.add_argument("--max_score", type=not_negative, default=None, help="cosine_mse: the score of equal meaning; "
-                       "default: the highest of the training set")  # fmt: skip
-    group.add_argument("--triplet_margin", type=not_negative, default=1.0, help="triplet: a Euclidean distance")
+    group.add_argument("--max_score", type=not_negative, default=None, help="cosine_mse: the score that means equal; "
+                       "default: the highest in the training set")  # fmt: skip
+    group.add_argument(
+        "--triplet_margin",
+        type=not_negative,
+        default=1.0,
+        help="triplet: how much farther away the negative must be, in Euclidean distance",
+    )
     group.add_argument("--metric", choices=(*CLASS_METRICS, *METRICS), default=None,
-                       help="what makes a model the best; default: accuracy for softmax, else spearman")  # fmt: skip
+                       help="which metric decides the best model; default: accuracy for softmax, else spearman")  # fmt: skip
     add_class_loss_arguments(group)
 
 
