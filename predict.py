@@ -33,6 +33,7 @@ from bertorch.training.arguments import (
     add_bad_rows_argument,
     add_columns_argument,
     add_device_argument,
+    add_encoding_argument,
     count,
     whole_number,
 )
@@ -113,6 +114,7 @@ def parse_args():
     data.add_argument("--truncation", choices=TRUNCATIONS, default=None, help="default: as in training")
     add_columns_argument(data)
     add_bad_rows_argument(data)
+    add_encoding_argument(data)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--output_file", default=None,

@@ -20,7 +20,7 @@ from bertorch.tasks.sentences.directory import new_sentence_encoder
 from bertorch.tasks.sentences.evaluation import check_metric, evaluate, test
 from bertorch.tasks.sentences.predictor import Predictor
 from bertorch.tasks.sentences.rows import read_positives, scored_samples
-from bertorch.training.arguments import count, training_parser
+from bertorch.training.arguments import count, reading_flags, training_parser
 from bertorch.training.inference import Compute
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
@@ -48,15 +48,17 @@ def parse_args():
 def load_samples(path, args, tokenizer, name):
     """Token ids of a set, with scores where it is not the training set; the place to edit for data of another shape."""
     if name != "train":
-        return scored_samples(path, tokenizer, args.dev_columns, args.bad_rows, name == "dev", args.cache_dir)
+        how = reading_flags(args, args.dev_columns)
+        return scored_samples(path, tokenizer, score_needed=name == "dev", cache_dir=args.cache_dir, **how)
 
-    how = (args.num_hard_negatives, args.columns, args.bad_rows, args.positive_label)
+    how = reading_flags(args, args.columns)
+    kept = (args.num_hard_negatives, args.positive_label)
 
     def rows():
-        for row in read_positives(path, *how):
+        for row in read_positives(path, args.num_hard_negatives, positive_label=args.positive_label, **how):
             yield row.line, row.texts, -1
 
-    read_as = ("positives", Path(path).suffixes, *how)
+    read_as = ("positives", Path(path).suffixes, *kept, how)
     return tokenize_cached(path, rows, tokenizer, read_as, args.cache_dir, separate=True)
 
 

@@ -21,7 +21,12 @@ from bertorch.tasks.classification.report import classification_details
 from bertorch.tasks.classification.scores import METRICS
 from bertorch.tasks.classification.targets import OneLabel
 from bertorch.tasks.prediction import write_predictions
-from bertorch.training.arguments import add_class_loss_arguments, add_dropout_samples_argument, training_parser
+from bertorch.training.arguments import (
+    add_class_loss_arguments,
+    add_dropout_samples_argument,
+    reading_flags,
+    training_parser,
+)
 from bertorch.training.evaluation import Evaluation
 from bertorch.training.inference import Compute
 from bertorch.training.process_group import run_script, set_seed
@@ -51,13 +56,14 @@ def parse_args():
 def load_samples(path, args, target, tokenizer, name):
     """Token ids and targets of a set; the place to edit for data of another shape."""
     label_needed = name != "test"
+    how = reading_flags(args, args.columns)
 
     def rows():
         row: Row
-        for row in read_rows(path, args.is_text_pair, target.labels, args.columns, args.bad_rows, label_needed):
+        for row in read_rows(path, args.is_text_pair, target.labels, label_needed=label_needed, **how):
             yield row.line, row.texts, target.read(row)
 
-    read_as = (Path(path).suffixes, args.is_text_pair, target.labels, args.columns, args.bad_rows, label_needed)
+    read_as = (Path(path).suffixes, args.is_text_pair, target.labels, label_needed, how)
     return tokenize_cached(path, rows, tokenizer, read_as, args.cache_dir)
 
 

@@ -42,7 +42,7 @@ def parse_args():
 
 def load_samples(path, args, tokenizer, name, questions):
     """The windows of a set; the place to edit for data of another shape."""
-    key = (tokenizer.fingerprint, args.bad_rows, name)
+    key = (tokenizer.fingerprint, args.bad_rows, args.encoding, name)
     unknown_id = tokenizer.pretrained.unk_token_id
     return from_cache(path, key, lambda: window_questions(questions, tokenizer, unknown_id), ReadingSamples, args.cache_dir)
 
@@ -73,7 +73,9 @@ def main(args):
 
     # data
     questions = load_sets(
-        args, processes, lambda path, name: read_questions(path, args.bad_rows, name != "test", name == "train")
+        args,
+        processes,
+        lambda path, name: read_questions(path, args.bad_rows, name != "test", name == "train", args.encoding),
     )
     types = answer_types_of(questions["train"], args.answer_types, args.train_data_file)
     directory, texts = open_tokenizer(args, processes)

@@ -57,7 +57,7 @@ def parse_args():
 
 def load_samples(paths, args, tokenizer, masking):
     """Token ids of a set of files; the place to edit for data of another shape."""
-    documents = tokenize_documents(paths, tokenizer, masking.room, args.whole_words, args.cache_dir)
+    documents = tokenize_documents(paths, tokenizer, masking.room, args.whole_words, args.cache_dir, args.encoding)
     masking.check(documents, paths[0])
     return documents
 

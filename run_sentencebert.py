@@ -26,7 +26,7 @@ from bertorch.tasks.sentences.evaluation import check_metric, evaluate, test
 from bertorch.tasks.sentences.pair import SentencePair
 from bertorch.tasks.sentences.predictor import Predictor
 from bertorch.tasks.sentences.rows import read_positives, scored_samples
-from bertorch.training.arguments import training_parser
+from bertorch.training.arguments import reading_flags, training_parser
 from bertorch.training.inference import Compute
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
@@ -45,19 +45,19 @@ def parse_args():
 
 def load_samples(path, args, labels, tokenizer, name):
     """Token ids of a set with labels or scores; the place to edit for data of another shape."""
-    columns = args.columns if name == "train" else args.dev_columns or args.columns
+    how = reading_flags(args, args.columns if name == "train" else args.dev_columns or args.columns)
     if args.objective in ("cosent", "cosine_mse") or (args.objective == "triplet" and name != "train"):
-        return scored_samples(path, tokenizer, columns, args.bad_rows, name != "test", args.cache_dir)
+        return scored_samples(path, tokenizer, score_needed=name != "test", cache_dir=args.cache_dir, **how)
 
     def rows():
         if args.objective == "triplet":
-            for row in read_positives(path, 1, columns, args.bad_rows, negative_needed=True):
+            for row in read_positives(path, 1, negative_needed=True, **how):
                 yield row.line, row.texts, -1
         else:
-            for row in read_rows(path, True, labels, columns, args.bad_rows, name != "test"):
+            for row in read_rows(path, True, labels, label_needed=name != "test", **how):
                 yield row.line, row.texts, labels.index(row.label) if row.label is not None else -1
 
-    read_as = (args.objective, Path(path).suffixes, labels, columns, args.bad_rows, name != "test")
+    read_as = (args.objective, Path(path).suffixes, labels, how, name != "test")
     return tokenize_cached(path, rows, tokenizer, read_as, args.cache_dir, separate=True)
 
 

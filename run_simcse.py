@@ -20,7 +20,7 @@ from bertorch.tasks.sentences.directory import new_sentence_encoder
 from bertorch.tasks.sentences.evaluation import check_metric, evaluate, test
 from bertorch.tasks.sentences.predictor import Predictor
 from bertorch.tasks.sentences.rows import scored_samples
-from bertorch.training.arguments import below_one, training_parser
+from bertorch.training.arguments import below_one, reading_flags, training_parser
 from bertorch.training.inference import Compute
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
@@ -42,13 +42,16 @@ def parse_args():
 def load_samples(path, args, tokenizer, name):
     """Token ids of a set, with scores where it is not the training set; the place to edit for data of another shape."""
     if name != "train":
-        return scored_samples(path, tokenizer, args.dev_columns, args.bad_rows, name == "dev", args.cache_dir)
+        how = reading_flags(args, args.dev_columns)
+        return scored_samples(path, tokenizer, score_needed=name == "dev", cache_dir=args.cache_dir, **how)
+
+    how = reading_flags(args, args.columns)
 
     def rows():
-        for row in read_rows(path, False, None, args.columns, args.bad_rows, label_needed=False):
+        for row in read_rows(path, label_needed=False, **how):
             yield row.line, row.texts, -1
 
-    read_as = ("sentences", Path(path).suffixes, args.columns, args.bad_rows)
+    read_as = ("sentences", Path(path).suffixes, how)
     samples = tokenize_cached(path, rows, tokenizer, read_as, args.cache_dir)
     samples.copies = 2  # every sentence twice in its batch, each time under another dropout mask
     return samples

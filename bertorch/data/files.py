@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from loguru import logger
 
+from bertorch.data.encodings import decoded_lines
 from bertorch.errors import UserError
 
 _SHOWN = 10
@@ -66,22 +67,24 @@ class UnusableRow(Exception):
         self.problem, self.remedy = problem, remedy
 
 
-def read_lines(path: str | Path, stream: BinaryIO | None = None) -> Iterator[tuple[int, str]]:
-    r"""``(line number from 1, text without its line end)`` of a UTF-8 file, plain or ``.gz``, or of a binary stream.
+def read_lines(path: str | Path, stream: BinaryIO | None = None, encoding: str | None = None) -> Iterator[tuple[int, str]]:
+    r"""``(line number from 1, text without its line end)`` of a file, plain or ``.gz``, or of a binary stream.
 
     Only ``\n`` ends a line: texts may hold U+2028 and the like. A byte order mark and ``\r`` before the end go.
 
+    Args:
+        path: the file, and its name in messages.
+        stream: read this instead of opening ``path``.
+        encoding: see ``decoded_lines``; None detects it.
+
     Raises:
-        UserError: no such file, not UTF-8 (with the line), or a damaged gzip file.
+        UserError: no such file, a line that is not of this encoding, or a damaged gzip file.
     """
     number = 0
     try:
         with stream or open_binary(path) as handle:
-            for number, raw in enumerate(handle, 1):
-                text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            for number, text in decoded_lines(path, handle, encoding):
                 yield number, text.removesuffix("\n").removesuffix("\r")
-    except UnicodeDecodeError:
-        raise UserError(f"{path}:{number}: not UTF-8; convert the file with iconv -t UTF-8") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path}: damaged gzip file after line {number} ({error})") from None
 
@@ -117,6 +120,7 @@ def read_cells(
     stream: BinaryIO | None = None,
     kind: str | None = None,
     keep_all: bool = False,
+    encoding: str | None = None,
 ) -> Iterator[tuple[int, list[str] | dict[str, object] | None]]:
     """``(line number, cells)`` of each row: a list for tsv and csv, a dict for json lines.
 
@@ -125,7 +129,7 @@ def read_cells(
     None stands in their places.
     """
     kind = kind or file_format(path)
-    lines = read_lines(path, stream)
+    lines = read_lines(path, stream, encoding)
     if kind == "csv":
         yield from _read_csv(path, lines, keep_all)
         return

@@ -49,6 +49,7 @@ def read_rows(
     stream: BinaryIO | None = None,
     kind: str | None = None,
     keep_all: bool = False,
+    encoding: str | None = None,
 ) -> list[Row]:
     """Read a file of texts and labels: tab-separated, ``.csv`` or json lines (``.jsonl``, ``.json``), each also ``.gz``.
 
@@ -63,6 +64,7 @@ def read_rows(
         kind: ``tsv``, ``csv`` or ``jsonl``; None goes by the ending of ``path``.
         keep_all: for prediction, which loses no row: a blank line, a row with a blank text where no label is needed, and a
             bad row that is skipped leave a row without texts.
+        encoding: of the file; None detects it.
 
     Raises:
         UserError: the file cannot be read, is empty, has bad rows, or a header row that nobody announced.
@@ -72,7 +74,7 @@ def read_rows(
     place = Columns(path, kind, 2 if is_text_pair else 1, columns, label_needed, labels)
     rows: list[Row] = []
     blank: list[int] = []
-    for line, cells in read_cells(path, bad, stream, kind, keep_all):
+    for line, cells in read_cells(path, bad, stream, kind, keep_all, encoding):
         if cells is None:
             rows.append(Row(line, (), None))
             if bad.last != line:

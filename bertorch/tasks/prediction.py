@@ -147,6 +147,7 @@ def load_rows(
         stream=None if args.input_file else as_stream(piped),
         kind=input_format(args),
         keep_all=args.output_file is not None or not args.evaluate,  # answers lose no row
+        encoding=args.encoding,
     )
 
 

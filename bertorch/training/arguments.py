@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from loguru import logger
 
+from bertorch.data.encodings import encoding_name
 from bertorch.data.tokenizing import TRUNCATIONS
 from bertorch.errors import UserError
 from bertorch.training.optimizer import OPTIMIZERS
@@ -133,6 +134,7 @@ def training_parser(description: str, rows_of_texts: bool = True, documents: boo
         parser.set_defaults(truncation="head")
     if not documents:
         add_bad_rows_argument(data)
+    add_encoding_argument(data)
     data.add_argument("--cache_dir", default=None, help="token cache; default: $BERTORCH_CACHE or ~/.cache/bertorch")
     data.add_argument("--num_workers", type=whole_number, default=None, help="threads for tokenizing; default: all cores")
 
@@ -275,6 +277,30 @@ def add_bad_rows_argument(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--bad_rows", choices=("error", "skip"), default="error", help="at rows that cannot be used, stop or leave them out"
     )
+
+
+def add_encoding_argument(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--encoding", type=_encoding, default=None,
+        help="of the files, such as gb18030 or big5; default: detected, UTF-8, UTF-16, or GBK and GB18030",
+    )  # fmt: skip
+
+
+def _encoding(text: str) -> str:
+    try:
+        return encoding_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def reading_flags(args: argparse.Namespace, columns: str | None = None) -> dict[str, str | None]:
+    """What ``read_rows`` and its like are told by the flags; it belongs to the key of what is cached.
+
+    Args:
+        args: the flags.
+        columns: of this set.
+    """
+    return {"columns": columns, "bad_rows": args.bad_rows, "encoding": args.encoding}
 
 
 def add_device_argument(group: argparse._ArgumentGroup) -> None:

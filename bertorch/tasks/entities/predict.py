@@ -68,6 +68,7 @@ def _documents(args: argparse.Namespace, types: list[str]) -> list[Document]:
         stream=None if args.input_file else as_stream(standard_input()),
         kind=kind,
         keep_all=args.output_file is not None or not args.evaluate,  # answers lose no row
+        encoding=args.encoding,
     )
     return documents if args.evaluate else [replace(document, entities=None) for document in documents]
 

@@ -53,6 +53,7 @@ def read_documents(
     stream: BinaryIO | None = None,
     kind: str | None = None,
     keep_all: bool = False,
+    encoding: str | None = None,
 ) -> list[Document]:
     """Read texts with entities.
 
@@ -75,6 +76,7 @@ def read_documents(
         kind: one of ``ENTITY_FORMATS``; None goes by the ending of ``path``.
         keep_all: for prediction, which loses no row: blank texts stay where no labels are needed; a bad row that is skipped
             and a blank line of json lines leave a Document without text.
+        encoding: of the file; None detects it.
 
     Raises:
         UserError: the file cannot be read, is empty, or has bad rows.
@@ -85,7 +87,7 @@ def read_documents(
     repaired: list[tuple[int, int]] = []
     documents: list[Document] = []
     blank: list[int] = []
-    for line, content in read(path, stream, bad, label_needed):
+    for line, content in read(path, stream, encoding, bad, label_needed):
         try:
             if content is None:
                 if kind == "jsonl" and bad.last != line:
@@ -125,23 +127,25 @@ class _Tokens:
     tags: list[str] | None
 
 
-def _text_rows(path: str | Path, stream: BinaryIO | None, bad: BadRows, label_needed: bool) -> Iterator[tuple[int, str]]:
-    return read_lines(path, stream)
+def _text_rows(
+    path: str | Path, stream: BinaryIO | None, encoding: str | None, bad: BadRows, label_needed: bool
+) -> Iterator[tuple[int, str]]:
+    return read_lines(path, stream, encoding)
 
 
 def _json_rows(
-    path: str | Path, stream: BinaryIO | None, bad: BadRows, label_needed: bool
+    path: str | Path, stream: BinaryIO | None, encoding: str | None, bad: BadRows, label_needed: bool
 ) -> Iterator[tuple[int, dict[str, object] | None]]:
-    return read_cells(path, bad, stream, "jsonl", keep_all=True)
+    return read_cells(path, bad, stream, "jsonl", keep_all=True, encoding=encoding)
 
 
 def _column_rows(
-    path: str | Path, stream: BinaryIO | None, bad: BadRows, label_needed: bool
+    path: str | Path, stream: BinaryIO | None, encoding: str | None, bad: BadRows, label_needed: bool
 ) -> Iterator[tuple[int, _Tokens | None]]:
     """Texts of a column file. A line that cannot be read spoils its text: (line, None)."""
     first, tokens, tags, spoiled = 0, [], [], False
     begun = text_a_line = False
-    for number, line in read_lines(path, stream):
+    for number, line in read_lines(path, stream, encoding):
         line = line.rstrip()
         if not line or line.startswith("-DOCSTART-"):
             if tokens or spoiled:

@@ -59,7 +59,12 @@ class Documents:
 
 
 def tokenize_documents(
-    paths: Sequence[str | Path], encoder: TextTokenizer, room: int, words: bool, cache_dir: str | Path | None = None
+    paths: Sequence[str | Path],
+    encoder: TextTokenizer,
+    room: int,
+    words: bool,
+    cache_dir: str | Path | None = None,
+    encoding: str | None = None,
 ) -> Documents:
     """Read files of documents: a sentence a line, a blank line between documents, plain or ``.gz``.
 
@@ -72,6 +77,7 @@ def tokenize_documents(
         room: most tokens of a text, special ones left out; a longer sentence is cut into several.
         words: find out which tokens form a word; the words of Chinese are those of jieba.
         cache_dir: None takes ``BERTORCH_CACHE`` or ``~/.cache/bertorch``.
+        encoding: of the files; None detects that of each.
 
     Raises:
         UserError: a file cannot be read, there is no text in all of them, jieba is needed and missing, or the cache cannot
@@ -83,8 +89,8 @@ def tokenize_documents(
         with tempfile.TemporaryDirectory(prefix="documents.", dir=root) as unfinished:
             return from_cache(
                 paths,
-                (encoder.fingerprint, room, words),
-                lambda: _write_documents(paths, encoder, room, words, Path(unfinished)),
+                (encoder.fingerprint, room, words, encoding),
+                lambda: _write_documents(paths, encoder, room, words, Path(unfinished), encoding),
                 Documents,
                 cache_dir,
             )
@@ -118,7 +124,9 @@ class _GrowingArray:
         return np.load(self.path, mmap_mode="r", allow_pickle=False)
 
 
-def _write_documents(paths: Sequence[str | Path], encoder: TextTokenizer, room: int, words: bool, folder: Path) -> Documents:
+def _write_documents(
+    paths: Sequence[str | Path], encoder: TextTokenizer, room: int, words: bool, folder: Path, encoding: str | None
+) -> Documents:
     kinds = {
         "input_ids": np.int32, "continues": np.bool_, "sentence_starts": np.int64, "text_starts": np.int64,
         "text_documents": np.int32,
@@ -131,7 +139,7 @@ def _write_documents(paths: Sequence[str | Path], encoder: TextTokenizer, room: 
     space = 0  # that the text begun last has left
     encode = encoder.backend.encode_batch if words else encoder.backend.encode_batch_fast  # the fast one has no offsets
     chinese_words = functools.cache(_chinese_words)  # asked for where there is Chinese text
-    lines = _sentences(paths)
+    lines = _sentences(paths, encoding)
     while chunk := list(islice(lines, _CHUNK)):
         new = {name: [] for name in kinds}
         texts = [text for text in chunk if text]
@@ -168,10 +176,10 @@ def _write_documents(paths: Sequence[str | Path], encoder: TextTokenizer, room: 
     return Documents(**finished, fingerprint=digest.hexdigest(), unknown=unknown, divided=divided)
 
 
-def _sentences(paths: Sequence[str | Path]) -> Iterator[str]:
+def _sentences(paths: Sequence[str | Path], encoding: str | None) -> Iterator[str]:
     """The sentences of all files; an empty one after each document."""
     for path in paths:
-        for _, line in read_lines(path):
+        for _, line in read_lines(path, encoding=encoding):
             yield line.strip()
         yield ""
 

@@ -45,14 +45,14 @@ def _questions(args: argparse.Namespace) -> list[Question]:
     if (args.question is None) == (args.input_file is None):
         raise UserError("give --input_file in the layout of SQuAD, or --question with --context or --context_file")
     if args.input_file is not None:
-        return read_questions(args.input_file, args.bad_rows, answers_needed=args.evaluate, places_needed=False)
+        return read_questions(args.input_file, args.bad_rows, args.evaluate, places_needed=False, encoding=args.encoding)
     if args.evaluate:
         raise UserError("--evaluate needs --input_file, with the answers in it")
     if (args.context is None) == (args.context_file is None):
         raise UserError("--question needs its passage: --context or --context_file")
     context = args.context
     if context is None:
-        context = "\n".join(line for _, line in read_lines(args.context_file))
+        context = "\n".join(line for _, line in read_lines(args.context_file, encoding=args.encoding))
     if not args.question.strip():
         raise UserError("--question is empty")
     return [Question(1, "1", args.question, context, [])]

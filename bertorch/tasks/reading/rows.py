@@ -1,9 +1,7 @@
 """Questions about passages, in SQuAD's layout: reading, mending of answer places, windows of token ids."""
 
-import gzip
 import json
 import re
-import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -16,7 +14,7 @@ from loguru import logger
 from torch import Tensor
 
 from bertorch.data.batching import MovableBatch, pack
-from bertorch.data.files import BadRows, UnusableRow, open_binary
+from bertorch.data.files import BadRows, UnusableRow, read_lines
 from bertorch.data.tokenizing import Samples, TextTokenizer, text_hash
 from bertorch.encoder import TokenBatch
 from bertorch.errors import UserError
@@ -56,7 +54,11 @@ class Question:
 
 
 def read_questions(
-    path: str | Path, bad_rows: str = "error", answers_needed: bool = True, places_needed: bool = True
+    path: str | Path,
+    bad_rows: str = "error",
+    answers_needed: bool = True,
+    places_needed: bool = True,
+    encoding: str | None = None,
 ) -> list[Question]:
     """Read a file in the layout of SQuAD v1.1 or v2.0, as CMRC2018, DRCD, DuReader-robust and CJRC have it; also ``.gz``.
 
@@ -69,11 +71,12 @@ def read_questions(
         bad_rows: ``error`` or ``skip``.
         answers_needed: False reads questions without answers too.
         places_needed: an answer must be found in its passage, to be trained; its text is enough for evaluation.
+        encoding: of the file; None detects it.
 
     Raises:
         UserError: the file cannot be read, is not of this layout, or has bad rows.
     """
-    raw, content = _read_json(path)
+    raw, content = _read_json(path, encoding)
     bad = BadRows(path, bad_rows)
     questions: list[Question] = []
     known: set[str] = set()
@@ -120,18 +123,15 @@ def _lines_of_ids(raw: str) -> dict[str, Iterator[int]]:
     return {identity: iter(found) for identity, found in lines.items()}
 
 
-def _read_json(path: str | Path) -> tuple[str, Any]:
+def _read_json(path: str | Path, encoding: str | None) -> tuple[str, Any]:
+    raw = "\n".join(line for _, line in read_lines(path, encoding=encoding))
     try:
-        with open_binary(path) as handle:
-            raw = handle.read().decode("utf-8-sig")
         return raw, json.loads(raw)
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8; convert the file with iconv -t UTF-8") from None
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}:{error.lineno}: not JSON ({error.msg}); the layout is that of SQuAD, one object a file"
         ) from None
-    except (EOFError, zlib.error, gzip.BadGzipFile, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
 
 

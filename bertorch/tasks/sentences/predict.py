@@ -92,7 +92,7 @@ def _first_row(args: argparse.Namespace, piped: bytes) -> tuple[int, list[str] |
     path = args.input_file or "<stdin>"
     stream = None if args.input_file else as_stream(piped)
     kind = input_format(args) or file_format(path)
-    for line, cells in read_cells(path, BadRows(path, "skip"), stream, kind):
+    for line, cells in read_cells(path, BadRows(path, "skip"), stream, kind, encoding=args.encoding):
         return line, cells
     raise UserError(f"{path}: no rows in it; the file is empty")
 

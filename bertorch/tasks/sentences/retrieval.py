@@ -35,12 +35,14 @@ def _add(predictor: Predictor, corpus: VectorFile, texts: Iterable[str]) -> None
         give_back_memory()
 
 
-def _add_lines(predictor: Predictor, corpus: VectorFile, path: str, leave_out: Container[str] = ()) -> array:
+def _add_lines(
+    predictor: Predictor, corpus: VectorFile, path: str, encoding: str | None, leave_out: Container[str] = ()
+) -> array:
     """Encode the lines of a file; returns the line number of each text."""
     numbers = array("q")
 
     def texts() -> Iterator[str]:
-        for number, line in read_lines(path):
+        for number, line in read_lines(path, encoding=encoding):
             text = line.strip()
             if text and text not in leave_out:
                 numbers.append(number)
@@ -53,7 +55,7 @@ def _add_lines(predictor: Predictor, corpus: VectorFile, path: str, leave_out: C
 def search(args: argparse.Namespace, predictor: Predictor, rows: list[Row]) -> None:
     """Write the most similar lines of ``--corpus`` for each row, the nearest first."""
     with VectorFile(predictor.width) as corpus:
-        numbers = _add_lines(predictor, corpus, args.corpus)
+        numbers = _add_lines(predictor, corpus, args.corpus, args.encoding)
         if not numbers:
             raise UserError(f"{args.corpus}: no text in it; write one a line")
         lines = _hits(args, predictor, rows, corpus, numbers)
@@ -98,7 +100,9 @@ def evaluate_retrieval(args: argparse.Namespace, predictor: Predictor) -> None:
     if args.output_file is not None:
         raise UserError("--output_file: --evaluate on queries and positives prints figures and has no answers to write")
     positives: dict[str, list[str]] = {}
-    for row in read_positives(args.input_file, 0, args.columns, args.bad_rows, kind=args.input_format):
+    for row in read_positives(
+        args.input_file, 0, args.columns, args.bad_rows, kind=args.input_format, encoding=args.encoding
+    ):
         positives.setdefault(row.texts[0], []).append(row.texts[1])
     places = {
         text: place for place, text in enumerate(dict.fromkeys(text for texts in positives.values() for text in texts))
@@ -106,7 +110,7 @@ def evaluate_retrieval(args: argparse.Namespace, predictor: Predictor) -> None:
     with VectorFile(predictor.width) as corpus:
         _add(predictor, corpus, places)
         if args.corpus is not None:
-            _add_lines(predictor, corpus, args.corpus, leave_out=places)
+            _add_lines(predictor, corpus, args.corpus, args.encoding, leave_out=places)
         queries = predictor.vectors(predictor.samples(positives))
         if predictor.compute.processes.is_main:
             wanted = [sorted({places[text] for text in texts}) for texts in positives.values()]

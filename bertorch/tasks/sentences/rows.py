@@ -13,7 +13,11 @@ QUERY_KEYS = ("query", "pos", "neg")
 
 
 def read_scored_pairs(
-    path: str | Path, columns: str | None = None, bad_rows: str = "error", score_needed: bool = True
+    path: str | Path,
+    columns: str | None = None,
+    bad_rows: str = "error",
+    score_needed: bool = True,
+    encoding: str | None = None,
 ) -> list[tuple[int, tuple[str, ...], float]]:
     """``(line, two texts, score)`` of a file of ``read_rows`` whose label is a number; nan where it has none.
 
@@ -21,7 +25,7 @@ def read_scored_pairs(
         UserError: as ``read_rows``, or a score that is no finite number.
     """
     bad = BadRows(path, bad_rows)
-    rows = read_rows(path, True, None, columns, bad_rows, score_needed)
+    rows = read_rows(path, True, None, columns, bad_rows, score_needed, encoding=encoding)
     pairs = [(row.line, row.texts, math.nan if row.label is None else score_of(row, bad)) for row in rows]
     bad.close()
     pairs = [pair for pair, row in zip(pairs, rows, strict=True) if row.label is None or not math.isnan(pair[2])]
@@ -52,10 +56,11 @@ def scored_samples(
     bad_rows: str = "error",
     score_needed: bool = True,
     cache_dir: str | None = None,
+    encoding: str | None = None,
 ) -> Samples:
     """``read_scored_pairs``, tokenized: two sequences a row."""
-    read_as = ("scored pairs", Path(path).suffixes, columns, bad_rows, score_needed)
-    rows = partial(read_scored_pairs, path, columns, bad_rows, score_needed)
+    read_as = ("scored pairs", Path(path).suffixes, columns, bad_rows, score_needed, encoding)
+    rows = partial(read_scored_pairs, path, columns, bad_rows, score_needed, encoding)
     return tokenize_cached(path, rows, encoder, read_as, cache_dir, separate=True)
 
 
@@ -67,6 +72,7 @@ def read_positives(
     positive_label: str | None = None,
     negative_needed: bool = False,
     kind: str | None = None,
+    encoding: str | None = None,
 ) -> list[Row]:
     """Rows of a text, its positive and up to ``num_hard_negatives`` hard negatives.
 
@@ -74,17 +80,20 @@ def read_positives(
     ``positive_label``, a third with a label, of which the rows that have this one are read. Json lines hold the same, or
     ``query`` with lists ``pos`` and ``neg``: each positive makes a row. ``negative_needed``: rows without a hard negative
     are bad rows. ``kind``: ``tsv``, ``csv`` or ``jsonl``; None goes by the ending of ``path``.
+    ``encoding``: of the file; None detects it.
 
     Raises:
         UserError: as ``read_rows``; hard negatives that are asked for and missing, or labels where they are expected.
     """
     kind = kind or file_format(path)
-    if columns is None and kind == "jsonl" and _is_query_file(path):
+    if columns is None and kind == "jsonl" and _is_query_file(path, encoding):
         if positive_label is not None:
             raise UserError(f"{path}: --positive_label is for a third column, these rows name their positives themselves")
-        rows = _read_queries(path, bad_rows)
+        rows = _read_queries(path, bad_rows, encoding)
     else:
-        read = read_rows(path, True, None, columns, bad_rows, label_needed=positive_label is not None, kind=kind)
+        read = read_rows(
+            path, True, None, columns, bad_rows, label_needed=positive_label is not None, kind=kind, encoding=encoding
+        )
         if positive_label is not None:
             rows = [Row(row.line, row.texts, None) for row in read if row.label == positive_label]
             if not rows:
@@ -109,15 +118,15 @@ def read_positives(
     return [Row(row.line, row.texts[: 2 + num_hard_negatives], None) for row in rows]
 
 
-def _is_query_file(path: str | Path) -> bool:
-    first = next((cells for _, cells in read_cells(path, BadRows(path, "skip"), kind="jsonl")), {})
+def _is_query_file(path: str | Path, encoding: str | None) -> bool:
+    first = next((cells for _, cells in read_cells(path, BadRows(path, "skip"), kind="jsonl", encoding=encoding)), {})
     return "query" in first or "pos" in first
 
 
-def _read_queries(path: str | Path, bad_rows: str) -> list[Row]:
+def _read_queries(path: str | Path, bad_rows: str, encoding: str | None) -> list[Row]:
     bad = BadRows(path, bad_rows)
     rows = []
-    for line, cells in read_cells(path, bad, kind="jsonl"):
+    for line, cells in read_cells(path, bad, kind="jsonl", encoding=encoding):
         query, positives, negatives = (_texts(cells.get(key) or []) for key in QUERY_KEYS)
         if not query or not positives or negatives is None or len(query) != 1 or not all([*query, *positives, *negatives]):
             bad.add(line, "not a query with its positives", '{"query": "...", "pos": ["..."], "neg": ["..."]} is expected')

@@ -209,7 +209,7 @@ def test_pieces_give_what_the_whole_gives(encoder, tmp_path, monkeypatch, words)
 def opened(monkeypatch):
     """The files that were read line by line, in their order."""
     paths, original = [], documents_module.read_lines
-    monkeypatch.setattr(documents_module, "read_lines", lambda path: paths.append(path) or original(path))
+    monkeypatch.setattr(documents_module, "read_lines", lambda path, **told: paths.append(path) or original(path, **told))
     return paths
 
 

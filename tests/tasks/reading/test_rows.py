@@ -330,8 +330,8 @@ def test_not_json(write):
     for content, line in (('{"data":\n [,]}', 2), ("", 1), ('{"a": 1}\n{"b": 2}\n', 2), (b"\xef\xbb\xbf{\n\n]", 3)):
         with pytest.raises(UserError, match=rf"a\.json:{line}: not JSON \(.*; the layout is that of SQuAD"):
             read_questions(write(content))
-    with pytest.raises(UserError, match="not UTF-8; convert the file with iconv"):
-        read_questions(write('{"data": "天"}'.encode("gb18030")))
+    with pytest.raises(UserError, match="a.json:1: not UTF-8"):
+        read_questions(write('{"data": "é"}'.encode("latin-1")))
     with pytest.raises(UserError, match="a.json: cannot be read"):
         read_questions(write("[" * 200_000))
     with pytest.raises(UserError, match="no such file"):
@@ -340,7 +340,7 @@ def test_not_json(write):
 
 def test_a_gzip_file_cut_short(write):
     data = gzip.compress(json.dumps(squad((PASSAGE, [entry()]))).encode())
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="damaged gzip file"):
         read_questions(write(data[:-9], "a.json.gz"))
 
 

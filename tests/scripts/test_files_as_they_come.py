@@ -1,0 +1,56 @@
+"""Files in the encodings and layouts that people have, given to the scripts themselves."""
+
+import io
+import sys
+
+import pytest
+
+from tests.scripts.launch import DATA, REVIEWS, as_flags, call, complaint, training_flags
+
+FILES = {
+    "run_classifier.py": {"train_data_file": REVIEWS / "train.tsv", "label_file": REVIEWS / "labels.txt"},
+    "run_sentencebert.py": {"train_data_file": DATA / "nli/train.tsv", "label_file": DATA / "nli/labels.txt"},
+    "run_simcse.py": {"train_data_file": DATA / "sentences/train.txt"},
+    "run_batchneg.py": {"train_data_file": DATA / "paraphrases/train.tsv"},
+    "run_ner.py": {"train_data_file": DATA / "entities/train.jsonl", "label_file": DATA / "entities/labels.txt"},
+    "run_mrc.py": {"train_data_file": DATA / "reading/train.json"},
+    "run_pretraining.py": {"train_data_file": DATA / "sentences/train.txt"},
+}
+
+
+@pytest.mark.parametrize("script", FILES)
+def test_every_script_reads_in_the_encoding_it_is_told(script, small_encoder, tmp_path, monkeypatch, capsys):
+    flags = as_flags(
+        **FILES[script], pretrained_model_name_or_path=small_encoder, saved_dir=tmp_path / "out", encoding="ascii"
+    )
+    assert call(script, flags, monkeypatch) == 2
+    assert ": not ASCII; " in complaint(capsys.readouterr().err)
+
+
+def test_a_name_that_is_no_encoding(small_encoder, tmp_path, monkeypatch, capsys):
+    assert call("run_classifier.py", training_flags(small_encoder, tmp_path / "out", encoding="utf-9"), monkeypatch) == 2
+    assert "--encoding: 'utf-9' is not an encoding" in complaint(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "utf-16"])
+def test_a_model_trained_and_asked_in_another_encoding_is_the_same(encoding, small_encoder, tmp_path, monkeypatch, capsys):
+    """Weights and answers of a file in GB18030 or UTF-16, through a file and through standard input, are those of UTF-8."""
+    answers = []
+    for name in ("utf-8", encoding):
+        folder = tmp_path / name
+        folder.mkdir()
+        for file in ("train", "dev"):
+            (folder / f"{file}.tsv").write_bytes((REVIEWS / f"{file}.tsv").read_text(encoding="utf-8").encode(name))
+        flags = training_flags(
+            small_encoder, folder / "out", train_data_file=folder / "train.tsv", dev_data_file=folder / "dev.tsv",
+            max_steps=2, device="cpu",
+        )  # fmt: skip
+        assert call("run_classifier.py", flags, monkeypatch) == 0
+        capsys.readouterr()
+        ask = as_flags(model_dir=folder / "out", probabilities=True, device="cpu")
+        assert call("predict.py", [*ask, "--input_file", str(folder / "dev.tsv")], monkeypatch) == 0
+        answers.append(capsys.readouterr().out)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((folder / "dev.tsv").read_bytes())))
+        assert call("predict.py", ask, monkeypatch) == 0
+        answers.append(capsys.readouterr().out)
+    assert len(answers[0].splitlines()) == 132 and len(set(answers)) == 1
