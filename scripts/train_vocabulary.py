@@ -80,10 +80,11 @@ def train_vocabulary(args):
         UserError: there is no text, or its characters alone are more than ``--vocab_size``.
     """
     tokenizer = BertWordPieceTokenizer(lowercase=not args.cased)
+    normalize = tokenizer._tokenizer.normalizer.normalize_str  # `tokenizer.normalize` needs tokenizers 0.23
     words = Counter()  # between blanks; Chinese characters stand alone
     for path in args.train_data_file:
         for _, line in read_lines(path):
-            words.update(tokenizer.normalize(line).split())
+            words.update(normalize(line).split())
     characters = Counter()
     for word, number in words.items():
         characters.update({character: times * number for character, times in Counter(word).items()})

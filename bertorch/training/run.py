@@ -189,8 +189,10 @@ class Run:
         if args.compile:
             model.encoder.compile(dynamic=True)
         self.model = model
-        if processes.world_size > 1:  # buffers are constants, the same everywhere
-            self.model = DistributedDataParallel(model, gradient_as_bucket_view=True, forward_sync_buffers=False)
+        if processes.world_size > 1:
+            self.model = DistributedDataParallel(model, gradient_as_bucket_view=True)
+            # Buffers are constants, the same everywhere. Every torch has this name; that of the argument changed with 2.13.
+            self.model.broadcast_buffers = False
 
     def _plan(self, epoch: int) -> list[np.ndarray]:
         args, processes = self.args, self.processes

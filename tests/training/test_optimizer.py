@@ -292,7 +292,7 @@ def test_adamw_is_that_of_torch():
     code = """
 import sys, torch
 from bertorch.training.optimizer import AdamW
-optimizers = []
+optimizers, loaded = [], "torch._dynamo" in sys.modules  # by torch 2.6 itself, before there is an optimizer
 for kind in (AdamW, torch.optim.AdamW):
     torch.manual_seed(0)
     weight = torch.nn.Parameter(torch.randn(3, 4))
@@ -303,7 +303,7 @@ for kind in (AdamW, torch.optim.AdamW):
         optimizer.step()
         optimizer.load_state_dict(optimizer.state_dict())
     optimizers.append((weight, optimizer.state_dict()))
-    assert ("torch._dynamo" in sys.modules) == (kind is not AdamW)
+    assert ("torch._dynamo" in sys.modules) == (loaded or kind is not AdamW)
 (ours, state), (theirs, expected) = optimizers
 assert torch.equal(ours, theirs) and state["param_groups"] == expected["param_groups"]
 assert all(torch.equal(state["state"][0][name], value) for name, value in expected["state"][0].items())
