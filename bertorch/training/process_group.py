@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -190,6 +191,9 @@ def run_script(main: Callable[[], None]) -> None:
             code = 1
     if dist.is_initialized() and code != 1:  # after an accident the other ranks may never come to meet this one
         gc.collect()
+        # Older torch (2.6 does, 2.11 does not) waits in the group's destructor with the interpreter's lock held. A thread of
+        # gloo that still lets go of a tensor needs that lock, and neither would ever go on.
+        time.sleep(0.1)
         dist.destroy_process_group()
     sys.stdout.flush()
     sys.exit(code)
