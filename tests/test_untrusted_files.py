@@ -478,7 +478,7 @@ def test_a_dense_layer_that_asks_for_too_much(sentence_directory, tmp_path):
 @pytest.mark.parametrize("odd", [torch.ones(2, 2).to_sparse(), torch.ones(2, 2, device="meta")], ids=["sparse", "meta"])
 def test_tensors_without_numbers_of_their_own(tmp_path, odd):
     torch.save({"a": odd}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(UserError, match="'a' is no plain tensor|cannot be read as plain weights"):
+    with pytest.raises(UserError, match="'a' is not a dense tensor|cannot be read as plain weights"):
         read_weights(tmp_path)
 
 
@@ -489,7 +489,7 @@ def test_weights_that_are_no_floating_point(tiny_model, tmp_path):
     tensors["embeddings.LayerNorm.weight"] = tensors["embeddings.LayerNorm.weight"].to(torch.complex64)
     (directory / "model.safetensors").unlink()
     torch.save(tensors, directory / "pytorch_model.bin")
-    with pytest.raises(UserError, match="LayerNorm.weight is of torch.complex64"):
+    with pytest.raises(UserError, match="LayerNorm.weight has type torch.complex64"):
         load_encoder(directory)
 
 
@@ -497,7 +497,7 @@ def test_weights_that_are_no_floating_point(tiny_model, tmp_path):
 def test_safetensors_that_claim_a_huge_shape(tmp_path, shape):
     header = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, 24]}}).encode()
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(24))
-    with pytest.raises(UserError, match="damaged or no safetensors file") as caught:
+    with pytest.raises(UserError, match="damaged, or not a safetensors file") as caught:
         read_weights(tmp_path)
     assert "\n" not in str(caught.value)
 

@@ -47,7 +47,7 @@ class BadRows:
         rows = "1 bad row" if self.count == 1 else f"{self.count} bad rows"
         listed = "\n".join(self.messages) + more
         if self.policy == "error":
-            raise UserError(f"{listed}\n{self.path}: {rows}; mend them, or leave them out with --bad_rows skip")
+            raise UserError(f"{listed}\n{self.path}: {rows}; correct them, or leave them out with --bad_rows skip")
         logger.warning(f"{self.path}: {rows} left out (--bad_rows skip):\n{listed}")
 
 
@@ -97,7 +97,7 @@ def open_binary(path: str | Path, unpack: bool = True) -> BinaryIO:
     """
     path = Path(path)
     if path.is_dir():
-        raise UserError(f"{path}: a directory where a file is expected")
+        raise UserError(f"{path}: this is a directory, not a file; name a file")
     try:
         return gzip.open(path, "rb") if unpack and path.suffix.lower() == ".gz" else open(path, "rb")
     except FileNotFoundError:
@@ -151,14 +151,14 @@ def _json_object(number: int, text: str, bad: BadRows) -> dict[str, object] | No
         bad.add(number, "an escape such as \\ud83d is half a character", "write both halves, or the character itself")
         return None
     except json.JSONDecodeError as error:
-        bad.add(number, f"not JSON ({error.msg})", "write one JSON object a line")
+        bad.add(number, f"not JSON ({error.msg})", "write one JSON object per line")
         return None
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else "a number with too many digits"
-        bad.add(number, f"not readable as JSON ({reason})", "write one JSON object a line")
+        bad.add(number, f"not readable as JSON ({reason})", "write one JSON object per line")
         return None
     if not isinstance(row, dict):
-        bad.add(number, "no JSON object", 'write one object a line, such as {"text": "...", "label": "..."}')
+        bad.add(number, "not a JSON object", 'write one object per line, such as {"text": "...", "label": "..."}')
         return None
     return row
 
@@ -192,10 +192,10 @@ def read_labels(path: str | Path) -> list[str]:
         if not label:
             continue
         if label in labels:
-            raise UserError(f"{path}:{number}: label {label!r} stands twice; keep one")
+            raise UserError(f"{path}:{number}: label {label!r} appears twice; keep one")
         labels.append(label)
     if not labels:
-        raise UserError(f"{path}: no label in it; write one label a line")
+        raise UserError(f"{path}: no label in it; write one label per line")
     return labels
 
 

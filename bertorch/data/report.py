@@ -95,5 +95,5 @@ def with_shared(report: Report, hashes: dict[str, np.ndarray], what: str) -> Rep
         shared = int(np.isin(hashes[other], hashes[first]).sum())
         report[other]["figures"][f"{what}_also_in_{first}"] = shared
         if shared:
-            logger.warning(f"{shared} of {len(hashes[other])} {what} of {other} also stand in {first}")
+            logger.warning(f"{shared} of {len(hashes[other])} {what} of {other} are also in {first}")
     return report

@@ -128,7 +128,7 @@ class Columns:
             named = [name for name in self.names if name != "_"]
             twice = next((name for name in named if named.count(name) > 1), None)
             if twice is not None:
-                raise UserError(f"--columns {columns}: {twice!r} stands twice")
+                raise UserError(f"--columns {columns}: {twice!r} appears twice; name each column once")
             self.by_name = self._by_name(named)
         if self.names is not None and kind == "jsonl":
             self.places = self.by_name
@@ -173,7 +173,9 @@ class Columns:
         wanted = [*self.text_roles, *(["label"] if self.label_needed else [])]
         missing = [role for role in wanted if role not in self.names]
         if missing:
-            raise UserError(f"--columns {','.join(self.names)}: no {missing[0]!r} in it; {self.path} needs {_short(wanted)}")
+            raise UserError(
+                f"--columns {','.join(self.names)}: {missing[0]!r} is missing; {self.path} needs {_short(wanted)}"
+            )
         self._refuse_header(line, stripped)
         names = self.names
         if not self.label_needed and len(cells) == len(names) - 1:

@@ -52,7 +52,7 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
             # Without trust_remote_code transformers asks, and takes the answer from standard input: from our texts.
             tokenizer = AutoTokenizer.from_pretrained(directory, use_fast=True, trust_remote_code=False)
         else:
-            raise UserError(f"{directory}: no vocabulary here; looked for vocab.txt, {', '.join(others)}")
+            raise UserError(f"{directory}: contains no vocabulary; looked for vocab.txt, {', '.join(others)}")
         tokenizer("ꙮ")  # a WordPiece vocabulary without [UNK] fails at the first word that it lacks
     except UserError:
         raise
@@ -111,7 +111,7 @@ class TextTokenizer:
         shortest = max(sum(len(part) for part in parts) + texts for texts, (parts, _) in self.layouts.items())
         if max_seq_length < shortest:
             raise UserError(
-                f"--max_seq_length {max_seq_length} leaves no room for text beside special tokens; give at least {shortest}"
+                f"--max_seq_length {max_seq_length} leaves no room for text besides special tokens; give at least {shortest}"
             )
 
     def _layout(self, *texts: str) -> tuple[list[list[int]], list[int]]:
@@ -127,7 +127,7 @@ class TextTokenizer:
                 types[sequence] = token_type
         if len(parts) != len(texts) + 1:
             raise UserError(
-                f"{self.pretrained.name_or_path}: the tokenizer loses a text, or gives it twice; see tokenizer.json"
+                f"{self.pretrained.name_or_path}: the tokenizer drops a text or repeats it; check tokenizer.json"
             )
         return parts, [types[sequence] for sequence in range(len(texts))]
 
@@ -420,7 +420,7 @@ def from_cache(
     try:
         _write_cache(entry, samples, warnings)
     except OSError as error:
-        logger.warning(f"{entry}: the token cache cannot be written ({error.strerror or error}); going on without it")
+        logger.warning(f"{entry}: the token cache cannot be written ({error.strerror or error}); continuing without it")
         return samples
     found = _read_cache(entry, kind)
     return found[0] if found else samples
@@ -437,7 +437,7 @@ def _read_cache(entry: Path, kind: type[AnySamples]) -> tuple[AnySamples, list[s
     except (FileNotFoundError, NotADirectoryError):
         return None
     except Exception as error:  # damaged in whatever way, it can be made anew
-        logger.warning(f"{entry}: damaged token cache ({error}); it is made anew")
+        logger.warning(f"{entry}: damaged token cache ({error}); it is built again")
         return None
 
 

@@ -95,7 +95,7 @@ def make_albert_tokenizer(
     ids = {token: processor.piece_to_id(token) for token in special.values()}
     lacking = [token for token, number in ids.items() if processor.id_to_piece(number) != token]
     if lacking:
-        raise UserError(f"{source}: the vocabulary has no {', '.join(lacking)}; is it the model of an ALBERT?")
+        raise UserError(f"{source}: the vocabulary has no {', '.join(lacking)}; is it an ALBERT model?")
     rust = _tokenizer_json(proto, do_lower_case, keep_accents)
     cls, sep = special["cls_token"], special["sep_token"]
     rust.post_processor = processors.TemplateProcessing(

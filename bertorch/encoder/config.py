@@ -138,7 +138,7 @@ class EncoderConfig:
         config = cls(**values)
         if not 0 <= config.position_offset < config.max_position_embeddings:
             raise UserError(
-                f"{path}: pad_token_id {config.pad_token_id} leaves no positions; they are counted from behind it"
+                f"{path}: pad_token_id {config.pad_token_id} leaves no positions; they are counted from the one after it"
             )
         if raw.get("position_embedding_type", "absolute") not in ("absolute", None):
             kind = raw["position_embedding_type"]
@@ -148,7 +148,7 @@ class EncoderConfig:
             raise UserError(f"{path}: hidden_act {_shown(config.hidden_act)} is not supported; known: {known}")
         if config.hidden_size % config.num_attention_heads:
             raise UserError(
-                f"{path}: hidden_size {config.hidden_size} is no multiple of "
+                f"{path}: hidden_size {config.hidden_size} is not a multiple of "
                 f"num_attention_heads {config.num_attention_heads}"
             )
         config._check_sizes(values, path)
@@ -162,7 +162,7 @@ class EncoderConfig:
         ):
             if blocks > _MOST_BLOCKS:
                 named = " and ".join(f"{key} {values[key]}" for key in keys if values.get(key, 1) > 1)
-                raise UserError(f"{path}: {named}: {blocks:,} blocks of layers, and at most {_MOST_BLOCKS:,} are built")
+                raise UserError(f"{path}: {named}: {blocks:,} blocks of layers; at most {_MOST_BLOCKS:,} are allowed")
         if 4 * self.num_parameters <= total_memory():
             return
         usual = EncoderConfig(model_type=self.model_type)
@@ -224,7 +224,7 @@ def load_config(directory: str | Path) -> EncoderConfig:
                 "name the model that these weights were trained from with --pretrained_model_name_or_path, and this "
                 "directory with --init_from_ckpt"
             )
-        raise UserError(f"{directory}: no config.json here; {remedy}")
+        raise UserError(f"{directory}: contains no config.json; {remedy}")
     word_pieces = (path.parent / "vocab.txt").is_file() and not (path.parent / "merges.txt").is_file()
     return read_config(path, bert_for_roberta=word_pieces)
 
@@ -281,5 +281,5 @@ def read_json_object(path: str | Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # the second where it is nested too deeply
         raise UserError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(raw, dict):
-        raise UserError(f"{path}: a JSON object is expected")
+        raise UserError(f"{path}: not a JSON object")
     return raw

@@ -27,10 +27,10 @@ def local_directory(name_or_path: str) -> Path:
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         if config_path(path).name != "config.json":
-            logger.info(f"{path}: no config.json; {config_path(path).name} is read in its place")
+            logger.info(f"{path}: no config.json; reading {config_path(path).name} instead")
         return path
     if path.exists():
-        raise UserError(f"{name_or_path}: a file; give the directory that holds config.json, vocabulary and weights")
+        raise UserError(f"{name_or_path}: this is a file; give the directory that holds config.json, vocabulary and weights")
     if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1:
         raise UserError(f"{name_or_path}: no such directory")
     return _from_hub(name_or_path)
@@ -61,7 +61,7 @@ def _from_hub(repo_id: str) -> Path:
         if unreachable is not None:
             raise unreachable
     except HFValidationError:
-        raise UserError(f"{repo_id}: no such directory, and no valid name of a hub repository") from None
+        raise UserError(f"{repo_id}: no such directory, and not a valid name of a hub repository") from None
     except Exception as error:  # besides its own errors the client lets through those of httpx and of the JSON reader
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
@@ -117,7 +117,7 @@ def renamed_directory(
         except OSError as error:
             if not renamed.is_dir():  # else another process was faster
                 raise UserError(f"{renamed}: cannot be written ({error.strerror or error})") from None
-    logger.info(f"{directory}: read by links in {renamed}")
+    logger.info(f"{directory}: read through links in {renamed}")
     return renamed
 
 

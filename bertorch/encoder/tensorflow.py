@@ -52,7 +52,7 @@ def convert_checkpoint(
     """
     directory = Path(output_dir).expanduser().resolve()
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UserError(f"{output_dir}: is in use; name a directory that does not exist, or is empty")
+        raise UserError(f"{output_dir}: already holds files; name a directory that is empty or does not exist")
     files = _find_files(checkpoint, config_file, vocab_file)
     raw = read_json_object(files.config)
     lower = _lower_case(files, raw, cased)
@@ -147,7 +147,7 @@ def read_variables(prefix: Path) -> dict[str, np.ndarray]:
         return {name.removeprefix("module/"): np.asarray(reader.get_tensor(name)) for name in names}  # module/: TF Hub's
     except Exception as error:  # of many classes, TensorFlow's own among them
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"{prefix}: damaged, or no TensorFlow checkpoint ({reason})") from None
+        raise UserError(f"{prefix}: damaged, or not a TensorFlow checkpoint ({reason})") from None
 
 
 def _find_files(checkpoint: str | Path, config_file: str | Path | None, vocab_file: str | Path | None) -> _Files:
@@ -157,7 +157,7 @@ def _find_files(checkpoint: str | Path, config_file: str | Path | None, vocab_fi
     else:
         prefix = path.with_name(re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", path.name))
         if not Path(f"{prefix}.index").is_file():
-            raise UserError(f"{checkpoint}: no TensorFlow checkpoint; there is no {prefix}.index")
+            raise UserError(f"{checkpoint}: not a TensorFlow checkpoint; there is no {prefix}.index")
     folder, remedy = prefix.parent, "name it with --{}_file"
     configs = [path for path in folder.glob("*config*.json") if path.name != "tokenizer_config.json"]
     vocabularies = [*folder.glob("*vocab*.txt"), *folder.glob("*.model")]
@@ -175,7 +175,7 @@ def _only(paths: Iterable[Path], folder: Path, what: str, remedy: str) -> Path:
     paths = sorted(paths)
     if len(paths) != 1:
         found = ", ".join(path.name for path in paths) or "none"
-        raise UserError(f"{folder}: one {what} is expected here, found {found}; {remedy}")
+        raise UserError(f"{folder}: expected one {what}, found {found}; {remedy}")
     return paths[0]
 
 

@@ -99,13 +99,13 @@ def hugging_face_tensors(variables: dict[str, np.ndarray], config: EncoderConfig
     """
     if _WORDS not in variables:
         shown = ", ".join(sorted(variables)[:3])
-        raise UserError(f"{source}: no {_WORDS}, so neither BERT nor ALBERT as Google names them; it holds {shown} ...")
+        raise UserError(f"{source}: no {_WORDS}, so this is neither Google's BERT nor ALBERT; it holds {shown} ...")
     variables, layout = dict(variables), _layout(variables)
     if layout == "albert_zh" and f"{_WORDS}_2" in variables:  # [vocab_size, E] @ [E, hidden_size]
         words, second = variables[_WORDS], variables.pop(f"{_WORDS}_2")
         if words.ndim != 2 or second.ndim != 2 or words.shape[1] != second.shape[0]:
             shapes = f"{list(words.shape)} and {list(second.shape)}"
-            raise UserError(f"{source}: {_WORDS} and {_WORDS}_2 are of sizes that do not go together, {shapes}")
+            raise UserError(f"{source}: {_WORDS} and {_WORDS}_2 have sizes that do not match: {shapes}")
         variables[_WORDS] = words @ second
     if config.model_type == "albert" and config.embedding_size == config.hidden_size:  # Google has no mapping then
         variables.setdefault(f"{_MAPPING}/kernel", np.eye(config.hidden_size))
@@ -124,7 +124,7 @@ def hugging_face_tensors(variables: dict[str, np.ndarray], config: EncoderConfig
     if wrong:
         raise UserError(f"{source}: {listed(wrong)}")
     unknown = sorted(name for name in variables if name not in wanted and not OPTIMIZER.search(name))
-    for names, what in ((absent, "missing as a whole"), (unknown, "left out, there is no place for them")):
+    for names, what in ((absent, "missing entirely"), (unknown, "left out, as the model does not use them")):
         if names:
             logger.info(f"{source}: {what}: {listed(names)}")
     return {

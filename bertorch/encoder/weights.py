@@ -71,13 +71,13 @@ def weights_file(path: str | Path) -> Path:
     if path.is_dir():
         found = find_weights(path)
         if found is None:
-            raise UserError(f"{path}: no weights here; looked for {', '.join(WEIGHT_FILES)}")
+            raise UserError(f"{path}: contains no weights; looked for {', '.join(WEIGHT_FILES)}")
         return found
     if path.is_file():
         return path
     saved = path.with_name("model.safetensors")
     if path.suffix == ".bin" and saved.is_file():
-        logger.info(f"{path}: not there; {saved} is taken for it")
+        logger.info(f"{path}: not found; reading {saved} instead")
         return saved
     raise UserError(f"{path}: no such file; give a model directory, a .safetensors or a .bin file")
 
@@ -122,9 +122,9 @@ def _read_file(path: Path) -> dict[str, Tensor]:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except Exception as error:  # SafetensorError, and what torch says of a type that it does not have
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise UserError(f"{path}: damaged or no safetensors file ({reason})") from None
+            raise UserError(f"{path}: damaged, or not a safetensors file ({reason})") from None
         if expected is not None and tensors_checksum(tensors) != expected:
-            raise UserError(f"{path}: damaged: its numbers are not those that were saved; take a copy of it, or train again")
+            raise UserError(f"{path}: damaged: its numbers are not those that were saved; restore a copy, or train again")
         return tensors
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
@@ -138,7 +138,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: holds more than named tensors; save a state_dict")
     odd = next((name for name, x in loaded.items() if x.layout != torch.strided or x.device.type != "cpu"), None)
     if odd is not None:
-        raise UserError(f"{path}: {odd!r} is no plain tensor of numbers (sparse, or without any); save dense ones")
+        raise UserError(f"{path}: {odd!r} is not a dense tensor (sparse, or without values); save dense ones")
     # One number may stand for a whole tensor (``expand``), which takes its true size wherever it is copied.
     sizes = {name: x.numel() * x.element_size() for name, x in loaded.items()}
     expanded = [name for name, x in loaded.items() if sizes[name] > x.untyped_storage().nbytes()]
@@ -162,7 +162,7 @@ def base_prefix(tensors: dict[str, Tensor], source: str | Path) -> str:
     """
     found = sorted((name.removesuffix(_WORD_EMBEDDINGS) for name in tensors if name.endswith(_WORD_EMBEDDINGS)), key=len)
     if not found:
-        raise UserError(f"{source}: no encoder in it ({_WORD_EMBEDDINGS} is missing); is it a BERT-family checkpoint?")
+        raise UserError(f"{source}: contains no encoder ({_WORD_EMBEDDINGS} is missing); is it a BERT-family checkpoint?")
     return found[0]
 
 
@@ -183,7 +183,7 @@ def copy_weights(module: nn.Module, names: dict[str, str], tensors: dict[str, Te
         raise UserError(f"{source}: {len(missing)} weights of the model are missing: {listed(missing)}")
     wrong = other_shapes(module, names, tensors)
     wrong += [
-        f"{theirs} is of {tensors[theirs].dtype}, expected floating point"
+        f"{theirs} has type {tensors[theirs].dtype}, expected floating point"
         for theirs in names.values()
         if not tensors[theirs].dtype.is_floating_point
     ]
@@ -225,7 +225,7 @@ def fill_encoder(
     pooler = {ours: theirs for ours, theirs in names.items() if ours.startswith("pooler.")}
     if pooler and not pooler_required and not any(theirs in tensors for theirs in pooler.values()):
         logger.warning(
-            f"{source}: no pooler in this checkpoint; it starts from random weights. --pooling_mode mean does without it"
+            f"{source}: this checkpoint has no pooler; it starts from random weights. --pooling_mode mean needs none"
         )
         names = {ours: theirs for ours, theirs in names.items() if ours not in pooler}
         encoder.pooler.apply(encoder.initialise)
@@ -252,7 +252,7 @@ def load_encoder(
     config = config or load_config(directory)
     weights = find_weights(directory)
     if weights is None:
-        logger.warning(f"{directory}: no weights here; the encoder starts from scratch, from random numbers")
+        logger.warning(f"{directory}: contains no weights; the encoder starts from scratch, with random ones")
         return Encoder(config, with_pooler), {}
     encoder, tensors = Encoder(config, with_pooler, initialise=False), read_weights(weights)
     taken = fill_encoder(encoder, tensors, weights)
@@ -264,7 +264,7 @@ def report_unused(rest: dict[str, Tensor], source: str | Path) -> None:
     names = sorted({name.rsplit(".", 1)[0] for name in rest if not name.endswith("position_ids")})
     if names:
         shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-        logger.info(f"{source}: left unused: {shown}")
+        logger.info(f"{source}: unused weights: {shown}")
 
 
 def encoder_tensors(encoder: Encoder, prefix: str | None = None) -> dict[str, Tensor]:

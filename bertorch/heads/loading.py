@@ -132,7 +132,7 @@ def fill_layers(
         other = other_shapes(model, names, tensors)
         if other:
             logger.warning(
-                f"{source}: its head is another ({listed(other)}); the encoder is taken over, the head starts anew"
+                f"{source}: its head is different ({listed(other)}); its encoder is used, the head starts from scratch"
             )
             return set()
     copy_weights(model, names, tensors, source)

@@ -173,7 +173,7 @@ def test_labels_stand_in_the_order_of_their_file(tmp_path):
 
 
 def test_label_files_that_cannot_be_used(tmp_path):
-    with pytest.raises(UserError, match=r"twice\.txt:3: label 'a' stands twice"):
+    with pytest.raises(UserError, match=r"twice\.txt:3: label 'a' appears twice"):
         read_labels(written(tmp_path / "twice.txt", "a\nb\n a\n"))
     with pytest.raises(UserError, match="no label in it"):
         read_labels(written(tmp_path / "empty.txt", "\n \n"))

@@ -59,8 +59,8 @@ def test_texts_that_also_stand_in_the_training_set(messages):
     test = samples_of([3] * 2, [0, 1], [8, 7])
     report = report_data({"train": train, "dev": dev, "test": test}, 16, ["a", "b"])
     assert [report[name]["figures"].get("texts_also_in_train") for name in report] == [None, 3, 0]
-    shared = [message for message in messages if "also stand" in message]
-    assert shared == ["3 of 4 texts of dev also stand in train"]
+    shared = [message for message in messages if "are also in" in message]
+    assert shared == ["3 of 4 texts of dev are also in train"]
 
 
 def test_of_pairs_that_are_encoded_apart_texts_are_counted_among_texts(messages):
@@ -68,8 +68,8 @@ def test_of_pairs_that_are_encoded_apart_texts_are_counted_among_texts(messages)
     train = samples_of([3] * 6, [0, 1, 0], [1, 2, 3, 4, 5, 6])
     dev, test = samples_of([3] * 4, [0, 1], [6, 1, 2, 2]), samples_of([3] * 6, [0, 1, 1], [7, 6, 8, 1, 9, 5])
     report = report_data({"train": train, "dev": dev, "test": test}, 16)
-    assert [message for message in messages if "also stand" in message] == [
-        "4 of 4 texts of dev also stand in train", "3 of 6 texts of test also stand in train",
+    assert [message for message in messages if "are also in" in message] == [
+        "4 of 4 texts of dev are also in train", "3 of 6 texts of test are also in train",
     ]  # fmt: skip
     assert [report[name]["figures"]["rows"] for name in report] == [3, 2, 3]
     assert [report[name]["figures"]["texts"] for name in report] == [6, 4, 6]
@@ -86,7 +86,7 @@ def test_a_question_counts_once_however_many_windows_its_passage_takes(tiny_mode
     sets = {name: window_questions(questions, encoder) for name, questions in listed.items()}
     assert len(sets["dev"]) > 3
     report = report_questions(sets, listed, 24)
-    assert [message for message in messages if "also stand" in message] == ["1 of 2 questions of dev also stand in train"]
+    assert [message for message in messages if "are also in" in message] == ["1 of 2 questions of dev are also in train"]
     figures = report["dev"]["figures"]
     assert figures["questions_also_in_train"] == 1
     # five pieces of the question and three special tokens beside 40 and 2 of the passages
@@ -197,5 +197,5 @@ def test_each_set_has_its_own_entities_and_shared_texts_are_told(messages):
     report_entities(sets, ["PER"], 32)
     assert [message.split(", ")[0] for message in messages] == [
         "train: 2 texts", "train: 1 entities", "dev: 3 texts", "dev: 2 entities", "test: 1 texts",
-        "1 of 3 texts of dev also stand in train",
+        "1 of 3 texts of dev are also in train",
     ]  # fmt: skip

@@ -224,7 +224,7 @@ def test_a_config_of_googles_name_is_found(model, messages):
     expected = load_config(model)
     (model / "config.json").rename(model / "bert_config.json")
     assert load_config(local_directory(str(model))) == expected
-    assert messages == [f"{model}: no config.json; bert_config.json is read in its place"]
+    assert messages == [f"{model}: no config.json; reading bert_config.json instead"]
     (model / "config.json").write_text(json.dumps({**expected.to_dict(), "hidden_act": "relu"}))
     assert load_config(model).hidden_act == "relu"  # the standard name comes first
 
@@ -269,5 +269,5 @@ def test_named_files_that_cannot_be_read(model, tmp_path):
         with pytest.raises(UserError, match=f"_file {name}: no such file, neither here nor in {model}"):
             renamed_directory(model, *flags, tmp_path / "cache")
     (model / "bad.json").write_text("[1]")
-    with pytest.raises(UserError, match=r"bad\.json: a JSON object is expected"):
+    with pytest.raises(UserError, match=r"bad\.json: not a JSON object"):
         renamed_directory(model, "bad.json", None, tmp_path / "cache")

@@ -297,7 +297,7 @@ def test_a_bin_that_is_not_there_is_the_safetensors_beside_it(bert, messages):
     expected = load_file(bert / "model.safetensors")
     found = read_weights(named)
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
-    assert messages == [f"{named}: not there; {bert / 'model.safetensors'} is taken for it"]
+    assert messages == [f"{named}: not found; reading {bert / 'model.safetensors'} instead"]
     (bert / "model.safetensors").rename(bert / "other.safetensors")
     with pytest.raises(UserError, match=r"pytorch_model\.bin: no such file"):
         read_weights(named)

@@ -51,8 +51,8 @@ def test_every_script_reads_them(script, small_encoder, renamed, tmp_path, monke
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        ({"vocab_file": "words.txt"}, "no config.json here"),
-        ({"config_file": "small_config.json"}, "no vocabulary here"),
+        ({"vocab_file": "words.txt"}, "contains no config.json"),
+        ({"config_file": "small_config.json"}, "contains no vocabulary"),
         ({"config_file": "small_config.json", "vocab_file": "nowhere.txt"}, "--vocab_file nowhere.txt: no such file"),
         ({"config_file": "words.txt", "vocab_file": "words.txt"}, "words.txt: not valid JSON"),
         ({"config_file": "small_config.json", "vocab_file": "small_config.json"}, "the tokenizer cannot be loaded"),

@@ -192,7 +192,7 @@ def test_a_classifier_is_trained_on(original, pretrained, tmp_path, monkeypatch,
         found = train("run_classifier.py", model, pretrained, monkeypatch, **REVIEWS, overwrite=True, **how)
         assert_encoder(found, model, "bert.")
         assert found["classifier.weight"].shape == (2, WIDTH)
-        said = "the head starts anew" if not how else "left unused: classifier"
+        said = "the head starts from scratch" if not how else "unused weights: classifier"
         assert sum(said in line for line in capsys.readouterr().err.splitlines()) == 1
 
 
@@ -245,7 +245,7 @@ def test_sentence_vectors_are_trained_on(script, flags, original, pretrained, mo
     assert torch.equal(dense, model.tensors["emb_reduce_linear.weight"])
     if script == "sentencebert":
         assert torch.equal(found["classifier.weight"], model.tensors["classifier.weight"])
-    assert "left unused" not in capsys.readouterr().err
+    assert "unused weights" not in capsys.readouterr().err
 
     found = train(f"run_{script}.py", model, pretrained, monkeypatch, **flags, overwrite=True)
     assert_encoder(found, model, "")
@@ -351,11 +351,13 @@ def test_an_entity_model_is_trained_on(crf, original, pretrained, files, predict
 def test_a_directory_without_a_config(script, original, pretrained, files, predict, monkeypatch, capsys):
     model = original(script)
     line = predict(2, model_dir=model.directory, input_file=files["texts"])
-    assert f"{model.directory}: no config.json here; name the model that these weights were trained from" in line
+    assert f"{model.directory}: contains no config.json; name the model that these weights were trained from" in line
     assert "--pretrained_model_name_or_path" in line and "--init_from_ckpt" in line
     flags = {"pretrained_model_name_or_path": model.directory, "init_from_ckpt": None, **SENTENCES}
     train("run_simcse.py", model, pretrained, monkeypatch, code=2, **flags)
-    assert "no config.json here; name the model that these weights were trained from" in complaint(capsys.readouterr().err)
+    assert "contains no config.json; name the model that these weights were trained from" in complaint(
+        capsys.readouterr().err
+    )
     # The line's advice is good.
     flags = {"pretrained_model_name_or_path": pretrained, "init_from_ckpt": model.directory, "label_file": files["tags"]}
     assert predict(**flags, input_file=files["pairs"], input_format="text" if script == "ner" else None)

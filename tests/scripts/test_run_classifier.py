@@ -354,7 +354,7 @@ def test_a_warm_start_with_other_labels(trained, small_encoder, tmp_path, monkey
     assert call("run_classifier.py", flags, monkeypatch) == 0
     (warning,) = [line for line in capsys.readouterr().err.splitlines() if "head" in line and " | WARNING " in line]
     assert "classifier.weight is [2, 64], expected [3, 64]" in warning
-    assert "the encoder is taken over, the head starts anew" in warning
+    assert "its encoder is used, the head starts from scratch" in warning
     found, expected = (load_file(path / "model.safetensors") for path in (tmp_path / "out", trained[0]))
     assert all(torch.equal(found[name], expected[name]) for name in expected if not name.startswith("classifier."))
     assert found["classifier.weight"].shape == (3, 64) and 0.01 < found["classifier.weight"].std() < 0.03  # BERT's 0.02

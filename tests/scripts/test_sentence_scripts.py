@@ -489,7 +489,7 @@ def test_two_stages(size, first_stage, small_encoder, tmp_path, monkeypatch, cap
     for flags in ({"saved_dir": "second"}, {"overwrite": True}):
         assert call("run_batchneg.py", second_stage(small_encoder, output_emb_size=size, **flags), monkeypatch) == 0
         error = capsys.readouterr().err
-        assert error.count("checkpoint/pytorch_model.bin: not there; checkpoint/model.safetensors is taken for it") == 1
+        assert error.count("checkpoint/pytorch_model.bin: not found; reading checkpoint/model.safetensors instead") == 1
         saved = tmp_path / flags.get("saved_dir", "checkpoint")
         assert equal(tensors_of(saved), expected) == expected.keys()
         assert {line["global_step"] for line in journal(saved, "train")} == {1}
@@ -561,7 +561,7 @@ def test_a_checkpoint_without_a_pooler(small_encoder, sentence_model, tmp_path, 
         assert call("run_simcse.py", flags, monkeypatch) == 0
         said[mode] = [line for line in capsys.readouterr().err.splitlines() if "pooler" in line]
     (warning,) = said[None]
-    assert " | WARNING " in warning and "no pooler in this checkpoint" in warning and "--pooling_mode mean" in warning
+    assert " | WARNING " in warning and "this checkpoint has no pooler" in warning and "--pooling_mode mean" in warning
     assert said["mean"] == []
 
     # With a pooler in it there is nothing to say.

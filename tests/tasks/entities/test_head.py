@@ -378,7 +378,7 @@ def test_a_warm_start_of_the_encoder_alone(tiny_model, messages):
 def test_other_tags_make_a_new_head(tiny_model, trained, messages, ner_head):
     """One warning; the encoder is that of the checkpoint, the CRF's scores are zeros again."""
     found = load_entity_head(tiny_model("bert"), described(ner_head, "bios"), init_from_ckpt=trained(ner_head))
-    (warning,) = [line for line in messages if "its head is another" in line]
+    (warning,) = [line for line in messages if "its head is different" in line]
     assert "[5, 32], expected [7, 32]" in warning and "\n" not in warning
     expected = load_trained_entity_head(trained(ner_head), described(ner_head))
     assert torch.equal(found.encoder.blocks[0].query.weight, expected.encoder.blocks[0].query.weight)

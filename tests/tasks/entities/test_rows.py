@@ -261,8 +261,8 @@ GOOD = {
         ("json", {"text": " \u3000", "label": []}, "an empty text", "fill it in or remove it"),
         ("json", {"text": [], "label": []}, "an empty text", "fill it in or remove it"),
         ("json", {"text": [" "], "label": ["O"]}, "an empty text", "fill it in or remove it"),
-        ("json", '{"text": "小"', "not JSON", "one JSON object a line"),
-        ("json", '["小"]', "no JSON object", "one object a line"),
+        ("json", '{"text": "小"', "not JSON", "one JSON object per line"),
+        ("json", '["小"]', "not a JSON object", "one object per line"),
         ("json", r'{"text": "\ud83d", "label": []}', "half a character", "write both halves"),
         ("columns", "小\n", "no tag", "write token, space or TAB, tag"),
         ("columns", "小\t\n", "no tag", "write token, space or TAB, tag"),
@@ -278,7 +278,7 @@ def test_bad_rows_are_named_with_a_remedy_or_skipped(kind, content, problem, rem
     first, *rest = str(caught.value).splitlines()
     assert first.startswith(f"{name}:{line}: ") and problem in first
     assert remedy in first.split("; ", 1)[1]
-    assert rest == [f"{name}: 1 bad row; mend them, or leave them out with --bad_rows skip"]
+    assert rest == [f"{name}: 1 bad row; correct them, or leave them out with --bad_rows skip"]
     assert [document.text for document in read(content, name, ["PER", "LOC"], bad_rows="skip")] == ["好", "好"]
     assert any(problem in message and "1 bad row left out" in message for message in messages)
     kept = read(content, name, ["PER", "LOC"], bad_rows="skip", keep_all=True)

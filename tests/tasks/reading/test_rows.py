@@ -258,7 +258,7 @@ def test_bad_questions(write, messages, question, message):
         read_questions(path)
     first, last = str(error.value).splitlines()
     assert first.startswith(f"{path}:{line}: question bad: {message}")
-    assert "1 bad row; mend them, or leave them out with --bad_rows skip" in last
+    assert "1 bad row; correct them, or leave them out with --bad_rows skip" in last
     assert [found.id for found in read_questions(path, "skip")] == ["good"]
     assert "1 bad row left out" in messages[-1]
 

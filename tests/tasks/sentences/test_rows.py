@@ -370,7 +370,7 @@ def test_query_files_have_no_label_to_choose_by(write):
         ('{"pos": ["p"], "neg": ["n"]}', "not a query with its positives"),
         ('{"query": "q", "neg": ["n"]}', "not a query with its positives"),
         ('{"query": "q", "pos": ["p"]', "not JSON"),
-        ('["q", ["p"], ["n"]]', "no JSON object"),
+        ('["q", ["p"], ["n"]]', "not a JSON object"),
         ('{"query": "\\ud83d", "pos": ["p"]}', "an escape such as"),
     ],
 )  # fmt: skip
