@@ -33,7 +33,7 @@ def main(args):
     several = len(args.directories) > 1
     path = Path(args.output_file or (REPORT if several else Path(args.directories[0]) / REPORT))
     if path.is_dir():
-        raise UserError(f"--output_file {path}: a directory stands there; name a file")
+        raise UserError(f"--output_file {path}: this is a directory; name a file")
     try:
         runs = write_report(args.directories, path)
     except OSError as error:

@@ -53,7 +53,7 @@ def fit(blocks, components):
         block = block.astype(np.float64)
         rows, total, products = rows + len(block), total + block.sum(axis=0), products + block.T @ block
     if not rows:
-        raise UserError("no text to fit on; write one a line")
+        raise UserError("no text to fit on; write one per line")
     mean = total / rows
     values, directions = np.linalg.eigh(products / rows - np.outer(mean, mean))
     values, directions = values[::-1][:components], directions[:, ::-1][:, :components]  # the widest first
@@ -73,7 +73,7 @@ def main():
     processes = start_processes(args)
     directory, saved_dir = local_directory(args.model_dir), Path(args.saved_dir)
     if saved_dir.exists() and not saved_dir.is_dir():
-        raise UserError(f"--saved_dir {saved_dir}: a file stands there; name a directory")
+        raise UserError(f"--saved_dir {saved_dir}: this is a file; name a directory")
     if holds_run(saved_dir):
         raise UserError(f"--saved_dir {saved_dir} already holds a model; name another directory")
     if not (directory / Description.marker).is_file():
@@ -101,7 +101,7 @@ def main():
     )
     if processes.is_main:  # saved as a head without weights of its own
         save_model(saved_dir, Contrastive(sentence.cpu()), tokenizer.pretrained, description.to_json())
-    logger.info(f"the whitened model, {args.whiten_components} dimensions, stands in {saved_dir}")
+    logger.info(f"the whitened model, {args.whiten_components} dimensions, is in {saved_dir}")
 
 
 if __name__ == "__main__":

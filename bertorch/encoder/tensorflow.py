@@ -52,7 +52,7 @@ def convert_checkpoint(
     """
     directory = Path(output_dir).expanduser().resolve()
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UserError(f"{output_dir}: already holds files; name a directory that is empty or does not exist")
+        raise UserError(f"{output_dir}: is in use; name a directory that is empty or does not exist")
     files = _find_files(checkpoint, config_file, vocab_file)
     raw = read_json_object(files.config)
     lower = _lower_case(files, raw, cased)
@@ -175,7 +175,7 @@ def _only(paths: Iterable[Path], folder: Path, what: str, remedy: str) -> Path:
     paths = sorted(paths)
     if len(paths) != 1:
         found = ", ".join(path.name for path in paths) or "none"
-        raise UserError(f"{folder}: expected one {what}, found {found}; {remedy}")
+        raise UserError(f"{folder}: one {what} is expected here, found {found}; {remedy}")
     return paths[0]
 
 

@@ -53,7 +53,7 @@ def sorted_by(columns: Sequence[str], rows: Rows, metric: str) -> Rows:
     names = [metric, *(f"{kind} {metric}" for kind in ("best", "eval", "test"))]
     column = next((name for name in names if name in columns), None)
     if column is None:
-        raise UserError(f"--sort {metric}: no run has it; known are {', '.join(columns[1:])}")
+        raise UserError(f"--sort {metric}: no run has this metric; known are {', '.join(columns[1:])}")
     sign = 1 if any(word in column for word in _LESS_IS_BETTER) or column == "peak MB" else -1
 
     def key(row: dict[str, Any]) -> tuple[bool, Any]:

@@ -50,7 +50,7 @@ def report_finished(directories: Sequence[str | Path], directory: str | Path) ->
         raise
     except Exception as error:  # whatever it is, the run is done and saved
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        logger.warning(f"{directory}: no report was written ({reason}); scripts/report.py {directory} tries again")
+        logger.warning(f"{directory}: no report was written ({reason}); try again with scripts/report.py {directory}")
 
 
 def run_page(run: RunFiles) -> str:
@@ -58,7 +58,7 @@ def run_page(run: RunFiles) -> str:
     parts = [tag("h1", run.name), note(f"{run.path}", *_what(run)), _how(run), _cards(run)]
     parts += [note(line) for line in run.missing]
     if run.state and not run.state.get("finished", True):
-        parts.append(note(f"Not finished: --resume goes on from step {number(run.state.get('global_step'))}."))
+        parts.append(note(f"Not finished: --resume continues from step {number(run.state.get('global_step'))}."))
     parts += [_section("Curves", lambda: _own_curves(run)), _section("Evaluation", lambda: _evaluations(run))]
     for name, content in run.evaluation.items():
         if name in TASKS:

@@ -141,7 +141,7 @@ def find_runs(directories: Sequence[str | Path]) -> list[RunFiles]:
             raise UserError(f"{directory}: no such directory")
         found = _below(directory)
         if not found:
-            raise UserError(f"{directory}: no run in it or below; looked for {JOURNAL} and {DESCRIPTION}")
+            raise UserError(f"{directory}: no run here or below; looked for {JOURNAL} and {DESCRIPTION}")
         paths += [path for path in found if path not in paths]
     return [read_run(path, name) for path, name in zip(paths, _names(paths), strict=True)]
 

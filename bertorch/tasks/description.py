@@ -90,7 +90,7 @@ class Description:
             return None
         missing = [one.name for one in fields(cls) if one.name not in raw and one.default is MISSING]
         if missing:
-            raise UserError(f"{path}: {', '.join(missing)} is missing; take the directory as the training left it")
+            raise UserError(f"{path}: {', '.join(missing)} is missing; use the directory as training saved it")
         try:
             description = cls(**{one.name: raw[one.name] for one in fields(cls) if one.name in raw})
             description.check()
@@ -129,7 +129,7 @@ def config_labels(directory: Path) -> list[str]:
     if not isinstance(id2label, dict) or sorted(id2label) != sorted(str(index) for index in range(len(id2label))):
         raise UserError(
             f"{directory}: config.json names no labels (id2label); give them with --label_file, "
-            "or, for sentence vectors, say how they are made, with --pooling_mode mean for one"
+            "or, for sentence vectors, choose how to make them, such as --pooling_mode mean"
         )
     labels = [str(id2label[str(index)]) for index in range(len(id2label))]
     if not all(is_text(label) for label in labels):

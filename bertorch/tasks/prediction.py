@@ -66,7 +66,7 @@ def model_directory(args: argparse.Namespace) -> Path:
     if args.init_from_ckpt is not None and not (args.model_dir or args.pooling_mode or args.label_file):
         weights = weights_file(args.init_from_ckpt)
         if (weights.parent / DESCRIPTION).is_file() and weights == find_weights(weights.parent):
-            logger.info(f"{weights}: the weights of a run; {weights.parent} is opened as a whole")
+            logger.info(f"{weights}: these are the weights of a run; opening all of {weights.parent}")
             args.init_from_ckpt = None
             return weights.parent
     return local_directory(args.model_dir or args.pretrained_model_name_or_path)
@@ -89,7 +89,7 @@ def task_of(
     raw = read_description(directory)
     if raw is not None and (raw["task"] != "language_model" or pooling_mode is None):
         if not isinstance(raw["task"], str) or raw["task"] not in TASKS:
-            raise UserError(f"{directory}: a model for {str(raw['task'])[:60]}, which this version does not know")
+            raise UserError(f"{directory}: a model for {str(raw['task'])[:60]}, which this version does not support")
         return raw["task"]
     descriptions = {task: part(task, "description").Description for task in TASKS}
     for task, description in descriptions.items():

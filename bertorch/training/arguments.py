@@ -60,21 +60,21 @@ def not_negative(text: str) -> float:
 def proportion(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must lie between 0 and 1, found {text}")
+        raise argparse.ArgumentTypeError(f"must be between 0 and 1, found {text}")
     return value
 
 
 def below_one(text: str) -> float:
     value = float(text)
     if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"must lie between 0 and below 1, found {text}")
+        raise argparse.ArgumentTypeError(f"must be at least 0 and below 1, found {text}")
     return value
 
 
 def seed(text: str) -> int:
     value = int(text)
     if not 0 <= value < 2**32:
-        raise argparse.ArgumentTypeError(f"must lie between 0 and 4294967295, found {text}")
+        raise argparse.ArgumentTypeError(f"must be between 0 and 4294967295, found {text}")
     return value
 
 
@@ -320,7 +320,7 @@ def check_training_arguments(args: argparse.Namespace) -> None:
     if args.do_test and args.test_data_file is None:
         raise UserError("--do_test needs --test_data_file")
     if args.test_data_file is not None and not args.do_test:
-        logger.warning(f"--test_data_file {args.test_data_file} is not read; to predict it after training, add --do_test")
+        logger.warning(f"--test_data_file {args.test_data_file} is not read; add --do_test to predict it after training")
     for flag in ("save_best_model", "early_stopping_patience"):
         if getattr(args, flag) and args.dev_data_file is None:
             raise UserError(f"--{flag} needs --dev_data_file")

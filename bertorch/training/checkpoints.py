@@ -147,7 +147,7 @@ def refuse_run(args: argparse.Namespace, directory: Path) -> None:
             f"--saved_dir {directory} already holds a run, and this one starts from its model; name another directory with "
             f"--saved_dir, or give --overwrite, which replaces the model when the new one is first saved"
         )
-    raise UserError(f"--saved_dir {directory} already holds a run; go on with --resume or replace it with --overwrite")
+    raise UserError(f"--saved_dir {directory} already holds a run; continue it with --resume or replace it with --overwrite")
 
 
 def check_saved_dir(args: argparse.Namespace) -> None:
@@ -160,12 +160,12 @@ def check_saved_dir(args: argparse.Namespace) -> None:
     if args.overwrite and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
         raise UserError(
             f"torchrun has restarted this run and --overwrite would remove what it saved in {directory}; start it with "
-            f"--resume, which begins anew where there is no run"
+            f"--resume, which starts from scratch if there is no run"
         )
     if holds_run(directory) and not (args.resume or args.overwrite):
         refuse_run(args, directory)
     if args.resume and holds_run(directory) and not (directory / STATES).is_dir():
-        raise UserError(f"--saved_dir {directory} holds a model and no training state to resume; name another directory")
+        raise UserError(f"--saved_dir {directory} holds a model but no training state to resume; name another directory")
 
 
 def prepare_saved_dir(directory: Path, overwrite: bool, keep_model: bool = False) -> None:
@@ -235,7 +235,7 @@ def load_state(
         tensors = torch.load(path / "tensors.pt", map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises whatever the reader stumbles over: IndexError, AssertionError
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: damaged training state ({reason}); start anew with --overwrite") from None
+        raise UserError(f"{path}: damaged training state ({reason}); start again with --overwrite") from None
     if check is not None:
         check(state)
     weights: dict[str, Tensor] = read_weights(path / "model.safetensors")

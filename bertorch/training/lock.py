@@ -56,7 +56,7 @@ def _make(directory: Path) -> list[Path]:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise UserError(f"--saved_dir {directory}: a file stands there; name a directory") from None
+        raise UserError(f"--saved_dir {directory}: this is a file; name a directory") from None
     except OSError as error:
         raise UserError(f"--saved_dir {directory} cannot be written to ({error.strerror})") from None
     return made
@@ -94,7 +94,7 @@ def _open_locked(path: Path) -> int:
             ) from None
         except OSError as error:
             if error.errno in _NO_LOCKS:
-                logger.warning(f"{path.parent}: its file system has no locks; start no second run there")
+                logger.warning(f"{path.parent}: its file system has no locks; do not start a second run there")
                 return descriptor
             os.close(descriptor)
             if error.errno != errno.EBADF or mode == os.O_RDWR:

@@ -140,11 +140,13 @@ def device_of(asked: str | None, local_rank: int = 0, world_size: int = 1) -> to
     if device.type != "cuda":
         raise UserError(f"--device {asked}: not supported; use cpu, cuda or cuda:N")
     if not torch.cuda.is_available():
-        raise UserError(f"--device {asked}: this machine has no GPU that torch can use; --device cpu works without")
+        raise UserError(f"--device {asked}: this machine has no GPU that torch can use; use --device cpu")
     count = torch.cuda.device_count()
     index = local_rank if world_size > 1 else (device.index or 0)
     if index >= count:
-        raise UserError(f"GPU {index} is asked for and there are {count}; start at most {count} processes on this machine")
+        raise UserError(
+            f"GPU {index} is asked for, but this machine has {count}; start at most {count} processes on this machine"
+        )
     return torch.device("cuda", index)
 
 

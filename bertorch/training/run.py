@@ -174,7 +174,7 @@ class Run:
             how, longer = "is finished", "--epochs or --max_steps"
             if stopped:
                 how, longer = "has stopped early", "--early_stopping_patience"
-            logger.info(f"{self.directory}: this run {how}, at global step {self.global_step}; a higher {longer} goes on")
+            logger.info(f"{self.directory}: this run {how}, at global step {self.global_step}; raise {longer} to continue")
         self.journal = Journal(self.directory, args.tensorboard and processes.is_main)
         if self._resumed and processes.is_main:
             self.journal.forget_after(self.global_step)
@@ -232,7 +232,7 @@ class Run:
                         raise Interrupted(
                             self._stopping,
                             f"stopped by {signal.Signals(self._stopping).name} at global step {self.global_step}; "
-                            f"the state is saved, --resume goes on from there",
+                            f"the state is saved, --resume continues from there",
                         )
                 if not self._finished:
                     self.epoch, self.batch = self.epoch + 1, 0
@@ -280,7 +280,7 @@ class Run:
         # One exchange an update: how much it averages over, whether a rank was asked to stop, whether its loss is a number.
         count, stop, lost = self.processes.sum([self._gradient_count, float(self._signal or 0), float(self._loss_is_lost())])
         if lost:  # before the weights are
-            raise UserError(self._lost(self.global_step + 1, "the loss is no finite number"))
+            raise UserError(self._lost(self.global_step + 1, "the loss is not a finite number"))
         if stop:  # from here on; a signal that comes while this step is evaluated and saved waits for the next
             self._stopping = self._signal or signal.SIGTERM
         for group in self.optimizer.param_groups:
@@ -308,7 +308,7 @@ class Run:
         self._step_ended = time.perf_counter()
         self.saving_due = self._due(args.save_steps) or self._stopping is not None
         if (self.evaluation_due or self.saving_due) and not all_finite(self.parameters):
-            raise UserError(self._lost(self.global_step, "the update left weights that are no finite numbers"))
+            raise UserError(self._lost(self.global_step, "the update left weights that are not finite numbers"))
         if self.evaluation_due:
             self._put_in(self.averages)
 
@@ -396,7 +396,7 @@ class Run:
             json.dumps(made, ensure_ascii=False).encode()  # what cannot be written must not stop the saving of a model
             return made
         except Exception as error:  # whatever it is, the training is worth more than its report
-            logger.warning(f"the report will lack what the evaluation showed ({type(error).__name__}: {error})")
+            logger.warning(f"the report will lack the details of this evaluation ({type(error).__name__}: {error})")
             return {}
 
     def report(self, kind: str, metrics: dict[str, float], remark: str = "") -> None:
@@ -474,7 +474,7 @@ class Run:
                     what = _change_of_labels(before, value)
                 case _:
                     what = f"{name} was {before} and is {value}"
-            raise UserError(f"{path}: cannot be resumed, {what}; use the old value, or start anew with --overwrite")
+            raise UserError(f"{path}: cannot be resumed, {what}; use the old value, or start again with --overwrite")
 
     def _resume_or_start(self) -> bool:
         path = latest_state(self.directory) if self.args.resume else None
@@ -483,7 +483,7 @@ class Run:
             raise UserError(f"--saved_dir {self.directory}: not all processes see the same state; use a shared file system")
         if path is None:
             if self.args.resume:
-                logger.info(f"{self.directory}: no training state to resume; starting anew")
+                logger.info(f"{self.directory}: no training state to resume; starting from scratch")
             if self.processes.is_main:
                 prepare_saved_dir(self.directory, self.args.overwrite, starts_from_itself(self.args))
             return False
@@ -494,7 +494,7 @@ class Run:
             if name not in ("resume", "overwrite") and getattr(self.args, name, before) != before
         ]
         if changed:
-            logger.warning(f"resuming with other flags than before: {', '.join(changed)}")
+            logger.warning(f"resuming with different flags: {', '.join(changed)}")
         highest = [group["highest"] for group in self.optimizer.param_groups]  # as the flags say now
         self.optimizer.load_state_dict(tensors["optimizer"])
         for group, rate in zip(self.optimizer.param_groups, highest, strict=True):

@@ -46,7 +46,7 @@ def for_each_seed(args: argparse.Namespace, train: Callable[[argparse.Namespace]
 
 def _check_seeds(args: argparse.Namespace) -> None:
     if args.dev_data_file is None:
-        raise UserError("--seeds compares on the development set; give --dev_data_file")
+        raise UserError("--seeds compares runs on the development set; give --dev_data_file")
     if len(set(args.seeds)) < len(args.seeds):
         raise UserError(f"--seeds {' '.join(map(str, args.seeds))}: give each seed once")
 

@@ -97,4 +97,6 @@ def check_tricks(args: argparse.Namespace) -> None:
         UserError: they do.
     """
     if args.fgm_epsilon and (args.freeze_embeddings or args.freeze_layers):
-        raise UserError("--fgm_epsilon moves the embeddings along their gradient, and frozen ones have none")
+        raise UserError(
+            "--fgm_epsilon moves the embeddings along their gradient, but frozen ones have none; leave one flag out"
+        )

@@ -190,7 +190,7 @@ class TestFinding:
         shutil.rmtree(tmp_path / "s/seed-1"), shutil.rmtree(tmp_path / "s/seed-2")
         assert [run.name for run in find_runs([tmp_path / "s"])] == ["s"]
 
-    @pytest.mark.parametrize(("name", "said"), [("absent", "no such directory"), ("empty", "no run in it or below")])
+    @pytest.mark.parametrize(("name", "said"), [("absent", "no such directory"), ("empty", "no run here or below")])
     def test_mistakes(self, tmp_path, name, said):
         (tmp_path / "empty").mkdir()
         with pytest.raises(UserError, match=said):
@@ -336,7 +336,7 @@ class TestReport:
         state.mkdir(parents=True)
         (state / "state.json").write_text(json.dumps({"finished": False, "global_step": 20, "arguments": {"seed": 17}}))
         text = report(run, output_file=tmp_path / "report.html")
-        assert "--resume goes on from step 20" in text and "--seed" in text
+        assert "--resume continues from step 20" in text and "--seed" in text
 
     @pytest.mark.parametrize(
         "content", ['{"global_step": 1, "classification": {"right": [1]}}', "{", "[]", '{"reading": 3}']
@@ -401,7 +401,7 @@ class TestComparison:
         assert [row["run"] for row in sorted_by(columns, rows, "accuracy")] == ["c", "a|b", "d"]
         assert [row["run"] for row in sorted_by(columns, rows, "loss")] == ["c", "a|b", "d"]
         assert [row["run"] for row in sorted_by(columns, rows, "steps")] == ["a|b", "c", "d"]
-        with pytest.raises(UserError, match="--sort f1: no run has it; known are --seed"):
+        with pytest.raises(UserError, match="--sort f1: no run has this metric; known are --seed"):
             sorted_by(columns, rows, "f1")
 
 

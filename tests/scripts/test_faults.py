@@ -60,7 +60,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_state(sma
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if line.startswith("run_classifier.py: ")]
     assert len(said) == 1, done.stderr
-    found = re.search(r"global step (\d+) \(epoch 1, batch (\d+)\).*no finite number", said[0])
+    found = re.search(r"global step (\d+) \(epoch 1, batch (\d+)\).*not a finite number", said[0])
     assert found, said[0]
     assert found[1] == found[2]
     assert "--learning_rate" in said[0]
@@ -83,7 +83,7 @@ def test_weights_that_are_no_numbers_are_not_saved(small_encoder, tmp_path, monk
     flags = training_flags(small_encoder, saved_dir, **SMALL | {"save_steps": 1, "max_steps": 6})
     assert call("run_classifier.py", flags, monkeypatch) == 2
     said = complaint(capsys.readouterr().err)
-    assert "global step 3 " in said and "weights that are no finite numbers" in said
+    assert "global step 3 " in said and "weights that are not finite numbers" in said
     assert assert_loadable(saved_dir).name == "step-00000002"
 
 

@@ -249,7 +249,7 @@ def test_sentence_vectors_are_trained_on(script, flags, original, pretrained, mo
 
     found = train(f"run_{script}.py", model, pretrained, monkeypatch, **flags, overwrite=True)
     assert_encoder(found, model, "")
-    said = "its vectors go through a layer of width 24, which is left out; --output_emb_size 24 takes it"
+    said = "its vectors go through a layer of width 24, which is left out; --output_emb_size 24 keeps it"
     assert sum(said in line for line in capsys.readouterr().err.splitlines()) == 1
 
 
@@ -334,7 +334,7 @@ def test_an_entity_model_is_trained_on(crf, original, pretrained, files, predict
     found = train("run_ner.py", model, pretrained, monkeypatch, **flags)
     assert_encoder(found, model, "bert.", pooler=False)
     assert torch.equal(found["classifier.weight"], model.tensors["classifier.weight"][:-1])
-    assert "the head starts anew" not in capsys.readouterr().err
+    assert "the head starts from scratch" not in capsys.readouterr().err
     if crf:
         assert torch.equal(found["crf.transitions"], model.tensors["crf.transitions"][:-1, :-1])
 

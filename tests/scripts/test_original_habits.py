@@ -58,5 +58,5 @@ def test_both_spellings_of_the_launchers(spelling, small_encoder, tmp_path, monk
 def test_a_test_set_that_is_not_read_is_a_warning(do_test, small_encoder, tmp_path, monkeypatch, capsys):
     more = {"test_data_file": REVIEWS / "test.tsv", "do_test": do_test}
     assert call("run_classifier.py", training_flags(small_encoder, tmp_path / "out", max_steps=1, **more), monkeypatch) == 0
-    said = capsys.readouterr().err.count("test.tsv is not read; to predict it after training, add --do_test")
+    said = capsys.readouterr().err.count("test.tsv is not read; add --do_test to predict it after training")
     assert said == (not do_test)

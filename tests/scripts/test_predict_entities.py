@@ -479,12 +479,16 @@ def test_two_processes_write_the_same(entity_model, predict, tmp_path):
 MISTAKES = {
     "readings without a CRF": ("linear", {"n_best": 3, "output_format": "jsonl"}, "--n_best 3: {model} has no CRF"),
     "readings of spans": ("global_pointer", {"n_best": 3, "output_format": "jsonl"}, "--n_best 3: {model} has no CRF"),
-    "readings in a table": ("crf", {"n_best": 3}, "--n_best 3: readings are written as json lines"),
+    "readings in a table": ("crf", {"n_best": 3}, "--n_best 3: n-best answers are written as json lines"),
     "less than none": ("crf", {"n_best": -1}, "--n_best: must not be negative"),
     "colours for a file": ("crf", {"color": True, "output_file": "out.txt"}, "--color is for the terminal"),
     "pairs": ("linear", {"is_text_pair": True}, "--is_text_pair and --corpus are not for entities"),
     "columns by name": ("linear", {"columns": "text,label"}, "are not for entities"),
-    "a table of rows": ("linear", {"input_format": "tsv"}, "--input_format tsv: entities are found in text, columns, jsonl"),
+    "a table of rows": (
+        "linear",
+        {"input_format": "tsv"},
+        "--input_format tsv: for entities use one of text, columns, jsonl",
+    ),
     "nothing": ("linear", {"stdin": ""}, "<stdin>: no texts in it"),
     "blank lines alone": ("linear", {"stdin": "\n \n\t\n"}, "<stdin>: no texts in it"),
     "no file": ("linear", {"input_file": "nowhere.txt"}, "nowhere.txt: no such file"),

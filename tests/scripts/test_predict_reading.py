@@ -269,7 +269,7 @@ def test_a_reader_of_ours_that_has_lost_its_description(model, predict, tmp_path
     copy = shutil.copytree(model, tmp_path / "copy")
     (copy / "bertorch.json").unlink()
     how = {"model_dir": copy, "max_seq_length": 64, "doc_stride": 16}
-    with pytest.raises(AssertionError, match="take a longer sequence"):  # questions may have 64 tokens there
+    with pytest.raises(AssertionError, match="raise --max_seq_length"):  # questions may have 64 tokens there
         predict(**how, question=QUESTION, context="他说诸葛曹很好")
     (found,) = objects(predict(model_dir=copy, question=QUESTION, context="他说诸葛曹很好"))
     assert (found["answer"], found["kind"]) == ("诸葛曹", "span")
@@ -277,7 +277,7 @@ def test_a_reader_of_ours_that_has_lost_its_description(model, predict, tmp_path
 
 # Mistakes
 
-NOTHING = "--input_file in the layout of SQuAD, or --question with --context or --context_file"
+NOTHING = "--input_file in SQuAD's layout, or --question with --context or --context_file"
 MISTAKES = {
     "nothing to answer": ({}, NOTHING),
     "both": ({"question": "何？", "context": "x", "input_file": "a.json"}, NOTHING),
@@ -289,7 +289,7 @@ MISTAKES = {
     "no such file": ({"input_file": "nowhere.json"}, "nowhere.json: no such file"),
     "rows": ({"input_file": "rows.tsv"}, "rows.tsv:1: not JSON"),
     "columns": ({"input_file": "a.json", "columns": "a"}, "are not for questions about passages"),
-    "no room": ({"question": "何？", "context": "x", "max_seq_length": 20}, "take a longer sequence, or a smaller stride"),
+    "no room": ({"question": "何？", "context": "x", "max_seq_length": 20}, "raise --max_seq_length, or lower --doc_stride"),
     "a scorer that nobody knows": ({"question": "何？", "context": "x", "scorer": "rouge"}, "--scorer: invalid choice"),
 }
 

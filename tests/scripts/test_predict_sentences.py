@@ -437,7 +437,7 @@ def test_an_unknown_class_is_named(nli, tmp_path, monkeypatch, capsys):
     path = write(tmp_path / "rows.tsv", *rows[:4], "电影\t早餐\tunrelated")
     assert call("predict.py", as_flags(model_dir=nli, input_file=path, evaluate=True, device="cpu"), monkeypatch) == 2
     message = capsys.readouterr().err
-    assert f"{path}:5: label 'unrelated' is none of the model's; known are entailment, neutral, contradiction" in message
+    assert f"{path}:5: label 'unrelated' is not one of the model's; known are entailment, neutral, contradiction" in message
 
 
 def test_a_plain_encoder_needs_all_its_weights(small_encoder, model, refused):
@@ -594,7 +594,7 @@ MISTAKES = {
     ),
     "weights of their own": (
         {"stdin": "电影", "init_from_ckpt": "other.bin"},
-        "--init_from_ckpt gives an encoder; say how its vectors are made",
+        "--init_from_ckpt gives an encoder; choose how to make its vectors",
     ),
     "too long": ({"stdin": "电影", "max_seq_length": 513}, "has positions for 512 tokens"),
     "a pooling that is not known": ({"stdin": "电影", "pooling_mode": "sum"}, "--pooling_mode: invalid choice"),

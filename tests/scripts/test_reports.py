@@ -141,10 +141,10 @@ class TestClassifier:
         ("script", "flags", "said"),
         [
             ("scripts/report.py", ["absent"], "absent: no such directory"),
-            ("scripts/report.py", ["."], ".: no run in it or below"),
-            ("scripts/compare.py", ["."], ".: no run in it or below"),
-            ("scripts/report.py", ["SAVED", "--output_file", "."], "--output_file .: a directory stands there"),
-            ("scripts/compare.py", ["SAVED", "--sort", "em"], "--sort em: no run has it"),
+            ("scripts/report.py", ["."], ".: no run here or below"),
+            ("scripts/compare.py", ["."], ".: no run here or below"),
+            ("scripts/report.py", ["SAVED", "--output_file", "."], "--output_file .: this is a directory"),
+            ("scripts/compare.py", ["SAVED", "--sort", "em"], "--sort em: no run has this metric"),
         ],
     )
     def test_mistakes_are_one_line(self, saved, tmp_path, monkeypatch, capsys, script, flags, said):
@@ -181,7 +181,7 @@ def test_details_that_cannot_be_made_fail_no_run(small_encoder, tmp_path, monkey
     monkeypatch.setattr(classification, "calibration", lambda *_: 1 / 0)
     flags = training_flags(small_encoder, tmp_path / "out", max_steps=1, eval_batch_size=128, device="cpu")
     assert call("run_classifier.py", flags, monkeypatch) == 0
-    assert capsys.readouterr().err.count("will lack what the evaluation showed (ZeroDivisionError") == 1
+    assert capsys.readouterr().err.count("will lack the details of this evaluation (ZeroDivisionError") == 1
     assert set(content(tmp_path / "out", "evaluation.json")) == {"global_step", "metrics"}
 
 

@@ -91,7 +91,7 @@ def test_two_processes_stop_together_and_resume(small_encoder, tmp_path):
         process.terminate()  # torchrun passes it on
         _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
-    assert error.count("--resume goes on from there") == 1
+    assert error.count("--resume continues from there") == 1
     flags = [*training_flags(small_encoder, tmp_path / "parts", **flags), "--resume"]
     resumed = run("run_classifier.py", flags, processes=2)
     assert resumed.returncode == 0, resumed.stderr
@@ -111,7 +111,7 @@ def test_a_finished_run_has_nothing_left_to_do(small_encoder, undisturbed, tmp_p
 
 def test_nothing_to_resume_starts_anew_and_says_so(small_encoder, tmp_path, monkeypatch, capsys):
     assert call("run_classifier.py", training_flags(small_encoder, tmp_path / "out", resume=True), monkeypatch) == 0
-    assert "no training state to resume; starting anew" in capsys.readouterr().err
+    assert "no training state to resume; starting from scratch" in capsys.readouterr().err
 
 
 def test_a_run_that_stopped_early_stays_stopped(small_encoder, tmp_path, monkeypatch, capsys):

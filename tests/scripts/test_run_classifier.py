@@ -287,7 +287,7 @@ MISTAKES = {
     "best model without evaluation": ({"dev_data_file": None, "save_best_model": True}, "needs --dev_data_file"),
     "a test without a file": ({"do_test": True}, "--do_test needs --test_data_file"),
     "a flag out of range": ({"batch_size": 0}, "--batch_size: must be at least 1"),
-    "a seed below 0": ({"seed": -1}, "--seed: must lie between 0"),
+    "a seed below 0": ({"seed": -1}, "--seed: must be between 0"),
     "an unknown flag": ({"bach_size": 3}, "--bach_size"),
     "contradicting flags": ({"resume": True, "overwrite": True}, "contradict"),
     "columns that are not there": ({"columns": "sentence,label"}, "in the first row"),

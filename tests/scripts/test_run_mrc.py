@@ -318,8 +318,8 @@ ONE_SPAN = {
     "qas": [{"id": "a", "question": "谁？", "answers": [{"text": "诸葛曹", "answer_start": 2}]}],
 }
 MISTAKES = {
-    "no room for the passage": ({"max_seq_length": 64, "max_query_length": 50}, "take a longer sequence"),
-    "windows that share everything": ({"max_seq_length": 160, "doc_stride": 128}, "windows share --doc_stride 128; take"),
+    "no room for the passage": ({"max_seq_length": 64, "max_query_length": 50}, "raise --max_seq_length"),
+    "windows that share everything": ({"max_seq_length": 160, "doc_stride": 128}, "--doc_stride 128; raise"),
     "a sequence that the model has no positions for": ({"max_seq_length": 513}, "513"),
     "types that the data contradict": (
         {"answer_types": "span"}, "has answers of span+yes+no+none; give --answer_types span+yes+no+none or leave it out",
@@ -331,7 +331,7 @@ MISTAKES = {
     "rows for sentences": ({"train_data_file": DATA / "reviews" / "train.tsv"}, "train.tsv:1: not JSON"),
     "no such file": ({"dev_data_file": "nowhere.json"}, "nowhere.json: no such file"),
     "columns": ({"columns": "a,b"}, "unrecognized arguments: --columns"),
-    "an answer that is not there": ({"train_data_file": "absent.json"}, "does not stand in its passage; mend it"),
+    "an answer that is not there": ({"train_data_file": "absent.json"}, "is not in its passage; correct it"),
 }  # fmt: skip
 
 

@@ -187,7 +187,7 @@ def test_a_finished_root(whole, flags_of, tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert call("run_mrc.py", [*flags, *seeds(1, 2)], monkeypatch) == 2
     error = complaint(capsys.readouterr().err)
-    assert f"--saved_dir {root} already holds a run; go on with --resume or replace it with --overwrite" in error
+    assert f"--saved_dir {root} already holds a run; continue it with --resume or replace it with --overwrite" in error
     assert files_of(root) == before
     assert call("run_mrc.py", [*flags, *seeds(1, 2), "--resume"], monkeypatch) == 0
     assert files_of(root)["seeds.json"] == before["seeds.json"]
@@ -214,7 +214,11 @@ def test_a_later_folder_that_holds_a_run_costs_nothing(whole, flags_of, tmp_path
 
 MISTAKES = {
     "a seed twice": ({}, (1, 2, 1), "--seeds 1 2 1: give each seed once"),
-    "no development set": ({"dev_data_file": None}, (1, 2), "--seeds compares on the development set; give --dev_data_file"),
+    "no development set": (
+        {"dev_data_file": None},
+        (1, 2),
+        "--seeds compares runs on the development set; give --dev_data_file",
+    ),
     "no number": ({}, ("x",), "--seeds: invalid seed value: 'x'"),
     "no seeds": ({}, (), "--seeds: expected at least one argument"),
     "a negative one": ({}, (-1,), "--seeds"),

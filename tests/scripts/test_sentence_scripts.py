@@ -387,7 +387,7 @@ MISTAKES = {
     "a threshold for graded scores, SimCSE": (
         "run_simcse.py", {**SENTENCES, "metric": "best_accuracy"}, "--metric best_accuracy is for scores 0 and 1",
     ),
-    "nothing but dropout": ("run_simcse.py", {**SENTENCES, "dropout": 1}, "--dropout: must lie between 0 and below 1"),
+    "nothing but dropout": ("run_simcse.py", {**SENTENCES, "dropout": 1}, "--dropout: must be at least 0 and below 1"),
     "no score above 0": ("run_sentencebert.py", {**GRADED, "objective": "cosine_mse", "max_score": 0}, "give --max_score"),
     "labels where negatives are expected": ("run_batchneg.py", GRADED, "train.tsv:1: the third column holds labels"),
     "no hard negatives": (
@@ -589,7 +589,7 @@ def test_a_stopped_run_resumes_with_the_same_weights(small_encoder, tmp_path, mo
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "step", step_after_signal)
         assert call("run_batchneg.py", flags_of(small_encoder, parts, **how), monkeypatch) == 128 + signal.SIGTERM
-    assert "the state is saved, --resume goes on from there" in capsys.readouterr().err
+    assert "the state is saved, --resume continues from there" in capsys.readouterr().err
     assert [line["global_step"] for line in journal(parts, "train")] == [1, 2, 3, 4, 5]
     assert call("run_batchneg.py", flags_of(small_encoder, parts, **how, resume=True), monkeypatch) == 0
     assert "global step 5\n" in capsys.readouterr().err

@@ -210,7 +210,7 @@ MISTAKES = {
     "blank lines": ({"train_data_file": "blank.txt"}, "blank.txt: no text"),
     "no such file": ({"train_data_file": "nowhere.txt"}, "nowhere.txt: no such file"),
     "no size": ({"vocab_size": 0}, "--vocab_size: must be at least 1"),
-    "more than everything": ({"character_coverage": 1.5}, "--character_coverage: must lie between 0 and 1"),
+    "more than everything": ({"character_coverage": 1.5}, "--character_coverage: must be between 0 and 1"),
     "no such config": ({"config_file": "nowhere.json"}, "nowhere.json: no such file"),
     "a config of another family": ({"config_file": broken('{"model_type": "gpt2"}')}, "gpt2"),
     "a config that is not JSON": ({"config_file": broken("not JSON")}, "config.json: "),

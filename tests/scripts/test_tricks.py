@@ -61,7 +61,7 @@ REFUSED = [
     ("run_classifier.py", {"class_weights": "1"}, "--class_weights 1: give balanced, or a number above 0 for each of the 2"),
     ("run_simcse.py", {"freeze_layers": 1}, "--freeze_layers 1 leaves nothing to train; freeze fewer"),
     ("run_classifier.py", {"freeze_layers": 9}, "--freeze_layers 9: the encoder has 1 layers"),
-    ("run_classifier.py", {"fgm_epsilon": 1, "freeze_embeddings": True}, "frozen ones have none"),
+    ("run_classifier.py", {"fgm_epsilon": 1, "freeze_embeddings": True}, "frozen ones have none; leave one flag out"),
     ("run_sentencebert.py", {"objective": "cosent", "r_drop_weight": 1, "is_nli": False, "label_file": None},
      "--r_drop_weight is for classes; --objective cosent has none"),
     ("run_sentencebert.py", {"objective": "triplet", "focal_gamma": 1, "is_nli": False, "label_file": None},
@@ -69,7 +69,7 @@ REFUSED = [
     ("run_ner.py", {"use_crf": True, "label_smoothing": 0.1}, "--label_smoothing is for tags that are decided one by one"),
     ("run_ner.py", {"ner_head": "global_pointer", "r_drop_weight": 1}, "--r_drop_weight is for tags"),
     ("run_ner.py", {"ner_head": "global_pointer", "dropout_samples": 2}, "--dropout_samples is for tags"),
-    ("run_classifier.py", {"ema_decay": 1}, "must lie between 0 and below 1"),
+    ("run_classifier.py", {"ema_decay": 1}, "must be at least 0 and below 1"),
 ]  # fmt: skip
 
 

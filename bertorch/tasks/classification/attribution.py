@@ -247,10 +247,10 @@ def _report(explained: dict[int, Explanation], max_seq_length: int, steps: int) 
     if large:
         logger.warning(
             f"in {large} of {len(explained)} rows the attributions miss the difference of the logits by more than "
-            f"{_LARGE_GAP:.0%} (most by {gap}); more than --explain_steps {steps} brings them nearer"
+            f"{_LARGE_GAP:.0%} (most by {gap}); raise --explain_steps {steps} to bring them nearer"
         )
     else:
         logger.info(f"the attributions add up to the difference of the logits; the largest gap is {gap}")
     cut = sum(any(one.left_out) for one in explained.values())
     if cut:
-        logger.warning(f"{cut} rows have more than {max_seq_length} tokens; what was cut away has no attribution")
+        logger.warning(f"{cut} rows have more than {max_seq_length} tokens; the text cut off has no attribution")

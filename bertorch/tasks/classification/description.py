@@ -43,5 +43,5 @@ class Description(task.Description):
         elif kind == "multi_label_classification":
             what = what or f"its problem_type is {kind}: a text may have several of its labels, or none"
         if what is not None:
-            raise UserError(f"{directory}: {what}; predict.py answers with one label; use transformers for it")
+            raise UserError(f"{directory}: {what}; predict.py gives one label per row; use transformers for this model")
         return cls(labels=labels)

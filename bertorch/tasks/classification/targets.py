@@ -28,7 +28,7 @@ class OneLabel:
     def check_metric(self, metric: str) -> None:
         """Raises UserError where the labels have no such figure."""
         if metric == "f1" and len(self.labels) != 2:
-            raise UserError(f"--metric f1 is for two labels, here are {len(self.labels)}; use macro_f1")
+            raise UserError(f"--metric f1 is for two labels, found {len(self.labels)}; use macro_f1")
 
     def read(self, row: Row) -> int:
         """The label id; -1 where the row has none."""

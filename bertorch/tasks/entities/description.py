@@ -72,7 +72,7 @@ class Description(task.Description):
         odd = next((label for label in tags if parse_tag(label) is None), None)
         if odd is not None:
             where = "--label_file" if labels else f"{directory}: config.json"
-            raise UserError(f"{where}: {odd!r} is not a tag such as B-PER; give the tags of the training with --label_file")
+            raise UserError(f"{where}: {odd!r} is not a tag such as B-PER; give the tags used in training with --label_file")
         letters = {label[0] for label in tags}
         scheme = "bmes" if "M" in letters else "bioes" if letters & set("EL") else "bios" if letters & set("SU") else "bio"
         original = original_weights(directory, weights)

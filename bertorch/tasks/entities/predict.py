@@ -27,9 +27,9 @@ def predict(args: argparse.Namespace, directory: Path, compute: Compute) -> None
     )  # fmt: skip
     model, types, is_main = predictor.model, predictor.description.types, compute.processes.is_main
     if args.n_best and not (isinstance(model, Tagger) and model.crf):
-        raise UserError(f"--n_best {args.n_best}: {directory} has no CRF, and one reading of each text")
+        raise UserError(f"--n_best {args.n_best}: {directory} has no CRF, so it gives one answer per text")
     if args.n_best and not writes_json(args):
-        raise UserError(f"--n_best {args.n_best}: readings are written as json lines; add --output_format jsonl")
+        raise UserError(f"--n_best {args.n_best}: n-best answers are written as json lines; add --output_format jsonl")
     if args.color and args.output_file:
         raise UserError("--color is for the terminal; leave out --output_file")
     documents = _documents(args, types)
@@ -56,7 +56,7 @@ def _documents(args: argparse.Namespace, types: list[str]) -> list[Document]:
         raise UserError("--columns, --is_text_pair and --corpus are not for entities")
     kind = args.input_format
     if kind not in (None, *ENTITY_FORMATS):
-        raise UserError(f"--input_format {kind}: entities are found in {', '.join(ENTITY_FORMATS)}")
+        raise UserError(f"--input_format {kind}: for entities use one of {', '.join(ENTITY_FORMATS)}")
     path = args.input_file or "<stdin>"
     if kind is None:
         kind = "jsonl" if file_format(path) == "jsonl" else "columns" if args.evaluate else "text"

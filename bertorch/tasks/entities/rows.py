@@ -113,8 +113,8 @@ def read_documents(
         count = sum(number for _, number in repaired)
         shown = ", ".join(str(line) for line, _ in repaired[:5]) + (" and more" if len(repaired) > 5 else "")
         logger.warning(
-            f"{path}: {count} tags continue nothing, as I- after O does (texts at line {shown}); each is read as an entity's"
-            " beginning"
+            f"{path}: {count} tags continue no entity, as I- after O (texts at line {shown}); each is read as the"
+            " beginning of one"
         )
     return documents
 
@@ -154,7 +154,7 @@ def _column_rows(
             continue
         cells = line.split("\t" if "\t" in line else " ")
         if not begun and _is_header(cells):
-            logger.warning(f"{path}:{number}: a header row ({', '.join(filter(None, cells))}), passed over")
+            logger.warning(f"{path}:{number}: skipped a header row ({', '.join(filter(None, cells))})")
             begun = True
             continue
         if not text_a_line and "\t" in line and len(cells) == 2 and " " in cells[1]:
@@ -239,7 +239,7 @@ def _tagged(line: int, content: _Tokens, types: list[str] | None, repaired: list
     for tag in tags:
         one = parse_tag(tag) if isinstance(tag, str) else None
         if one is None:
-            raise UnusableRow(f"{str(tag)[:30]!r} is no tag", "write O, or a letter and a type, such as B-PER")
+            raise UnusableRow(f"{str(tag)[:30]!r} is not a tag", "write O, or a letter and a type, such as B-PER")
         _check_type(one[1] if tag != "O" else None, types, tag)
         parsed.append(one)
     if repairs := count_repairs(parsed):
@@ -269,7 +269,7 @@ def _character_spans(text: str, given: object, types: list[str] | None) -> list[
             raise UnusableRow(f"{shown} lies outside the text of {len(text)} characters", "count in characters from 0")
         if surface is not None and text[start:end] != surface:
             raise UnusableRow(
-                f"{surface[:20]!r} is said to be at {start}, where {text[start:end][:20]!r} is", "mend the place"
+                f"{surface[:20]!r} should be at {start}, but {text[start:end][:20]!r} is there", "correct the position"
             )
         _check_type(kind, types, kind)
     return list(dict.fromkeys((kind, start, end) for kind, start, end, _ in spans))
@@ -280,7 +280,7 @@ def _cluener_places(named: object) -> Iterator[tuple[str, list[int]]]:
         for place in places if isinstance(places, list) else [places]:
             if not isinstance(place, list) or len(place) != 2 or not all(type(one) is int for one in place):
                 raise UnusableRow(
-                    f"{str(place)[:30]} is no place of {surface[:20]!r}", 'write {"type": {"text": [[first, last]]}}'
+                    f"{str(place)[:30]} is not a position of {surface[:20]!r}", 'write {"type": {"text": [[first, last]]}}'
                 )
             yield surface, place
 
@@ -289,7 +289,7 @@ def _listed_span(one: object) -> Span:
     if isinstance(one, dict):
         one = [one.get("start"), one.get("end"), one.get("type", one.get("label"))]
     if not isinstance(one, list) or len(one) < 3 or [type(part) for part in one[:3]] != [int, int, str] or not one[2]:
-        raise UnusableRow(f"{str(one)[:40]} is no entity", 'write [start, end, "type"], or keys start, end and type')
+        raise UnusableRow(f"{str(one)[:40]} is not an entity", 'write [start, end, "type"], or keys start, end and type')
     return one[2], one[0], one[1]
 
 

@@ -28,7 +28,7 @@ Span = tuple[str, int, int]  # type, first place, place after the last
 
 
 def parse_tag(text: str) -> Tag | None:
-    """A tag's letter and type; None for what is no tag."""
+    """A tag's letter and type; None for what is not a tag."""
     if text == "O":
         return _OUTSIDE
     if len(text) > 2 and text[1] == "-" and text[0] in _LETTERS and len(text.split()) == 1:
@@ -93,8 +93,8 @@ def types_of(labels: Sequence[str], path: str | Path) -> list[str]:
     named = [label for label in labels if label != "O"]
     parsed = [parse_tag(label) for label in named]
     if not named or (any(parsed) and not all(parsed)):
-        odd = f"{named[parsed.index(None)]!r} is no tag such as B-PER" if named else "no entity type in it"
-        raise UserError(f"{path}: {odd}; write tags (O, B-PER, I-PER) or types (PER) in it, one a line")
+        odd = f"{named[parsed.index(None)]!r} is not a tag such as B-PER" if named else "no entity type in it"
+        raise UserError(f"{path}: {odd}; write tags (O, B-PER, I-PER) or types (PER), one per line")
     return list(dict.fromkeys(tag[1] if tag else label for label, tag in zip(named, parsed, strict=True)))
 
 

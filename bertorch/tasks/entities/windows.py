@@ -36,13 +36,15 @@ class UnitTokenizer:
     def __init__(self, texts: TextTokenizer, unit: str = "character", doc_stride: int | None = None):
         self.pretrained, self.backend, self.unit = texts.pretrained, texts.backend, unit
         if self.pretrained.unk_token_id is None:
-            raise UserError(f"{self.pretrained.name_or_path}: the tokenizer has no token for what its vocabulary lacks")
+            raise UserError(
+                f"{self.pretrained.name_or_path}: the tokenizer has no token for unknown text; name another model"
+            )
         (self.before, self.after), _ = texts.layouts[1]
         self.room = texts.max_seq_length - len(self.before) - len(self.after)
         self.doc_stride = self.room // 2 if doc_stride is None else doc_stride
         if self.doc_stride >= self.room:
             raise UserError(
-                f"--doc_stride {doc_stride}: windows share so many tokens, and one of --max_seq_length "
+                f"--doc_stride {doc_stride}: windows cannot share that many tokens, as one of --max_seq_length "
                 f"{texts.max_seq_length} holds {self.room}; use fewer, such as {self.room // 2}"
             )
         self.fingerprint = f"{texts.fingerprint}|{unit}|{self.doc_stride}"

@@ -139,7 +139,7 @@ class LanguageModel(nn.Module):
             taken |= found
             new += [] if found else [layer]
         if taken and new:
-            logger.info(f"{source}: new in the head: {', '.join(new)}")
+            logger.info(f"{source}: new weights in the head: {', '.join(new)}")
         tied = biases | {prefix + names["decoder"]}
         return taken | (tied & set(tensors) if taken else set())
 

@@ -64,7 +64,9 @@ class Masking:
     ):
         tokenizer = encoder.pretrained
         if tokenizer.mask_token_id is None:
-            raise UserError("the tokenizer has no mask token; masked tokens cannot be predicted with this model")
+            raise UserError(
+                "the tokenizer has no mask token, so this model cannot predict masked tokens; name another model"
+            )
         self.second_segment = next((objective for objective in objectives if objective != "mlm"), None)
         self.share, self.whole_words, self.longest_ngram, self.seed = share, whole_words, longest_ngram, seed
         self.mask_id = tokenizer.mask_token_id
@@ -76,11 +78,11 @@ class Masking:
     def check(self, documents: Documents, path: str) -> None:
         """Raises UserError where the documents cannot give what the objectives need."""
         if self.second_segment == "nsp" and documents.text_documents[0] == documents.text_documents[-1]:
-            raise UserError(f"{path}: one document only, and nsp needs another one; put blank lines between documents")
+            raise UserError(f"{path}: only one document, and nsp needs two; put blank lines between documents")
         sentences = np.diff(documents.text_starts)
         if self.second_segment and sentences.max() == 1:
             raise UserError(
-                f"{path}: no text of two sentences for {self.second_segment}; write a sentence a line, or a greater "
+                f"{path}: no text of two sentences for {self.second_segment}; write one sentence per line, or raise "
                 f"--max_seq_length"
             )
 

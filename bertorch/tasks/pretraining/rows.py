@@ -96,7 +96,7 @@ def tokenize_documents(
             )
     except OSError as error:
         raise UserError(
-            f"{root}: tokenized documents cannot be kept here ({error.strerror or error}); give another --cache_dir"
+            f"{root}: tokenized documents cannot be written here ({error.strerror or error}); give another --cache_dir"
         ) from None
 
 
@@ -169,7 +169,9 @@ def _write_documents(
         for name, values in new.items():
             arrays[name].extend(values)
     if not tokens:
-        raise UserError(f"{', '.join(map(str, paths))}: no text; write a sentence a line, a blank line between documents")
+        raise UserError(
+            f"{', '.join(map(str, paths))}: no text; write one sentence per line and a blank line between documents"
+        )
     arrays["sentence_starts"].extend([tokens])
     arrays["text_starts"].extend([sentences])
     finished = {name: array.finish() for name, array in arrays.items()}

@@ -43,7 +43,7 @@ def _questions(args: argparse.Namespace) -> list[Question]:
     if args.columns is not None or args.is_text_pair or args.corpus is not None or args.input_format is not None:
         raise UserError("--columns, --is_text_pair, --corpus and --input_format are not for questions about passages")
     if (args.question is None) == (args.input_file is None):
-        raise UserError("give --input_file in the layout of SQuAD, or --question with --context or --context_file")
+        raise UserError("give --input_file in SQuAD's layout, or --question with --context or --context_file")
     if args.input_file is not None:
         return read_questions(args.input_file, args.bad_rows, args.evaluate, places_needed=False, encoding=args.encoding)
     if args.evaluate:

@@ -88,11 +88,11 @@ def read_questions(
         try:
             question = _question(line, identity, context, entry, answers_needed)
             if identity in known:
-                raise UnusableRow("the id stands twice", "give each question an id of its own")
+                raise UnusableRow("the id appears twice", "give each question its own id")
             if question.kind == "span" and question.answers:
                 found, repair = _find(question.answers[0], context, entry["answers"][0].get("answer_start", -1))
                 if found is None and places_needed:
-                    raise UnusableRow(f"the answer {question.answers[0][:20]!r} does not stand in its passage", "mend it")
+                    raise UnusableRow(f"the answer {question.answers[0][:20]!r} is not in its passage", "correct it")
                 question.start, question.end = found or (-1, -1)
                 mended += repair == "mended"
                 guessed += repair == "guessed"
@@ -105,10 +105,10 @@ def read_questions(
     if not questions:
         raise UserError(f"{path}: no questions in it" + (" that can be used" if bad.count else ""))
     if mended and places_needed:
-        logger.warning(f"{path}: {mended} answers do not stand at their answer_start; found elsewhere in the passage")
+        logger.warning(f"{path}: {mended} answers are not at their answer_start; found elsewhere in the passage")
     if guessed and places_needed:
         logger.warning(
-            f"{path}: {guessed} answers have no answer_start and stand in their passages several times; the first is taken"
+            f"{path}: {guessed} answers have no answer_start and occur several times in their passages; the first is used"
         )
     return questions
 
@@ -129,7 +129,7 @@ def _read_json(path: str | Path, encoding: str | None) -> tuple[str, Any]:
         return raw, json.loads(raw)
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{path}:{error.lineno}: not JSON ({error.msg}); the layout is that of SQuAD, one object a file"
+            f"{path}:{error.lineno}: not JSON ({error.msg}); the file must have SQuAD's layout, one object per file"
         ) from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
@@ -144,11 +144,11 @@ def _entries(path: str | Path, content: Any) -> Iterator[tuple[str, str, dict[st
                 place = f"data[{number}].paragraphs[{paragraph_number}]"
                 context, entries = paragraph["context"], paragraph["qas"]
                 if not isinstance(context, str) or not all(isinstance(entry, dict) for entry in entries):
-                    raise UserError(f"{path}: {place}: context is no text, or qas no list of objects; {remedy}")
+                    raise UserError(f"{path}: {place}: context is not a string, or qas is not a list of objects; {remedy}")
                 for entry_number, entry in enumerate(entries):
                     yield f"{place}.qas[{entry_number}]", context, entry
     except (KeyError, TypeError, IndexError) as error:
-        raise UserError(f"{path}: not in the layout of SQuAD ({type(error).__name__}: {error}); {remedy}") from None
+        raise UserError(f"{path}: not in SQuAD's layout ({type(error).__name__}: {error}); {remedy}") from None
 
 
 def _question(line: int, identity: str, context: str, entry: dict[str, Any], answers_needed: bool) -> Question:
@@ -166,7 +166,7 @@ def _question(line: int, identity: str, context: str, entry: dict[str, Any], ans
     if any(_SURROGATE.search(one["text"]) for one in given):
         raise UnusableRow("an escape such as \\ud83d is half a character", "write both halves, or the character itself")
     if any(type(one.get("answer_start", -1)) is not int for one in given):
-        raise UnusableRow("an answer_start that is no whole number", "count characters from 0, or write -1")
+        raise UnusableRow("answer_start is not a whole number", "count characters from 0, or write -1")
     if answers_needed and not context.strip():
         raise UnusableRow("an empty passage", "fill it in, or remove its questions")
     answers = [""] if impossible or not given else [one["text"] for one in given]
@@ -223,7 +223,7 @@ class ReadingTokenizer:
             raise UserError(
                 f"--max_seq_length {texts.max_seq_length} leaves {max(0, self.room - max_query_length)} tokens for the "
                 f"passage beside a question of --max_query_length {max_query_length}, and windows share --doc_stride "
-                f"{doc_stride}; take a longer sequence, or a smaller stride"
+                f"{doc_stride}; raise --max_seq_length, or lower --doc_stride"
             )
         self.fingerprint = f"{texts.fingerprint}|{max_query_length}|{doc_stride}"
 

@@ -37,7 +37,7 @@ class Description(task.Description):
 
     def check(self) -> None:
         if self.has_classes and self.concat_multiply is None:
-            raise UserError("concat_multiply is missing; take the directory as the training left it")
+            raise UserError("concat_multiply is missing; use the directory as training saved it")
 
     def check_size(self, directory: Path) -> None:
         if self.labels is not None:

@@ -97,7 +97,7 @@ def _take_layers(model: SentenceEncoder, source: Path) -> None:
     ours, theirs = _linear_layers(model), [(layer.linear, layer.act) for layer in saved.dense]
     here, there = _shape(_written_mode(model), ours), _shape(saved.pooling_mode, theirs)
     if here != there:
-        logger.warning(f"{source}: its vectors are made by {there}, here by {here}; only the encoder is taken over")
+        logger.warning(f"{source}: it makes vectors with {there}, this run with {here}; only the encoder is used")
         return
     for (mine, _), (other, _) in zip(ours, theirs, strict=True):
         mine.load_state_dict(other.state_dict())
@@ -172,7 +172,7 @@ def _modules(directory: Path) -> list["_Module"]:
     expected = ["Transformer"] + ["WeightedLayerPooling"] * ("WeightedLayerPooling" in kinds) + ["Pooling"]
     expected += ["Dense"] * kinds.count("Dense") + ["Normalize"] * ("Normalize" in kinds)
     if kinds != expected:
-        raise UserError(f"{path}: {', '.join(kinds)} is no order of parts that is known here")
+        raise UserError(f"{path}: {', '.join(kinds)} is not a supported order of parts")
     return modules
 
 
@@ -218,7 +218,7 @@ def _pooling_mode(modules: dict[str, _Module], config: EncoderConfig) -> str:
     modes = about.get("pooling_mode") or [name for name, key in _POOLING.items() if about.get(key)] or "mean"
     modes = modes if isinstance(modes, list) else [modes]
     if len(modes) != 1 or modes[0] not in ("cls", "max", "mean"):
-        raise UserError(f"{path}: pooling by {' and '.join(map(str, modes))} is not known; known are cls, max, mean")
+        raise UserError(f"{path}: pooling by {' and '.join(map(str, modes))} is not supported; supported are cls, max, mean")
     layers = modules.get("WeightedLayerPooling")
     if layers is None or not config.other.get("output_hidden_states"):  # without the states of all layers it does nothing
         return modes[0]
@@ -229,7 +229,7 @@ def _pooling_mode(modules: dict[str, _Module], config: EncoderConfig) -> str:
         fits = isinstance(start, int) and weights is not None and list(weights.shape) == [len(expected[start:])]
         if modes[0] == "mean" and fits and weights.tolist() == expected[start:]:
             return mode
-    raise UserError(f"{layers.directory}: other weights of layers than those of first_last and last_two are not known")
+    raise UserError(f"{layers.directory}: layer weights other than those of first_last and last_two are not supported")
 
 
 def _layer_weights(mode: str, config: EncoderConfig) -> list[float]:
@@ -245,12 +245,12 @@ def _load_dense(directory: Path, width: int) -> Dense:
     _check_names(directory / "config.json")
     act = str(config.get("activation_function", "Tanh")).rsplit(".", 1)[-1]
     if act not in _ACTIVATIONS:
-        raise UserError(f"{directory}: activation {act} is not known; known are {', '.join(_ACTIVATIONS)}")
+        raise UserError(f"{directory}: activation {act} is not supported; supported are {', '.join(_ACTIVATIONS)}")
     if config.get("use_residual"):
-        raise UserError(f"{directory}: a dense layer with a residual is not known here")
+        raise UserError(f"{directory}: a dense layer with a residual is not supported")
     tensors = read_weights(directory)
     weight, bias = tensors.get("linear.weight", torch.empty(0)), tensors.get("linear.bias")
-    refusal = UserError(f"{directory}: no weights of a dense layer for vectors of width {width} in it")
+    refusal = UserError(f"{directory}: contains no weights of a dense layer for vectors of width {width}")
     if weight.dim() != 2 or weight.shape[1] != width or not len(weight) or not weight.dtype.is_floating_point:
         raise refusal
     check_memory(directory, f"a dense layer of {len(weight)} outputs", 4 * weight.numel())
@@ -267,7 +267,7 @@ def _check_names(path: Path) -> None:
     config = _read_json(path, dict) if path.is_file() else {}
     for key in ("module_input_name", "module_output_name"):
         if config.get(key) not in (None, _VECTOR):
-            raise UserError(f"{path}: {key} {config[key]!r} is not known; only {_VECTOR!r} is")
+            raise UserError(f"{path}: {key} {config[key]!r} is not supported; only {_VECTOR!r} is")
 
 
 def sentence_files(

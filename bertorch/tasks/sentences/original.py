@@ -33,7 +33,7 @@ def take_reduction(model: SentenceEncoder, rest: dict[str, Tensor], source: str 
     size = theirs.linear.out_features
     if len(model.dense) != 1 or model.dense[0].linear.weight.shape != theirs.linear.weight.shape:
         logger.warning(
-            f"{source}: its vectors go through a layer of width {size}, which is left out; --output_emb_size {size} takes it"
+            f"{source}: its vectors go through a layer of width {size}, which is left out; --output_emb_size {size} keeps it"
         )
         return rest
     model.dense[0].load_state_dict(theirs.state_dict())

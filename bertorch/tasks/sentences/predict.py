@@ -152,7 +152,9 @@ def _label_ids(args: argparse.Namespace, rows: list[Row], labels: list[str]) -> 
         if row.texts:
             ids.append(labels.index(row.label) if row.label in labels else -1)
             if ids[-1] < 0:
-                bad.add(row.line, f"label {str(row.label)[:30]!r} is none of the model's", f"known are {', '.join(labels)}")
+                bad.add(
+                    row.line, f"label {str(row.label)[:30]!r} is not one of the model's", f"known are {', '.join(labels)}"
+                )
     bad.close()
     return np.array(ids)
 

@@ -72,7 +72,7 @@ class Predictor:
         else:
             if pooling_mode is None and (in_parts or description is not None):
                 raise UserError(
-                    "--init_from_ckpt gives an encoder; say how its vectors are made, with --pooling_mode mean for one"
+                    "--init_from_ckpt gives an encoder; choose how to make its vectors, such as --pooling_mode mean"
                 )
             if pooling_mode is None:
                 pooling_mode = "linear"

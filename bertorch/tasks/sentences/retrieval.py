@@ -57,7 +57,7 @@ def search(args: argparse.Namespace, predictor: Predictor, rows: list[Row]) -> N
     with VectorFile(predictor.width) as corpus:
         numbers = _add_lines(predictor, corpus, args.corpus, args.encoding)
         if not numbers:
-            raise UserError(f"{args.corpus}: no text in it; write one a line")
+            raise UserError(f"{args.corpus}: no text in it; write one per line")
         lines = _hits(args, predictor, rows, corpus, numbers)
         if predictor.compute.processes.is_main:
             write_lines(args, lines)
@@ -98,7 +98,7 @@ def evaluate_retrieval(args: argparse.Namespace, predictor: Predictor) -> None:
     if args.input_file is None:
         raise UserError("--evaluate on queries and positives needs --input_file")
     if args.output_file is not None:
-        raise UserError("--output_file: --evaluate on queries and positives prints figures and has no answers to write")
+        raise UserError("--output_file: --evaluate on queries and positives prints metrics and has no answers to write")
     positives: dict[str, list[str]] = {}
     for row in read_positives(
         args.input_file, 0, args.columns, args.bad_rows, kind=args.input_format, encoding=args.encoding

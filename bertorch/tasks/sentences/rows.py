@@ -88,7 +88,9 @@ def read_positives(
     kind = kind or file_format(path)
     if columns is None and kind == "jsonl" and _is_query_file(path, encoding):
         if positive_label is not None:
-            raise UserError(f"{path}: --positive_label is for a third column, these rows name their positives themselves")
+            raise UserError(
+                f"{path}: --positive_label is for a third column, but these rows name their positives; leave it out"
+            )
         rows = _read_queries(path, bad_rows, encoding)
     else:
         read = read_rows(
@@ -107,7 +109,7 @@ def read_positives(
                 )
             rows = [Row(row.line, (*row.texts, row.label) if row.label else row.texts, None) for row in read]
     if num_hard_negatives and not any(len(row.texts) > 2 for row in rows):
-        raise UserError(f"{path}: no hard negatives in it; they stand in the third column, or in a list under key 'neg'")
+        raise UserError(f"{path}: no hard negatives in it; put them in the third column, or in a list under key 'neg'")
     if negative_needed:
         bad = BadRows(path, bad_rows)
         for row in rows:

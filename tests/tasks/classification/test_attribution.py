@@ -166,13 +166,13 @@ def test_what_was_cut_is_left_out_and_said(tiny_model, messages):
         assert one.left_out == [left_out] and short.left_out == [None]
         covered = {place for start, end, _ in one.spans[0] for place in range(start, end)}
         assert covered == set(range(30)) - set(range(*left_out))
-    assert "1 rows have more than 20 tokens; what was cut away has no attribution" in messages
+    assert "1 rows have more than 20 tokens; the text cut off has no attribution" in messages
 
 
 def test_the_gap_is_reported(tiny_model, messages):
     directory = tiny_model("bert", HEAD, num_labels=3)
     explained(directory, ROWS, 1)
-    assert any("more than --explain_steps 1 brings them nearer" in message for message in messages)
+    assert any("raise --explain_steps 1 to bring them nearer" in message for message in messages)
     explained(directory, ROWS, 32)
     assert "the attributions add up to the difference of the logits" in messages[-2] + messages[-1]
 

@@ -230,12 +230,12 @@ GOOD = {
         ("json", {"text": ["小"], "label": ["B-MISC"]}, "entity type of 'B-MISC' is not in the label file", "PER, LOC"),
         ("json", {"text": "小", "entities": [[0, 1, "MISC"]]}, "entity type of 'MISC' is not in", "PER, LOC"),
         ("json", {"text": "小", "label": {"MISC": {"小": [[0, 0]]}}}, "entity type of 'MISC' is not in", "PER, LOC"),
-        ("json", {"text": ["小"], "label": ["X"]}, "'X' is no tag", "such as B-PER"),
-        ("json", {"text": ["小"], "label": ["B"]}, "'B' is no tag", "such as B-PER"),
-        ("json", {"text": ["小"], "label": ["B-"]}, "'B-' is no tag", "such as B-PER"),
-        ("json", {"text": ["小"], "label": [""]}, "'' is no tag", "such as B-PER"),
-        ("json", {"text": ["小"], "label": [3]}, "'3' is no tag", "such as B-PER"),
-        ("json", {"text": ["小"], "label": [None]}, "'None' is no tag", "such as B-PER"),
+        ("json", {"text": ["小"], "label": ["X"]}, "'X' is not a tag", "such as B-PER"),
+        ("json", {"text": ["小"], "label": ["B"]}, "'B' is not a tag", "such as B-PER"),
+        ("json", {"text": ["小"], "label": ["B-"]}, "'B-' is not a tag", "such as B-PER"),
+        ("json", {"text": ["小"], "label": [""]}, "'' is not a tag", "such as B-PER"),
+        ("json", {"text": ["小"], "label": [3]}, "'3' is not a tag", "such as B-PER"),
+        ("json", {"text": ["小"], "label": [None]}, "'None' is not a tag", "such as B-PER"),
         ("json", {"text": ["小", ""], "label": ["O", "O"]}, "'' in the list of tokens", "one character or more"),
         ("json", {"text": ["小", 5], "label": ["O", "O"]}, "5 in the list of tokens", "one character or more"),
         ("json", {"text": 5, "label": ["O"]}, "no text (key text)", "a string, or a list"),
@@ -246,17 +246,17 @@ GOOD = {
         ("json", {"text": "小明", "entities": [[-1, 1, "PER"]]}, "PER at -1 to 1 lies outside", "from 0"),
         ("json", {"text": "小明", "entities": [[1, 1, "PER"]]}, "PER at 1 to 1 lies outside", "from 0"),
         ("json", {"text": "小明", "entities": [[2, 1, "PER"]]}, "PER at 2 to 1 lies outside", "from 0"),
-        ("json", {"text": "小明", "entities": [[0, 1]]}, "[0, 1] is no entity", '[start, end, "type"]'),
-        ("json", {"text": "小明", "entities": [[0, 1.0, "PER"]]}, "is no entity", '[start, end, "type"]'),
-        ("json", {"text": "小明", "entities": [[False, True, "PER"]]}, "is no entity", '[start, end, "type"]'),
-        ("json", {"text": "小明", "entities": [["PER", 0, 1]]}, "is no entity", '[start, end, "type"]'),
-        ("json", {"text": "小明", "entities": [{"start": 0, "type": "PER"}]}, "is no entity", "keys start, end and type"),
-        ("json", {"text": "小明", "entities": [3]}, "3 is no entity", "keys start, end and type"),
+        ("json", {"text": "小明", "entities": [[0, 1]]}, "[0, 1] is not an entity", '[start, end, "type"]'),
+        ("json", {"text": "小明", "entities": [[0, 1.0, "PER"]]}, "is not an entity", '[start, end, "type"]'),
+        ("json", {"text": "小明", "entities": [[False, True, "PER"]]}, "is not an entity", '[start, end, "type"]'),
+        ("json", {"text": "小明", "entities": [["PER", 0, 1]]}, "is not an entity", '[start, end, "type"]'),
+        ("json", {"text": "小明", "entities": [{"start": 0, "type": "PER"}]}, "is not an entity", "keys start, end"),
+        ("json", {"text": "小明", "entities": [3]}, "3 is not an entity", "keys start, end and type"),
         ("json", {"text": "小明", "entities": "PER"}, "the entities are str", "[[start, end, type], ...]"),
-        ("json", {"text": "小明", "label": {"PER": {"明": [[0, 0]]}}}, "'明' is said to be at 0, where '小' is", "mend"),
+        ("json", {"text": "小明", "label": {"PER": {"明": [[0, 0]]}}}, "'明' should be at 0, but '小' is there", "correct"),
         ("json", {"text": "小明", "label": {"PER": {"小明": [[0, 2]]}}}, "(end inclusive in this layout) lies", "from 0"),
-        ("json", {"text": "小明", "label": {"PER": {"小": [[0]]}}}, "[0] is no place of '小'", "[first, last]"),
-        ("json", {"text": "小明", "label": {"PER": {"小": [0, 0]}}}, "0 is no place of '小'", "[first, last]"),
+        ("json", {"text": "小明", "label": {"PER": {"小": [[0]]}}}, "[0] is not a position of '小'", "[first, last]"),
+        ("json", {"text": "小明", "label": {"PER": {"小": [0, 0]}}}, "0 is not a position of '小'", "[first, last]"),
         ("json", {"text": "", "label": []}, "an empty text", "fill it in or remove it"),
         ("json", {"text": " \u3000", "label": []}, "an empty text", "fill it in or remove it"),
         ("json", {"text": [], "label": []}, "an empty text", "fill it in or remove it"),
@@ -266,7 +266,7 @@ GOOD = {
         ("json", r'{"text": "\ud83d", "label": []}', "half a character", "write both halves"),
         ("columns", "小\n", "no tag", "write token, space or TAB, tag"),
         ("columns", "小\t\n", "no tag", "write token, space or TAB, tag"),
-        ("columns", "小 X\n", "'X' is no tag", "such as B-PER"),
+        ("columns", "小 X\n", "'X' is not a tag", "such as B-PER"),
         ("columns", "小 B-MISC\n", "entity type of 'B-MISC' is not in the label file", "PER, LOC"),
     ],
 )  # fmt: skip
@@ -333,7 +333,7 @@ def test_a_header_row_of_a_column_file_is_passed_over(header, content, bad_rows,
     assert sorted(one.text for one in found) == sorted([SENTENCE, "好"])
     names = ", ".join(header.strip().split("\t" if "\t" in header else None))
     line = 1 + header.startswith("\n")
-    assert messages == [f"a.txt:{line}: a header row ({names}), passed over"]
+    assert messages == [f"a.txt:{line}: skipped a header row ({names})"]
 
 
 def test_a_first_line_of_other_words_costs_its_own_text_alone(messages):
@@ -341,7 +341,7 @@ def test_a_first_line_of_other_words_costs_its_own_text_alone(messages):
     content = "\t".join(("column one", "column two")) + "\n" + " ".join(SENTENCE) + "\t" + " ".join(TAGS) + "\n好\tO\n"
     assert [one.line for one in read(content, "a.txt", bad_rows="skip")] == [2, 3]
     content = "column_two\tcolumn_one\n" + content.partition("\n")[2]
-    with pytest.raises(UserError, match="^a.txt:1: 'column_one' is no tag; "):
+    with pytest.raises(UserError, match="^a.txt:1: 'column_one' is not a tag; "):
         read(content, "a.txt")
     assert [one.line for one in read(content, "a.txt", bad_rows="skip")] == [2, 3]
     content = "mot etiquette\n" + COLUMNS + "\n" + COLUMNS
@@ -385,11 +385,11 @@ def test_a_tag_that_continues_nothing_begins_an_entity_and_is_warned_of(messages
         [("X", 0, 2)], [("X", 1, 2)], [("X", 0, 1), ("Y", 1, 2)], [("X", 0, 1)], [("X", 0, 1), ("X", 1, 2)],
     ]  # fmt: skip
     (message,) = messages
-    assert message.startswith("a.json: 5 tags continue nothing") and "(texts at line 2, 3, 4, 5)" in message
+    assert message.startswith("a.json: 5 tags continue no entity") and "(texts at line 2, 3, 4, 5)" in message
     messages.clear()
     read("a O\nb I-X\n\n" * 7, "a.conll")
     (message,) = messages
-    assert message.startswith("a.conll: 7 tags continue nothing") and "line 1, 4, 7, 10, 13 and more)" in message
+    assert message.startswith("a.conll: 7 tags continue no entity") and "line 1, 4, 7, 10, 13 and more)" in message
     messages.clear()
     read(COLUMNS, "a.conll")
     assert messages == []

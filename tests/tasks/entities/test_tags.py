@@ -320,13 +320,13 @@ def test_types_in_the_order_they_first_appear():
     ("labels", "problem"),
     [
         (["O"], "no entity type in it"),
-        (["O", "B-PER", "LOC"], "'LOC' is no tag such as B-PER"),
-        (["PER", "I-PER"], "'PER' is no tag such as B-PER"),
-        (["B-PER", "I-PER", "X"], "'X' is no tag such as B-PER"),
+        (["O", "B-PER", "LOC"], "'LOC' is not a tag such as B-PER"),
+        (["PER", "I-PER"], "'PER' is not a tag such as B-PER"),
+        (["B-PER", "I-PER", "X"], "'X' is not a tag such as B-PER"),
     ],
 )
 def test_label_files_with_both_or_neither(labels, problem):
     with pytest.raises(UserError) as caught:
         types_of(labels, "some/labels.txt")
     message = str(caught.value)
-    assert message.startswith(f"some/labels.txt: {problem}; ") and "one a line" in message
+    assert message.startswith(f"some/labels.txt: {problem}; ") and "one per line" in message

@@ -251,7 +251,7 @@ def test_a_checkpoint_without_an_order(tiny_model, family, messages):
     for name, parameter in expected.named_parameters():
         assert torch.equal(dict(found.named_parameters())[name], parameter), name
     assert found.order.weight.std() > 0 and not found.order.bias.any()
-    assert any("new in the head" in message and "order" in message for message in messages)
+    assert any("new weights in the head" in message and "order" in message for message in messages)
 
 
 @pytest.mark.parametrize("family", ["bert", "albert"])

@@ -374,7 +374,7 @@ def test_averages_of_another_kind(intact, tmp_path, case):
         edit(f"{LAYERS}/config.json", layer_start="0")(directory)
     with pytest.raises(UserError) as raised:
         load_sentence_encoder(directory)
-    assert str(raised.value).startswith(f"{directory / LAYERS}: other weights") and "\n" not in str(raised.value)
+    assert str(raised.value).startswith(f"{directory / LAYERS}: layer weights") and "\n" not in str(raised.value)
 
 
 def test_averages_without_the_states_of_all_layers(intact, tmp_path):
@@ -464,7 +464,7 @@ def test_vectors_of_another_kind_than_the_saved_ones(intact, messages, mode, siz
         assert model.output_size == size and not torch.equal(
             model.dense[0].linear.weight[:7], expected.dense[0].linear.weight
         )
-    assert any("only the encoder is taken over" in line for line in messages)
+    assert any("only the encoder is used" in line for line in messages)
 
 
 def test_missing_weights_of_the_checkpoint(tiny_model, tmp_path):
