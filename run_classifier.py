@@ -97,7 +97,7 @@ def main(args):
     model.class_loss = target.loss(args, sets["train"])
     model.dropout_samples = args.dropout_samples
     model.to(processes.device)
-    set_seed(args.seed, processes.rank)  # same weights everywhere, dropout of its own on each rank
+    set_seed(args.seed, processes.rank)  # same weights everywhere, different dropout on each rank
     description = Description(
         labels=target.labels,
         is_text_pair=args.is_text_pair,

@@ -95,7 +95,7 @@ def main(args):
         n_best_size=args.n_best_size,
     )
     model = load_reader(directory, description, args.init_from_ckpt).to(processes.device)
-    set_seed(args.seed, processes.rank)  # same weights everywhere, dropout of its own on each rank
+    set_seed(args.seed, processes.rank)  # same weights everywhere, different dropout on each rank
     compute = Compute(args.eval_batch_size, processes, args.precision)
     predictor = Predictor(model, tokenizer, description, compute)
 

@@ -107,7 +107,7 @@ def main(args):
         model.class_loss = class_loss(args, np.bincount(sets["train"].tags, minlength=len(tag_set.labels)))
         model.dropout_samples = args.dropout_samples
     model.to(processes.device)
-    set_seed(args.seed, processes.rank)  # same weights everywhere, dropout of its own on each rank
+    set_seed(args.seed, processes.rank)  # same weights everywhere, different dropout on each rank
     compute = Compute(args.eval_batch_size, processes, args.precision)
     predictor = Predictor(model, tokenizer, description, compute)
 

@@ -99,7 +99,7 @@ def main(args):
     if args.dropout is not None:
         model.encoder.set_dropout(args.dropout)
     model = model.to(processes.device)
-    set_seed(args.seed, processes.rank)  # same weights everywhere, dropout of its own on each rank
+    set_seed(args.seed, processes.rank)  # same weights everywhere, different dropout on each rank
     description = Description(objectives=args.objectives, max_seq_length=args.max_seq_length)
 
     # training

@@ -89,7 +89,7 @@ def main(args):
     if softmax:
         model.class_loss = OneLabel(labels).loss(args, sets["train"])
     model.to(processes.device)
-    set_seed(args.seed, processes.rank)  # same weights everywhere, dropout of its own on each rank
+    set_seed(args.seed, processes.rank)  # same weights everywhere, different dropout on each rank
     description = Description(
         objective=args.objective,
         pooling_mode=args.pooling_mode,

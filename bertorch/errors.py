@@ -2,11 +2,11 @@
 
 
 class UserError(Exception):
-    """A mistake of the user's. The message says what is wrong, where, and what to do; scripts print it as one line."""
+    """A user's mistake. The message says what is wrong, where, and what to do; scripts print it as one line."""
 
 
 class ProcessError(UserError):
-    """What this process may have met alone, no memory left say; it is printed by the one that met it, whatever its rank."""
+    """An error that one process may meet alone, such as no memory left; that process prints it, whatever its rank."""
 
 
 class Interrupted(Exception):

@@ -29,7 +29,7 @@ def check_memory(source: str | Path, what: str, size: int) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep large blocks that are freed, for the next ones: the system clears pages that are taken anew."""
+    """Let glibc keep large blocks that are freed, for the next ones: the system clears pages that are allocated again."""
     with contextlib.suppress(OSError, AttributeError):  # another C library, another system
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)

@@ -77,7 +77,7 @@ def train_vocabulary(args):
     """The tokens in their order: special ones as in Google's vocabularies, characters, pieces of words.
 
     Raises:
-        UserError: there is no text, or its characters alone are more than ``--vocab_size``.
+        UserError: there is no text, or more distinct characters than ``--vocab_size``.
     """
     tokenizer = BertWordPieceTokenizer(lowercase=not args.cased)
     normalize = tokenizer._tokenizer.normalizer.normalize_str  # `tokenizer.normalize` needs tokenizers 0.23
@@ -122,7 +122,7 @@ def train_sentencepiece(args):
     """The content of a ``.model`` file. The same text gives the same bytes.
 
     Raises:
-        UserError: there is no text, or its characters alone are more than ``--vocab_size``.
+        UserError: there is no text, or more distinct characters than ``--vocab_size``.
     """
 
     def sentences():

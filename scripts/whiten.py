@@ -99,7 +99,7 @@ def main():
         labels=None,
         concat_multiply=None,
     )
-    if processes.is_main:  # saved as a head without weights of its own
+    if processes.is_main:  # saved as a head without its own weights
         save_model(saved_dir, Contrastive(sentence.cpu()), tokenizer.pretrained, description.to_json())
     logger.info(f"the whitened model, {args.whiten_components} dimensions, is in {saved_dir}")
 

@@ -61,7 +61,7 @@ def say_blank(path: str | Path, lines: Sequence[int]) -> None:
 
 
 class UnusableRow(Exception):
-    """Raised by who reads a row, for who holds its ``BadRows``: what is wrong, and what to do."""
+    """Raised where a row is read and caught where ``BadRows`` are kept: what is wrong, and what to do."""
 
     def __init__(self, problem: str, remedy: str):
         self.problem, self.remedy = problem, remedy

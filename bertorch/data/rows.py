@@ -67,7 +67,7 @@ def read_rows(
         encoding: of the file; None detects it.
 
     Raises:
-        UserError: the file cannot be read, is empty, has bad rows, or a header row that nobody announced.
+        UserError: the file cannot be read, is empty, has bad rows, or has a header row without --columns.
     """
     kind = kind or file_format(path)
     bad = BadRows(path, bad_rows)

@@ -310,7 +310,7 @@ def tokenize(
         rows: with label ids, whole numbers, or with scores, floats.
         encoder: gives the ids.
         unknown_id: the token that stands for what the vocabulary lacks, to be counted.
-        separate: each text of a row becomes a sequence of its own; otherwise one text, or two as a pair, are one.
+        separate: each text of a row becomes its own sequence; otherwise one text, or a pair of texts, becomes one.
     """
     ids, second, hashes, labels, lines = [], [], [], [], []
     lengths: list[int] = []
@@ -363,7 +363,7 @@ def tokenize_cached(
 
     Args:
         path: the file that ``rows`` reads; its content, the tokenizer and ``read_as`` name the cache entry.
-        rows: called when there is no entry yet.
+        rows: called if there is no entry yet.
         encoder: tokenizer, length and truncation.
         read_as: whatever else decides how the file is read (labels, columns).
         cache_dir: None takes ``BERTORCH_CACHE`` or ``~/.cache/bertorch``.
@@ -390,7 +390,7 @@ def from_cache(
     Args:
         paths: what is read.
         key: whatever else decides the result; its ``repr`` must say it all.
-        build: called where there is no entry yet; its warnings are kept, and repeated whenever the entry is used.
+        build: called where there is no entry yet; its warnings are kept and repeated whenever the entry is used.
         kind: the dataclass that it returns: arrays, which are stored as files, numbers and strings. Arrays that ``build``
             has put into ``.npy`` files of their own, in ``cache_dir``, are moved and not copied.
         cache_dir: None takes ``BERTORCH_CACHE`` or ``~/.cache/bertorch``.
@@ -436,7 +436,7 @@ def _read_cache(entry: Path, kind: type[AnySamples]) -> tuple[AnySamples, list[s
         return kind(**arrays, **rest["others"]), rest["warnings"]
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except Exception as error:  # damaged in whatever way, it can be made anew
+    except Exception as error:  # whatever the damage, it can be built again
         logger.warning(f"{entry}: damaged token cache ({error}); it is built again")
         return None
 

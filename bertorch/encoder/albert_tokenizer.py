@@ -1,8 +1,8 @@
 """The tokenizer of English ALBERT: SentencePiece as Google's ALBERT uses it.
 
 Ids are those of ``tokenization.py`` in github.com/google-research/albert: ``preprocess_text``, the pieces of the
-``sentencepiece`` library, and a rule of its own for a comma after a digit. No tokenizer of transformers gives them: its
-ALBERT makes tokens of their own of the symbols that the model defines (``( ) " - . – £ €``), which parts the text around
+``sentencepiece`` library, and its own rule for a comma after a digit. No tokenizer of transformers gives them: its
+ALBERT makes separate tokens of the symbols that the model defines (``( ) " - . – £ €``), which parts the text around
 them, and has no such rule.
 """
 
@@ -267,7 +267,7 @@ class AlbertBackend:
         return [*places, end]
 
     def _tokens_of(self, piece: str) -> tuple[tuple[str, int], ...]:
-        """A piece as Google's tokenizer keeps it, with its id: a number and its comma are parted, and the number read anew.
+        """A piece as Google's tokenizer keeps it, with its id: a number and its comma are split, the number is read again.
 
         The number gets the blank that begins every text, within a word too. Google's code means to take it away there, but
         compares a character with bytes, and its models have seen what it gives.

@@ -16,7 +16,7 @@ _SIZES = (
 )  # fmt: skip
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_python", "relu", "silu", "tanh")
 
-# Keys that describe the file a config was read from, or a head: written anew by whoever saves, never carried over.
+# Keys that describe the file a config was read from, or a head: whoever saves writes them again; they are never copied.
 _NOT_CARRIED = {
     "_name_or_path", "architectures", "auto_map", "dtype", "id2label", "label2id", "num_labels", "problem_type",
     "torch_dtype", "transformers_version",
@@ -113,7 +113,7 @@ class EncoderConfig:
         if model_type not in FAMILIES:
             raise UserError(f"{path}: model_type {_shown(model_type)} is not supported; supported are {', '.join(FAMILIES)}")
         family = FAMILIES[model_type]
-        if family.embedding_size is None:  # some BERT configs carry one that nobody reads
+        if family.embedding_size is None:  # some BERT configs have one that is never read
             values.pop("embedding_size", None)
         if not family.shares_blocks:
             values.pop("num_hidden_groups", None), values.pop("inner_group_num", None)
@@ -249,10 +249,10 @@ def read_config(path: str | Path, bert_for_roberta: bool = False) -> EncoderConf
 
 
 def beside(path: str | Path, name: str) -> Path:
-    """The file or folder that ``path`` names as one of its own: in its directory, or below.
+    """The file or folder named in ``path``, which must lie in its directory or below.
 
     Raises:
-        UserError: it would be elsewhere, or is no name.
+        UserError: it lies elsewhere, or is not a name.
     """
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise UserError(f"{path}: {_shown(name)} lies outside the model directory")

@@ -37,7 +37,7 @@ def local_directory(name_or_path: str) -> Path:
 
 
 def _from_hub(repo_id: str) -> Path:
-    # Only a name that is no directory needs the hub's client, and importing it takes a while.
+    # Only a name that is not a directory needs the hub's client, and importing it takes a while.
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 

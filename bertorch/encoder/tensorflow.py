@@ -19,7 +19,7 @@ from bertorch.encoder.tensorflow_names import OPTIMIZER, hugging_face_config, hu
 from bertorch.errors import UserError
 from bertorch.writing import whole_folder
 
-_VERSION = 2  # of what is written; with another number the cache converts anew
+_VERSION = 2  # of what is written; another number makes the cache convert again
 
 
 class _Files(NamedTuple):

@@ -23,7 +23,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-_CHECKSUM = "crc32"  # in the metadata: gone when another tool writes the file anew, so never in its way
+_CHECKSUM = "crc32"  # in the metadata: lost when another tool rewrites the file, so never in its way
 _WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"
 
 
@@ -158,7 +158,7 @@ def base_prefix(tensors: dict[str, Tensor], source: str | Path) -> str:
     """What stands before the encoder's names in a checkpoint: ``bert.``, ``encoder.``, ``module.bert.``, nothing.
 
     Raises:
-        UserError: there is no encoder in it.
+        UserError: it contains no encoder.
     """
     found = sorted((name.removesuffix(_WORD_EMBEDDINGS) for name in tensors if name.endswith(_WORD_EMBEDDINGS)), key=len)
     if not found:

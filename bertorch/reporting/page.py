@@ -16,7 +16,7 @@ _DARK = (
 )
 _LONG = 20  # rows up to which a table stands whole
 _CHOSEN = 10  # rows of a longer one that are shown in each order
-SERIES = 8  # colours of series; a ninth begins anew, with a dashed line
+SERIES = 8  # colours of series; the ninth starts again with a dashed line
 _COLOURS = f":root{{color-scheme:light dark;{_LIGHT}}}@media (prefers-color-scheme:dark){{:root{{{_DARK}}}}}"
 _STYLE = """
 *{box-sizing:border-box}
@@ -97,7 +97,7 @@ def note(*children: Any) -> Html:
 
 
 def number(value: Any) -> str:
-    """A figure as people read it: four digits, thousands set apart; a dash for none, and what is no figure as it is."""
+    """A number as people read it: four digits, thousands separated; a dash for None; anything else unchanged."""
     if value is None or isinstance(value, bool) or not isinstance(value, int | float):
         return "–" if value is None else str(value)
     if value != value or abs(value) == float("inf"):

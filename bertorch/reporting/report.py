@@ -33,7 +33,7 @@ def write_report(directories: Sequence[str | Path], output_file: str | Path) -> 
     """Write the report of the runs in these directories (see ``find_runs``); returns how many there are.
 
     Raises:
-        UserError: there is no such directory, or no run in it.
+        UserError: the directory does not exist, or contains no run.
     """
     runs = find_runs(directories)
     text = run_page(runs[0]) if len(runs) == 1 else comparison_page(runs)

@@ -133,7 +133,7 @@ def find_runs(directories: Sequence[str | Path]) -> list[RunFiles]:
     so the folders of the seeds are taken instead of it.
 
     Raises:
-        UserError: there is no such directory, or no run in it.
+        UserError: the directory does not exist, or contains no run.
     """
     paths: list[Path] = []
     for directory in map(Path, directories):

@@ -45,7 +45,7 @@ def load_predictor(
         settings: of the task, see ``Predictor.open`` in its ``predictor.py``.
 
     Raises:
-        UserError: there is no such model, or it is damaged, or of a task that is not known.
+        UserError: the model does not exist, is damaged, or is for an unsupported task.
     """
     directory = local_directory(str(directory))
     compute = Compute(batch_size, Processes(0, 0, 1, device_of(device)), precision)

@@ -19,6 +19,6 @@ def part(task: str, name: str) -> ModuleType:
     """The module ``name`` of a task's folder; ``contract.py`` lists the names that each folder has.
 
     Raises:
-        KeyError: there is no such task.
+        KeyError: the task does not exist.
     """
     return importlib.import_module(f"bertorch.tasks.{TASKS[task]}.{name}")

@@ -18,14 +18,14 @@ from bertorch.training.tricks import check_tricks
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the defaults that say something."""
+    """Show only defaults that are informative."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse, with one line for a mistake, printed by the main process alone, and no abbreviated flags."""
+    """argparse with one line per mistake, printed by the main process only, and no abbreviated flags."""
 
     def __init__(self, description: str):
         super().__init__(description=description, allow_abbrev=False, formatter_class=_Help)
@@ -83,7 +83,7 @@ def training_parser(description: str, rows_of_texts: bool = True, documents: boo
 
     Args:
         description: of the script.
-        rows_of_texts: files have columns, and long texts are cut; False for tasks that read files of their own in windows.
+        rows_of_texts: files have columns, and long texts are cut; False for tasks with their own formats, read in windows.
         documents: a set is several files of plain text, in which no row can be bad.
     """
     parser = ArgumentParser(description)

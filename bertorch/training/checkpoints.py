@@ -26,7 +26,7 @@ from bertorch.errors import UserError
 from bertorch.reporting.runs import DATA_REPORT, DESCRIPTION, EVALUATION, REPORT, STATES
 from bertorch.writing import flush_to_disk, whole_folder, write_all, write_whole, writing
 
-# What a run leaves in its directory, and --overwrite removes: its model, and what else a new run writes anew.
+# What a run leaves in its directory, and --overwrite removes: its model, and what else a new run writes again.
 _MODEL_FILES = (
     DESCRIPTION, "model.safetensors", "config.json", "modules.json", "sentence_bert_config.json",
     "config_sentence_transformers.json",
@@ -34,7 +34,7 @@ _MODEL_FILES = (
 _RUN_FILES = (*_MODEL_FILES, "metrics.jsonl", "test_predictions.*", "seeds.json")
 _FOREIGN_WEIGHTS = "pytorch_model.bin"  # of the original bertorch
 _RUN_FOLDERS = (STATES, "tensorboard")
-_RECORDS = (EVALUATION, DATA_REPORT, REPORT)  # removed too; names that others may use, so they alone are no run
+_RECORDS = (EVALUATION, DATA_REPORT, REPORT)  # removed too; others may use these names, so they alone do not make a run
 
 
 def _json_writer(content: dict | list) -> Callable[[Path], Any]:
@@ -141,7 +141,7 @@ def starts_from_itself(args: argparse.Namespace) -> bool:
 
 
 def refuse_run(args: argparse.Namespace, directory: Path) -> None:
-    """Raises UserError: ``directory`` holds a run, and nobody said what to do with it."""
+    """Raises UserError: ``directory`` holds a run, and no flag says what to do with it."""
     if starts_from_itself(args):
         raise UserError(
             f"--saved_dir {directory} already holds a run, and this one starts from its model; name another directory with "

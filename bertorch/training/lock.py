@@ -42,7 +42,9 @@ def saved_dir_lock(directory: Path, processes: Processes) -> Iterator[None]:
         yield
     finally:
         if descriptor is not None:
-            with contextlib.suppress(OSError):  # while it is still locked: nobody may take a file that is about to go
+            with contextlib.suppress(
+                OSError
+            ):  # while it is still locked, so that no other run takes a file about to be removed
                 (directory / LOCK).unlink()
             os.close(descriptor)
             with contextlib.suppress(OSError):  # only where the run has left nothing in it

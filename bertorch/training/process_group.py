@@ -127,7 +127,7 @@ def device_of(asked: str | None, local_rank: int = 0, world_size: int = 1) -> to
     """The device that is asked for; None: a GPU where there is one, else the CPU.
 
     Raises:
-        UserError: there is no such device.
+        UserError: the device does not exist.
     """
     if asked is None:
         asked = "cuda" if torch.cuda.is_available() else "cpu"
@@ -184,7 +184,7 @@ def run_script(main: Callable[[], None]) -> None:
     except Exception as error:
         if _is_lost_connection(error):
             code = _say(1, "another process of the run has ended; its own lines say why. The last saved state is kept", True)
-        elif isinstance(error, OSError) and error.errno in _NO_ROOM:  # of a temporary file, say
+        elif isinstance(error, OSError) and error.errno in _NO_ROOM:  # for example of a temporary file
             code = _say(2, f"{error.filename or 'what is written'}: {error.strerror}", True)
         elif out_of_memory(error):
             code = _say(2, "out of memory; lower --batch_size or --max_seq_length", True)

@@ -96,7 +96,7 @@ class Run:
 
     What stands here before ``run.evaluation_due``, with the tricks, is ``train_step``.
 
-    A loss or weights that are no finite numbers end the run with a UserError before anything of them is saved.
+    A loss or weights that are not finite end the run with a UserError before any of them is saved.
 
     Gradients are those of the mean loss over everything the update averages over: all ranks and all accumulated
     batches, whatever their sizes.

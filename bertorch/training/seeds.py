@@ -64,7 +64,7 @@ def _train_each(args: argparse.Namespace, train: Callable[[argparse.Namespace], 
     if processes.is_main:
         _summarize(args, root, folders)
         report_finished(list(folders.values()), root)
-    processes.gather(None)  # nobody leaves before the best model is written
+    processes.gather(None)  # no process leaves before the best model is written
 
 
 def _train(args: argparse.Namespace, train: Callable[[argparse.Namespace], None]) -> None:

@@ -35,7 +35,7 @@ def freeze(encoder: Encoder, embeddings: bool, layers: int) -> None:
     """Keep the embeddings (``embeddings`` or any layer) and the lowest ``layers`` of an encoder as they are.
 
     Raises:
-        UserError: there are not so many layers, or they share their weights.
+        UserError: the encoder has fewer layers, or they share their weights.
     """
     config = encoder.config
     if layers > config.num_hidden_layers:
@@ -48,7 +48,7 @@ def freeze(encoder: Encoder, embeddings: bool, layers: int) -> None:
 
 
 def has_own_layers(encoder: Encoder) -> bool:
-    """Whether each layer is one block with weights of its own, as ALBERT's are not."""
+    """Whether each layer is one block with its own weights, unlike ALBERT's."""
     config = encoder.config
     return config.inner_group_num == 1 and config.num_hidden_groups == config.num_hidden_layers
 
@@ -73,7 +73,7 @@ def class_loss(args: argparse.Namespace, counts: Sequence[int]) -> ClassLoss:
         counts: how often each class stands in the training set.
 
     Raises:
-        UserError: ``--class_weights`` are no numbers above 0, one for each class.
+        UserError: ``--class_weights`` are not numbers above 0, one for each class.
     """
     if args.class_weights is None:
         return ClassLoss(args.label_smoothing, args.focal_gamma)

@@ -214,7 +214,7 @@ def _row(
     if last - first == 1:
         return batch, *text_encoder.places(texts)
     places, left_out = [], []
-    for number, text in enumerate(texts):  # each text is a sequence of its own
+    for number, text in enumerate(texts):  # each text is its own sequence
         own, cut = text_encoder.places((text,))
         places += [place and (number, *place[1:]) for place in own]
         left_out += cut

@@ -52,7 +52,7 @@ def per_class_table(predictions: np.ndarray, labels: np.ndarray, names: Sequence
 
 
 def precision_recall_f1(right: int, wanted: int, given: int) -> tuple[float, float, float]:
-    """Of how many right ones among so many wanted and so many given; 0 where there is nothing to divide by."""
+    """From the counts of correct, expected and predicted items; 0 where the divisor would be 0."""
     precision = right / given if given else 0.0
     recall = right / wanted if wanted else 0.0
     return precision, recall, 2 * right / (wanted + given) if right else 0.0

@@ -154,7 +154,7 @@ def _bounds(samples: TaggedSamples, row: int) -> list[tuple[int, int]]:
 
 
 def _deciding_window(bounds: list[tuple[int, int]], span: Span) -> int:
-    """The window that holds a span with most context on its shorter side; the ends of the text are no lack of context."""
+    """The window that holds a span with most context on its shorter side; the ends of the text count as enough."""
     _, first, last = span
 
     def context(window: int) -> float:

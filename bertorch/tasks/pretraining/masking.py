@@ -1,4 +1,4 @@
-"""Texts with masked tokens, and two segments in or out of order, drawn anew each epoch."""
+"""Texts with masked tokens, and two segments in or out of order, drawn again each epoch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ class Masking:
         objectives: ``mlm``, and one of ``sop`` and ``nsp`` or neither.
         share: of the tokens of a text, to be predicted; at least one.
         whole_words: a word is masked with all its tokens (Cui et al. 2019); the documents must know the words.
-        longest_ngram: so many neighbouring words at most are masked together; length n with a probability proportional to
+        longest_ngram: at most this many neighbouring words are masked together; length n with a probability proportional to
             1/n (Lan et al. 2019, section 4.1).
         seed: of all draws.
     """

@@ -23,7 +23,7 @@ class Contrastive(nn.Module):
         sentence: gives the vectors.
         margin, scale: see above.
         mean_loss: the mean of both directions; positives then look for their texts among all texts.
-        mask_duplicates: a candidate that is one of the two texts of row i, or whose own partner is, is no negative of it.
+        mask_duplicates: a candidate that is one of the two texts of row i, or whose own partner is, is not a negative of it.
         gather_negatives: candidates of all ranks; otherwise those of this rank.
     """
 

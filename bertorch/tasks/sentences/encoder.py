@@ -36,7 +36,7 @@ class SentenceEncoder(nn.Module):
         normalize: divide the vector by its Euclidean norm.
 
     Attributes:
-        chunk_size: while training, encode so many texts at a time and keep their vectors only; ``backward`` encodes each
+        chunk_size: while training, encode this many texts at a time and keep only their vectors; ``backward`` encodes each
             chunk again, with the same dropout masks (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under
             Memory Limited Setup"). The memory is that of one chunk, the gradient that of the whole batch.
     """

@@ -126,7 +126,7 @@ class Predictor:
         return tokenize(((line, (text,), -1) for line, text in enumerate(texts, 1)), self.tokenizer)
 
     def pair_samples(self, rows: list[Row]) -> Samples:
-        """Token ids of the rows that have texts, each text a sequence of its own."""
+        """Token ids of the rows that have texts; each text is its own sequence."""
         return tokenize(((row.line, row.texts, -1) for row in rows if row.texts), self.tokenizer, separate=True)
 
     def vectors(self, samples: Samples) -> np.ndarray:

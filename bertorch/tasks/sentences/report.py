@@ -12,7 +12,7 @@ from bertorch.reporting.page import Html, join, legend, note, number, percent, t
 from bertorch.tasks.sentences.scores import cosines
 
 _BINS = 20
-_GROUPS = 8  # scores up to which each has a histogram of its own
+_GROUPS = 8  # up to this many scores, each has its own histogram
 _RANGES = 4  # of scores where there are more
 _MAPPED = 100  # pairs on the map
 _EXAMPLES = 30  # pairs whose cosine and score disagree most

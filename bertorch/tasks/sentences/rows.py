@@ -22,7 +22,7 @@ def read_scored_pairs(
     """``(line, two texts, score)`` of a file of ``read_rows`` whose label is a number; nan where it has none.
 
     Raises:
-        UserError: as ``read_rows``, or a score that is no finite number.
+        UserError: as ``read_rows``, or a score is not a finite number.
     """
     bad = BadRows(path, bad_rows)
     rows = read_rows(path, True, None, columns, bad_rows, score_needed, encoding=encoding)

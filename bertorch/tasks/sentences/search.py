@@ -132,7 +132,7 @@ def ranks_of_positives(queries: np.ndarray, positives: list[list[int]], corpus: 
 
     Args:
         queries: ``[queries, width]``.
-        positives: the places of each query's positives in the corpus; its other positives are no rivals.
+        positives: the places of each query's positives in the corpus; its other positives do not compete.
         corpus: the candidates.
     """
     queries = unit(queries).astype(np.float64)
