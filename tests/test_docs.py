@@ -70,6 +70,13 @@ def test_commands_name_flags_and_sample_files_that_exist(page):
             assert set(given) <= flags(program.group()), command
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if not page.stem.startswith("adding")], ids=of_root)
+def test_code_that_is_named_is_there(page):
+    """``adding.md`` names files that its examples make."""
+    for path in re.findall(r"`((?:bertorch|tests|benchmarks|scripts)/[\w./-]*)`", prose(page)):
+        assert (ROOT / path).exists(), path
+
+
 @pytest.mark.parametrize("page", PAIRS, ids=of_root)
 def test_both_languages_give_the_same_commands(page):
     assert commands(page) == commands(page.with_name(f"{page.stem}_zh.md"))
