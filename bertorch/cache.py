@@ -1,4 +1,4 @@
-"""Where what is made once and used again is kept."""
+"""Where the files of the cache are kept."""
 
 import os
 from pathlib import Path

@@ -21,7 +21,7 @@ def tensors_checksum(tensors: dict[str, Tensor]) -> str:
 
 
 def write_checksums(folder: Path) -> None:
-    """List the checksums of all files of ``folder`` in a file beside them."""
+    """Write the checksums of all files of ``folder`` to a file next to them."""
     sums = {path.name: _file_checksum(path) for path in sorted(folder.iterdir()) if path.name != _LIST}
     (folder / _LIST).write_text(json.dumps(sums, indent=2), encoding="utf-8")
 

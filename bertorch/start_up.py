@@ -50,7 +50,7 @@ def _stop_quietly(number: int, frame: object) -> None:
 
 @contextlib.contextmanager
 def without_collecting() -> Iterator[None]:
-    """Inside, no garbage is sought, and what is made inside is never looked through again.
+    """Inside, the garbage collector is off, and it never scans again what is made inside.
 
     The two large libraries make a great many objects, which stay.
     """

@@ -83,7 +83,7 @@ def warn_of_unknown(name: str, share: float) -> None:
 
 
 def with_shared(report: Report, hashes: dict[str, np.ndarray], what: str) -> Report:
-    """Warn of texts (or questions) that stand in the first set and in another, and add their numbers.
+    """Warn of texts (or questions) that are in both the first set and another, and add their counts.
 
     Args:
         report: to add them to.

@@ -106,7 +106,7 @@ def read_rows(
 
 
 class Columns:
-    """Where the texts and the label stand in a row.
+    """Where the texts and the label are in a row.
 
     ``--columns`` lists names, separated by commas. Where all of them stand in the file's first row, that row is a
     header: a name that is a role (``text``, ``text_a``, ``text_b``, ``label``) takes that role, the others take the

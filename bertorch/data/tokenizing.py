@@ -26,7 +26,7 @@ from bertorch.writing import whole_folder
 
 TRUNCATIONS = ("head", "tail", "head_tail")
 AnySamples = TypeVar("AnySamples", bound="Samples")
-_CHUNK = 10_000  # rows tokenized at a time, so that a large corpus never stands in memory as Python lists
+_CHUNK = 10_000  # rows tokenized at a time, so that a large corpus is never in memory as Python lists
 
 
 def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
@@ -103,7 +103,7 @@ class TextTokenizer:
         self.max_seq_length = max_seq_length
         self.truncation = truncation
         self.backend = tokenizer.backend_tokenizer
-        side = "left" if truncation == "tail" else "right"  # for whoever opens the tokenizer once it is saved
+        side = "left" if truncation == "tail" else "right"  # for the next user of the saved tokenizer
         tokenizer.truncation_side = tokenizer.init_kwargs["truncation_side"] = side
         self.backend.no_truncation()
         self.backend.no_padding()

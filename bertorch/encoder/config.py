@@ -260,7 +260,7 @@ def beside(path: str | Path, name: str) -> Path:
     try:
         part.stat()
     except (FileNotFoundError, NotADirectoryError):
-        pass  # whoever opens it says so
+        pass  # opening it reports the error
     except (OSError, ValueError) as error:  # too long, half a character, a zero byte
         raise UserError(f"{path}: {_shown(name)} cannot be opened ({error})") from None
     return part

@@ -42,7 +42,7 @@ _ALBERT_BLOCK = {
     "attention_output": "attention_1/output/dense", "attention_norm": "LayerNorm",
     "intermediate": "ffn_1/intermediate/dense", "output": "ffn_1/intermediate/output/dense", "output_norm": "LayerNorm_1",
 }  # fmt: skip
-# Where each layout has its blocks, and what stands in one.
+# Where each layout has its blocks, and what a block contains.
 _BLOCKS = {
     "bert": ("bert/encoder/layer_{block}/", _BERT_BLOCK),
     "albert": ("bert/encoder/transformer/group_{group}/inner_group_{inner}/", _ALBERT_BLOCK),

@@ -40,7 +40,7 @@ class TokenBatch:
         return self.with_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def with_tensors(self, change: Callable[[Tensor], Tensor]) -> "TokenBatch":
-        """The same batch with every tensor changed, moved to another device say."""
+        """The same batch with every tensor changed, for example moved to another device."""
         return replace(self, **{name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)})
 
     def split(self, size: int) -> Iterator["TokenBatch"]:
@@ -82,7 +82,7 @@ def sequence_ids(batch: TokenBatch) -> Tensor:
 
 
 def padded_places(batch: TokenBatch) -> Tensor:
-    """Where each token stands in the flattened rectangle ``[batch_size * max_seqlen]``, LongTensor ``[total_tokens]``."""
+    """Position of each token in the flattened rectangle ``[batch_size * max_seqlen]``, LongTensor ``[total_tokens]``."""
     return sequence_ids(batch) * batch.max_seqlen + batch.position_ids
 
 

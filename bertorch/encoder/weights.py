@@ -195,7 +195,7 @@ def copy_weights(module: nn.Module, names: dict[str, str], tensors: dict[str, Te
 
 
 def other_shapes(module: nn.Module, names: dict[str, str], tensors: dict[str, Tensor]) -> list[str]:
-    """What is said of each tensor that is there and has another shape than its parameter."""
+    """A message for each tensor whose shape differs from its parameter's."""
     parameters = dict(module.named_parameters())
     return [
         f"{theirs} is {list(tensors[theirs].shape)}, expected {list(parameters[ours].shape)}"

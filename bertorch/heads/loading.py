@@ -30,7 +30,7 @@ class Head(Protocol):
 
     Attributes:
         encoder: the encoder, with a pooler only where the head uses it.
-        architecture: how the name of transformers' class for it ends, ``ForTokenClassification`` say; None where there is
+        architecture: the ending of transformers' class name, such as ``ForTokenClassification``; None where there is
             none.
     """
 

@@ -65,7 +65,7 @@ def sorted_by(columns: Sequence[str], rows: Rows, metric: str) -> Rows:
 
 
 def as_text(columns: Sequence[str], rows: Rows) -> str:
-    """Columns of equal width, for a terminal; numbers stand at the right."""
+    """Columns of equal width, for a terminal; numbers are aligned right."""
     written = _written(columns, rows, _short)
     widths = [max(_width(line[place]) for line in written) for place in range(len(columns))]
     right = [all(not isinstance(row.get(name), str | list) for row in rows) for name in columns]

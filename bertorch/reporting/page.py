@@ -14,7 +14,7 @@ _DARK = (
     "--page:#131312;--card:#1e1e1c;--ink:#f1f0ea;--soft:#aeada5;--line:#383733;--tint:57,135,229;--bad:#ff8a7a;--good:#5fd694;"
     "--s0:#5a9ff0;--s1:#f08a5a;--s2:#3fc295;--s3:#dba632;--s4:#a79cf5;--s5:#f078b0;--s6:#45c0d8;--s7:#a8a79e"
 )
-_LONG = 20  # rows up to which a table stands whole
+_LONG = 20  # tables of up to this many rows are shown whole
 _CHOSEN = 10  # rows of a longer one that are shown in each order
 SERIES = 8  # colours of series; the ninth starts again with a dashed line
 _COLOURS = f":root{{color-scheme:light dark;{_LIGHT}}}@media (prefers-color-scheme:dark){{:root{{{_DARK}}}}}"
@@ -112,7 +112,7 @@ def percent(share: float) -> str:
 
 
 def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], texts: Sequence[int] = ()) -> Html:
-    """A table that scrolls where it is too wide; numbers stand at the right.
+    """A table that scrolls if it is too wide; numbers are aligned right.
 
     Args:
         head: of the columns.

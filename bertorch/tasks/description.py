@@ -1,4 +1,4 @@
-"""What ``bertorch.json`` says of a model, checked: whoever made the directory may have written anything there."""
+"""What ``bertorch.json`` says of a model, checked: the directory may come from anywhere and hold anything."""
 
 import json
 import math

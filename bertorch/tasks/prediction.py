@@ -136,7 +136,7 @@ def standard_input() -> bytes:
 def load_rows(
     args: argparse.Namespace, is_text_pair: bool, labels: list[str] | None, label_needed: bool, piped: bytes
 ) -> list[Row]:
-    """Every row of the input; a row that cannot be used stands there without texts."""
+    """Every row of the input; a row that cannot be used is kept without texts."""
     return read_rows(
         args.input_file or "<stdin>",
         is_text_pair,

@@ -1,4 +1,4 @@
-"""The processes of a run: who they are, how they start and how they end."""
+"""The processes of a run: how they start, find each other and end."""
 
 import argparse
 import atexit

@@ -1,4 +1,4 @@
-"""Run: the bookkeeping of one training. The loop itself stands in the script."""
+"""Run: the bookkeeping of one training. The loop itself is in the script."""
 
 import argparse
 import contextlib
@@ -48,12 +48,12 @@ from bertorch.training.tricks import average, freeze
 
 _TRIM_STEPS = 50  # updates on a CPU after which freed memory goes back to the system; kept, it would grow for hours
 _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
-# A resumed run must agree with the interrupted one in these, or its batches would be other batches.
+# A resumed run must have the same values as the interrupted one, or its batches would differ.
 _SAME_ON_RESUME = ("batch_size", "gradient_accumulation_steps", "seed", "group_by_length", "world_size", "labels", "data")
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
-    """Compute in ``bf16`` or ``fp16`` where torch holds it safe; nothing for ``fp32``."""
+    """Compute in ``bf16`` or ``fp16`` where torch considers it safe; nothing for ``fp32``."""
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=_PRECISIONS[precision])
@@ -272,7 +272,7 @@ class Run:
         return self.args.batch_size * self.accumulation
 
     def step(self) -> None:
-        """Update the weights, unless the accumulation goes on."""
+        """Update the weights, unless accumulation continues."""
         self.evaluation_due = self.saving_due = self._improved = False
         self._gradient_count += self._batch_count
         if not self._update_due:
@@ -314,7 +314,7 @@ class Run:
 
     @property
     def _seconds(self) -> float:
-        """How long the run has gone on, the parts before it was resumed too."""
+        """How long the run has taken, including the parts before it was resumed."""
         return round(self._seconds_before + time.perf_counter() - self._began, 1)
 
     def _due(self, every: int) -> bool:
@@ -329,7 +329,7 @@ class Run:
         return not self.scaler.is_enabled() or self.scaler.get_scale() < 1  # fp16 leaves out single updates by itself
 
     def _lost(self, step: int, what: str) -> str:
-        """What is said where a run cannot go on."""
+        """The message of a run that cannot continue."""
         before = f" or one of the {self.args.logging_steps} before" if self.processes.device.type == "cuda" else ""
         state = latest_state(self.directory)
         kept = f"go on from {state} with --resume" if state else "nothing was saved yet; start again with --overwrite"

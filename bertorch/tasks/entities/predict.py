@@ -51,7 +51,7 @@ def predict(args: argparse.Namespace, directory: Path, compute: Compute) -> None
 
 
 def _documents(args: argparse.Namespace, types: list[str]) -> list[Document]:
-    """Every text of the input; one that cannot be used stands there without text."""
+    """Every text of the input; one that cannot be used is kept without text."""
     if args.columns is not None or args.is_text_pair or args.corpus is not None:
         raise UserError("--columns, --is_text_pair and --corpus are not for entities")
     kind = args.input_format

@@ -196,7 +196,7 @@ def _without_blanks(text: str, kind: str, start: int, end: int) -> Span:
 
 
 def _parts(row: _Row, most: int) -> Iterator[_Row]:
-    """The row in parts of at most ``most`` units, cut where no entity goes on; one longer than ``most`` is lost."""
+    """The row in parts of at most ``most`` units, cut where no entity continues; one longer than ``most`` is lost."""
     short = [(first, last) for _, first, last in row.spans if 0 < last - first <= most]
     low = 0
     while len(row.pieces) - low > most:

@@ -184,7 +184,7 @@ class Masking:
         return np.flatnonzero(chosen)
 
     def replace(self, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """What stands in place of tokens to be predicted: 80 % the mask, 10 % any token, 10 % the token itself."""
+        """What replaces tokens to predict: 80 % the mask, 10 % any token, 10 % the token itself."""
         lot = rng.random(len(ids))
         drawn = rng.choice(self.vocabulary, size=len(ids))
         return np.where(lot < 0.8, self.mask_id, np.where(lot < 0.9, drawn, ids))

@@ -177,7 +177,7 @@ def _question(line: int, identity: str, context: str, entry: dict[str, Any], ans
 
 
 def _find(answer: str, context: str, start: int) -> tuple[tuple[int, int] | None, str]:
-    """Where an answer stands in its passage, None for nowhere; and ``""``, ``mended`` or ``guessed``."""
+    """Where an answer is in its passage, None for nowhere; and ``""``, ``mended`` or ``guessed``."""
     if start >= 0 and context.startswith(answer, start):
         return (start, start + len(answer)), ""
     places = [match.span(1) for match in re.finditer(f"(?=({re.escape(answer)}))", context)]  # they may overlap
