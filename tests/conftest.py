@@ -33,7 +33,20 @@ TINY = {
     "albert-equal": ("Albert", {"embedding_size": 32}),
     "electra": ("Electra", {"embedding_size": 16}),
     "electra-equal": ("Electra", {"embedding_size": 32}),
+    "ernie": ("Ernie", {"use_task_id": True}),
+    "camembert": ("Camembert", {}),
+    "distilbert": ("DistilBert", {}),
+    "megatron-bert": ("MegatronBert", {}),
 }
+# Of configs whose keys are not BERT's.
+_RENAMED = {
+    "DistilBert": {
+        "intermediate_size": "hidden_dim", "hidden_dropout_prob": "dropout", "hidden_act": "activation",
+        "attention_probs_dropout_prob": "attention_dropout",
+    },
+}  # fmt: skip
+AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")  # count positions from behind the padding's id
+WITHOUT_POOLER = ("electra", "electra-equal", "distilbert")
 _CHARACTERS = (
     "的一是不了在人有我他这中大来上个国到说们为子和你地出道也时年得就那要下以生会自着去之过家学对可里后小么心多天而能好都然没日于起"
     "还发成事只作当想看文无开手十用主行方又如前所本见经头面公同三已老从动两长知民样现分将外但身些与高意进把法此实回二理美点月明其种声"
@@ -44,7 +57,7 @@ _CHARACTERS = (
 
 def _vocabulary(family: str) -> list[str]:
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    if "roberta" in family:  # RoBERTa's order: its padding is 1
+    if family in AFTER_PADDING:  # RoBERTa's order: its padding is 1
         special = ["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"]
     ascii_signs = [*string.ascii_lowercase, *string.digits, *string.punctuation]
     pieces = [f"##{sign}" for sign in string.ascii_lowercase + string.digits]
@@ -54,7 +67,7 @@ def _vocabulary(family: str) -> list[str]:
 def _save_tokenizer(family: str, directory: Path) -> int:
     """``vocab.txt``; for RoBERTa ``tokenizer.json``, because a RoBERTa beside a ``vocab.txt`` is read as BERT."""
     words = _vocabulary(family)
-    if "roberta" in family:
+    if family in AFTER_PADDING:
         BertTokenizer(vocab={word: index for index, word in enumerate(words)}).save_pretrained(directory)
     else:
         (directory / "vocab.txt").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
@@ -104,6 +117,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             prefix, traits = TINY[family]
             vocab_size = _save_tokenizer(family, directory)
             values = {"vocab_size": vocab_size, **_SIZES, **traits, **config}
+            values = {_RENAMED.get(prefix, {}).get(key, key): value for key, value in values.items()}
             with torch.random.fork_rng():
                 torch.manual_seed(0)
                 model = getattr(transformers, prefix + head)(getattr(transformers, f"{prefix}Config")(**values))

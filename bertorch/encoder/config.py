@@ -13,8 +13,12 @@ _MOST_BLOCKS = 10_000  # of shared ones each turn counts; the deepest transforme
 _SIZES = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
     "max_position_embeddings", "type_vocab_size", "embedding_size", "num_hidden_groups", "inner_group_num",
+    "task_type_vocab_size",
 )  # fmt: skip
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_python", "relu", "silu", "tanh")
+
+# Those that a family has only where its row lists them.
+_NOT_OF_BERT = {"embedding_size", "num_hidden_groups", "inner_group_num", "use_task_id", "task_type_vocab_size"}
 
 # Keys that describe the file a config was read from, or a head: whoever saves writes them again; they are never copied.
 _NOT_CARRIED = {
@@ -27,9 +31,11 @@ _NOT_CARRIED = {
 class EncoderConfig:
     """Sizes and traits of an encoder, under the names of Hugging Face's ``config.json``.
 
-    ``embedding_size``, ``num_hidden_groups`` and ``inner_group_num`` are ALBERT's (Lan et al. 2019, section 3.1) and
-    ELECTRA's; for the others they take the values that make them BERT: as wide as the model, a group a layer, one block
-    a group. ``other`` keeps the keys that the encoder has no use for, so that a saved config loses nothing.
+    A family has keys that are not BERT's where its row lists them. ``embedding_size``, ``num_hidden_groups`` and
+    ``inner_group_num`` are ALBERT's (Lan et al. 2019, section 3.1) and ELECTRA's; for the others they take the values that
+    make them BERT: as wide as the model, a group a layer, one block a group. ``use_task_id`` and ``task_type_vocab_size``
+    are ERNIE's (Sun et al. 2020, section 4.2). ``other`` keeps the keys that the encoder has no use for, so that a saved
+    config loses nothing.
     """
 
     model_type: str = "bert"
@@ -49,6 +55,8 @@ class EncoderConfig:
     embedding_size: int | None = None
     num_hidden_groups: int | None = None
     inner_group_num: int = 1
+    use_task_id: bool = False
+    task_type_vocab_size: int = 3
     other: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -61,6 +69,15 @@ class EncoderConfig:
     def family(self) -> Family:
         """The row of ``FAMILIES``."""
         return FAMILIES[self.model_type]
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """The values of this that the family has -> their keys in ``config.json``."""
+        return _keys(self.family)
+
+    def has(self, module: str) -> bool:
+        """Whether the family has this embedding or norm, ``embeddings.token_type`` say."""
+        return module in self.family.weights and (module != "embeddings.task_type" or self.use_task_id)
 
     @property
     def projects_embeddings(self) -> bool:
@@ -79,9 +96,26 @@ class EncoderConfig:
 
     @property
     def classifier_dropout(self) -> float:
-        """The dropout before a classifier, as transformers reads it from the configuration of this family."""
+        """The dropout before a classifier of tokens, as transformers reads it from the configuration of this family."""
         given = self.other.get(self.family.classifier_dropout)
         return self.hidden_dropout_prob if given is None else given
+
+    @property
+    def text_classifier_dropout(self) -> float:
+        """The dropout before a classifier of texts."""
+        return self._dropout(self.family.text_classifier_dropout, self.classifier_dropout)
+
+    @property
+    def reader_dropout(self) -> float:
+        """The dropout before the scores of first and last token of an answer."""
+        return self._dropout(self.family.reader_dropout, 0.0)
+
+    def _dropout(self, own: tuple[str, float] | None, otherwise: float) -> float:
+        """What the configuration says under the family's ``own`` key, its usual value, or ``otherwise``."""
+        if own is None:
+            return otherwise
+        given = self.other.get(own[0])
+        return own[1] if given is None else given
 
     def check_length(self, max_seq_length: int, directory: str | Path) -> None:
         """Raises UserError where the model of ``directory`` has no positions for ``max_seq_length`` tokens."""
@@ -104,30 +138,28 @@ class EncoderConfig:
             UserError: a family, an activation or a kind of position that this encoder does not have, or a size that
                 does not fit the others.
         """
-        names = set(cls.__dataclass_fields__) - {"other"}
-        values = {key: value for key, value in raw.items() if key in names}
-        values["other"] = {key: value for key, value in raw.items() if key not in names | _NOT_CARRIED}
-        if "model_type" not in values:  # configs older than transformers 3 do not name their family
-            values["model_type"] = "albert" if "num_hidden_groups" in raw else "bert"
-        model_type = values["model_type"]
-        if model_type not in FAMILIES:
+        # Configs older than transformers 3 do not name their family.
+        model_type = raw.get("model_type", "albert" if "num_hidden_groups" in raw else "bert")
+        if not isinstance(model_type, str) or model_type not in FAMILIES:
             raise UserError(f"{path}: model_type {_shown(model_type)} is not supported; supported are {', '.join(FAMILIES)}")
         family = FAMILIES[model_type]
-        if family.embedding_size is None:  # some BERT configs have one that is never read
-            values.pop("embedding_size", None)
-        if not family.shares_blocks:
-            values.pop("num_hidden_groups", None), values.pop("inner_group_num", None)
-        for key in _SIZES:
-            value = values.get(key, 1)
-            if value is None and key in ("embedding_size", "num_hidden_groups"):  # null: the family's own
+        keys = _keys(family)
+        values = {ours: raw[key] for ours, key in keys.items() if key in raw} | {"model_type": model_type}
+        # Some BERT configs have an embedding_size that is never read.
+        known = {"other", *cls.__dataclass_fields__, *keys.values()} | _NOT_CARRIED
+        values["other"] = {key: value for key, value in raw.items() if key not in known}
+        for ours in _SIZES:
+            key, value = keys.get(ours, ours), values.get(ours, 1)
+            if value is None and ours in ("embedding_size", "num_hidden_groups"):  # null: the family's own
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**63:
                 raise UserError(f"{path}: {key} must be a whole number above 0, found {_shown(value)}")
-        for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps"):
-            value = values.get(key, 0.0)
+        for ours in ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps"):
+            key, value = keys.get(ours, ours), values.get(ours, 0.0)
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:
                 raise UserError(f"{path}: {key} must be a number from 0 to below 1, found {_shown(value)}")
-        for key in ("classifier_dropout", "classifier_dropout_prob"):
+        own = [given[0] for given in (family.text_classifier_dropout, family.reader_dropout) if given is not None]
+        for key in ("classifier_dropout", "classifier_dropout_prob", *own):
             value = raw.get(key)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1):
                 raise UserError(f"{path}: {key} must be a number from 0 to 1, or null, found {_shown(value)}")
@@ -135,6 +167,8 @@ class EncoderConfig:
             values["pad_token_id"] = 1 if family.positions_after_padding else 0
         if not isinstance(values["pad_token_id"], int) or isinstance(values["pad_token_id"], bool):
             raise UserError(f"{path}: pad_token_id must be a whole number, found {_shown(values['pad_token_id'])}")
+        if not isinstance(values.get("use_task_id", False), bool):
+            raise UserError(f"{path}: use_task_id must be true or false, found {_shown(values['use_task_id'])}")
         config = cls(**values)
         if not 0 <= config.position_offset < config.max_position_embeddings:
             raise UserError(
@@ -145,11 +179,11 @@ class EncoderConfig:
             raise UserError(f"{path}: position_embedding_type {_shown(kind)} is not supported, only 'absolute'")
         if config.hidden_act not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
-            raise UserError(f"{path}: hidden_act {_shown(config.hidden_act)} is not supported; known: {known}")
+            raise UserError(f"{path}: {keys['hidden_act']} {_shown(config.hidden_act)} is not supported; known: {known}")
         if config.hidden_size % config.num_attention_heads:
             raise UserError(
-                f"{path}: hidden_size {config.hidden_size} is not a multiple of "
-                f"num_attention_heads {config.num_attention_heads}"
+                f"{path}: {keys['hidden_size']} {config.hidden_size} is not a multiple of "
+                f"{keys['num_attention_heads']} {config.num_attention_heads}"
             )
         config._check_sizes(values, path)
         return config
@@ -161,7 +195,7 @@ class EncoderConfig:
             (("num_hidden_groups", "inner_group_num"), self.num_hidden_groups * self.inner_group_num),
         ):
             if blocks > _MOST_BLOCKS:
-                named = " and ".join(f"{key} {values[key]}" for key in keys if values.get(key, 1) > 1)
+                named = " and ".join(f"{self.keys[key]} {values[key]}" for key in keys if values.get(key, 1) > 1)
                 raise UserError(f"{path}: {named}: {blocks:,} blocks of layers; at most {_MOST_BLOCKS:,} are allowed")
         if 4 * self.num_parameters <= total_memory():
             return
@@ -173,26 +207,37 @@ class EncoderConfig:
             for key in larger
             if 4 * EncoderConfig(**{**values, key: getattr(usual, key)}).num_parameters <= total_memory()
         ]
-        named = ", ".join(f"{key} {values[key]}" for key in alone or larger)
+        named = ", ".join(f"{self.keys[key]} {values[key]}" for key in alone or larger)
         check_memory(path, f"an encoder of {named or self.model_type}", 4 * self.num_parameters)
 
     @property
     def num_parameters(self) -> int:
         """Weights of the encoder that this describes, without a pooler."""
         width, inner, embedding = self.hidden_size, self.intermediate_size, self.embedding_size
-        embeddings = (self.vocab_size + self.max_position_embeddings + self.type_vocab_size + 2) * embedding
+        rows = {
+            "embeddings.word": self.vocab_size, "embeddings.position": self.max_position_embeddings,
+            "embeddings.token_type": self.type_vocab_size, "embeddings.task_type": self.task_type_vocab_size,
+            "embeddings.norm": 2,
+        }  # fmt: skip
+        embeddings = sum(size for module, size in rows.items() if self.has(module)) * embedding
         projection = (embedding + 1) * width if self.projects_embeddings else 0
         block = 4 * (width + 1) * width + (width + 1) * inner + (inner + 1) * width + 2 * 2 * width
-        return embeddings + projection + self.num_hidden_groups * self.inner_group_num * block
+        last = 2 * width if self.has("norm") else 0
+        return embeddings + projection + last + self.num_hidden_groups * self.inner_group_num * block
 
     def to_dict(self) -> dict[str, Any]:
         """The keys of a Hugging Face ``config.json``, without those that name a head."""
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "other"}
-        if self.family.embedding_size is None:
-            values.pop("embedding_size")
-        if not self.family.shares_blocks:
-            values.pop("num_hidden_groups"), values.pop("inner_group_num")
-        return {**self.other, **values}
+        return {**self.other, **{key: getattr(self, ours) for ours, key in self.keys.items()}}
+
+
+def _keys(family: Family) -> dict[str, str]:
+    """The fields of an ``EncoderConfig`` that a family has -> their keys in ``config.json``."""
+    keys = {}
+    for ours in EncoderConfig.__dataclass_fields__:
+        key = family.renamed_keys.get(ours, ours)
+        if ours != "other" and key is not None and (ours not in _NOT_OF_BERT or ours in family.own_keys):
+            keys[ours] = key
+    return keys
 
 
 def _shown(value: Any) -> str:

@@ -5,7 +5,7 @@ in both directions: our module -> Hugging Face's; ``.weight`` and ``.bias`` are 
 number of a block, ``{group}`` and ``{inner}`` are ALBERT's two.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 _EMBEDDINGS = {
     "embeddings.word": "embeddings.word_embeddings",
@@ -42,6 +42,28 @@ _ALBERT = {
     "pooler.dense": "pooler",
 }
 
+_ERNIE = {**_BERT, "embeddings.task_type": "embeddings.task_type_embeddings"}
+
+_MEGATRON = {  # norms before attention and feed-forward, none over the embeddings, one over the last states
+    **{ours: theirs for ours, theirs in _BERT.items() if ours != "embeddings.norm"},
+    "blocks.{block}.attention_norm": "encoder.layer.{block}.attention.ln",
+    "blocks.{block}.output_norm": "encoder.layer.{block}.ln",
+    "norm": "encoder.ln",
+}
+
+_DISTILBERT = {
+    **{ours: theirs for ours, theirs in _EMBEDDINGS.items() if ours != "embeddings.token_type"},
+    "blocks.{block}.query": "transformer.layer.{block}.attention.q_lin",
+    "blocks.{block}.key": "transformer.layer.{block}.attention.k_lin",
+    "blocks.{block}.value": "transformer.layer.{block}.attention.v_lin",
+    "blocks.{block}.attention_output": "transformer.layer.{block}.attention.out_lin",
+    "blocks.{block}.attention_norm": "transformer.layer.{block}.sa_layer_norm",
+    "blocks.{block}.intermediate": "transformer.layer.{block}.ffn.lin1",
+    "blocks.{block}.output": "transformer.layer.{block}.ffn.lin2",
+    "blocks.{block}.output_norm": "transformer.layer.{block}.output_layer_norm",
+    "pooler.dense": "pooler.dense",
+}
+
 _BERT_PRETRAINING = {
     "transform": "cls.predictions.transform.dense", "norm": "cls.predictions.transform.LayerNorm",
     "bias": "cls.predictions.bias", "decoder": "cls.predictions.decoder.weight", "order": "cls.seq_relationship",
@@ -52,6 +74,10 @@ _ALBERT_PRETRAINING = {
 }  # fmt: skip
 _ROBERTA_PRETRAINING = {
     "transform": "lm_head.dense", "norm": "lm_head.layer_norm", "bias": "lm_head.bias", "decoder": "lm_head.decoder.weight",
+}  # fmt: skip
+_DISTILBERT_PRETRAINING = {
+    "transform": "vocab_transform", "norm": "vocab_layer_norm", "bias": "vocab_projector.bias",
+    "decoder": "vocab_projector.weight",
 }  # fmt: skip
 _ELECTRA_PRETRAINING = {
     "transform": "generator_predictions.dense", "norm": "generator_predictions.LayerNorm",
@@ -69,18 +95,26 @@ class Family:
     Attributes:
         class_prefix: how transformers' class names begin, ``Bert`` of ``BertModel``.
         base_prefix: what a model with a head puts before the names of the encoder's weights.
-        weights: the encoder's modules -> their names.
+        weights: the encoder's modules -> their names; an embedding or a norm that is not here is not in the model.
         pretraining: layers of the pretraining heads -> their names; ``bias`` and ``decoder`` name a tensor; ``order`` is
             there where the family is pretrained with two segments.
         classifier: layers of the sequence classifier -> their names.
         pretraining_act: the activation of the masked-token head; None: ``hidden_act`` of the configuration.
-        embedding_size: the usual width of the embeddings; None: that of the model, whatever a configuration says.
+        own_keys: keys of the configuration that BERT's has not.
+        renamed_keys: keys of the configuration that have other names than BERT's; None: it has no such key, and
+            what BERT has where nothing is said holds.
+        embedding_size: the usual width of the embeddings; None: that of the model.
         always_projects: embeddings are mapped to the hidden width even where the two are equal.
         shares_blocks: a configuration says how many groups of blocks there are, usually one.
         positions_after_padding: positions are counted from ``pad_token_id + 1``, which is 2 where nothing else is said.
         classifier_act: the activation of a dense layer that the sequence classifier puts before its output; None: the
             encoder's own pooler serves.
-        classifier_dropout: the key of the configuration for the dropout before a classifier.
+        classifier_input_dropout: the states have dropout before that dense layer too.
+        classifier_dropout: the key of the configuration for the dropout before a classifier; without a key or a
+            value ``hidden_dropout_prob`` holds.
+        text_classifier_dropout, reader_dropout: key and usual value of another dropout before a classifier of texts, and
+            of one before the scores of an answer's ends; None: as before any classifier, and none.
+        norm_first: layer norms stand before attention and feed-forward, inside the residual (Xiong et al. 2020).
     """
 
     class_prefix: str
@@ -89,12 +123,18 @@ class Family:
     pretraining: dict[str, str]
     classifier: dict[str, str]
     pretraining_act: str | None = None
+    own_keys: tuple[str, ...] = ()
+    renamed_keys: dict[str, str | None] = field(default_factory=dict)
     embedding_size: int | None = None
     always_projects: bool = False
     shares_blocks: bool = False
     positions_after_padding: bool = False
     classifier_act: str | None = None
-    classifier_dropout: str = "classifier_dropout"
+    classifier_input_dropout: bool = True
+    classifier_dropout: str | None = "classifier_dropout"
+    text_classifier_dropout: tuple[str, float] | None = None
+    reader_dropout: tuple[str, float] | None = None
+    norm_first: bool = False
 
 
 _ROBERTA = Family(
@@ -106,11 +146,31 @@ FAMILIES = {
     "roberta": _ROBERTA,
     "xlm-roberta": replace(_ROBERTA, class_prefix="XLMRoberta"),
     "albert": Family(
-        "Albert", "albert.", _ALBERT, _ALBERT_PRETRAINING, _POOLED_CLASSIFIER, embedding_size=128, always_projects=True,
+        "Albert", "albert.", _ALBERT, _ALBERT_PRETRAINING, _POOLED_CLASSIFIER,
+        own_keys=("embedding_size", "num_hidden_groups", "inner_group_num"), embedding_size=128, always_projects=True,
         shares_blocks=True, classifier_dropout="classifier_dropout_prob",
     ),
     "electra": Family(
         "Electra", "electra.", {**_BERT, "embeddings.projection": "embeddings_project"}, _ELECTRA_PRETRAINING,
-        _DENSE_CLASSIFIER, pretraining_act="gelu", embedding_size=128, classifier_act="gelu",
+        _DENSE_CLASSIFIER, pretraining_act="gelu", own_keys=("embedding_size",), embedding_size=128, classifier_act="gelu",
+    ),
+    "ernie": Family(
+        "Ernie", "ernie.", _ERNIE, _BERT_PRETRAINING, _POOLED_CLASSIFIER, own_keys=("use_task_id", "task_type_vocab_size"),
+    ),
+    "camembert": replace(_ROBERTA, class_prefix="Camembert"),
+    "distilbert": Family(
+        "DistilBert", "distilbert.", _DISTILBERT, _DISTILBERT_PRETRAINING,
+        {"dense": "pre_classifier", "classifier": "classifier"},
+        renamed_keys={
+            "hidden_size": "dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads",
+            "intermediate_size": "hidden_dim", "hidden_act": "activation", "hidden_dropout_prob": "dropout",
+            "attention_probs_dropout_prob": "attention_dropout", "type_vocab_size": None, "layer_norm_eps": None,
+        },
+        classifier_act="relu", classifier_input_dropout=False, classifier_dropout=None,
+        text_classifier_dropout=("seq_classif_dropout", 0.2), reader_dropout=("qa_dropout", 0.1),
+    ),
+    "megatron-bert": Family(
+        "MegatronBert", "bert.", _MEGATRON, _BERT_PRETRAINING, _POOLED_CLASSIFIER,
+        classifier_dropout=None, norm_first=True,
     ),
 }  # fmt: skip

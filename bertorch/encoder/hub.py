@@ -103,7 +103,7 @@ def renamed_directory(
         path = _named_file("vocab_file", vocab_file, directory)
         name = {".json": "tokenizer.json", ".model": "spiece.model"}.get(Path(vocab_file).suffix, "vocab.txt")
         config = links.get("config.json", config_path(directory))
-        if name == "spiece.model" and read_config(config).model_type == "xlm-roberta":
+        if name == "spiece.model" and read_config(config).model_type in ("xlm-roberta", "camembert"):
             name = "sentencepiece.bpe.model"
         links = {name: target for name, target in links.items() if name not in _VOCABULARIES} | {name: path}
     listed = "\n".join(f"{name}\t{target}" for name, target in sorted(links.items()))

@@ -49,28 +49,41 @@ class Embedding(nn.Embedding):
 
 
 class Embeddings(nn.Module):
-    """Word + position + segment, normalised, and projected where the family's embeddings are narrower (or ALBERT's)."""
+    """Word + position + segment, normalised, and projected where the family's embeddings are narrower (or ALBERT's).
+
+    ERNIE adds the row of the task, which is task 0 wherever it is fine-tuned (Sun et al. 2020, section 4.2). Some families
+    lack one or the other.
+    """
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
         width = config.embedding_size
         self.word = Embedding(config.vocab_size, width)
         self.position = Embedding(config.max_position_embeddings, width)
-        self.token_type = Embedding(config.type_vocab_size, width)
-        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.token_type = Embedding(config.type_vocab_size, width) if config.has("embeddings.token_type") else None
+        self.task_type = Embedding(config.task_type_vocab_size, width) if config.has("embeddings.task_type") else None
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if config.has("embeddings.norm") else None
         self.dropout = Dropout(config.hidden_dropout_prob)
         self.projection = Linear(width, config.hidden_size) if config.projects_embeddings else None
         self.position_offset = config.position_offset
 
     def forward(self, batch: TokenBatch) -> Tensor:
-        x = self.word(batch.input_ids) + self.token_type(batch.token_type_ids)
-        x = x + self.position(batch.position_ids + self.position_offset)  # [T, E]
-        x = self.dropout(self.norm(x))
+        x = self.word(batch.input_ids)  # [T, E]
+        if self.token_type is not None:
+            x = x + self.token_type(batch.token_type_ids)
+        x = x + self.position(batch.position_ids + self.position_offset)
+        if self.task_type is not None:
+            x = x + self.task_type.weight[0]
+        x = self.dropout(x if self.norm is None else self.norm(x))
         return x if self.projection is None else self.projection(x)  # [T, D]
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each with dropout, residual and layer norm after it (Devlin et al. 2018)."""
+    """Attention and feed-forward, each with dropout and residual.
+
+    A layer norm stands after each of the two (Devlin et al. 2018), or before each, off the residual (Xiong et al. 2020),
+    where the family has ``norm_first``.
+    """
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
@@ -87,18 +100,22 @@ class Block(nn.Module):
         self.dropout = Dropout(config.hidden_dropout_prob)
         self.attention_dropout = config.attention_probs_dropout_prob
         self.hidden_act = config.hidden_act
+        self.norm_first = config.family.norm_first
 
     def forward(self, x: Tensor, batch: TokenBatch, first_only: bool = False) -> Tensor:
         """States after the block: ``[total_tokens, D]`` -> the same, or with ``first_only`` those of each sequence's first
         token, ``[batch_size, D]``: the others are read then, and nothing more is computed for them.
         """
-        k, v = (layer(x).view(len(x), self.heads, -1) for layer in (self.key, self.value))  # [T, H, D/H]
-        x = first_tokens(x, batch) if first_only else x
-        q = self.query(x).view(len(x), self.heads, -1)
+        seen = self.attention_norm(x) if self.norm_first else x
+        k, v = (layer(seen).view(len(x), self.heads, -1) for layer in (self.key, self.value))  # [T, H, D/H]
+        if first_only:
+            x, seen = first_tokens(x, batch), first_tokens(seen, batch)
+        q = self.query(seen).view(len(x), self.heads, -1)
         context = attention(q, k, v, batch, self.attention_dropout if self.training else 0.0)
-        x = self.attention_norm(x + self.dropout(self.attention_output(context.flatten(1))))
-        hidden = activation(self.hidden_act, self.intermediate(x))  # [T, intermediate_size]
-        return self.output_norm(x + self.dropout(self.output(hidden)))
+        x = x + self.dropout(self.attention_output(context.flatten(1)))
+        x, seen = (x, self.output_norm(x)) if self.norm_first else [self.attention_norm(x)] * 2
+        x = x + self.dropout(self.output(activation(self.hidden_act, self.intermediate(seen))))
+        return x if self.norm_first else self.output_norm(x)
 
 
 class Pooler(nn.Module):

@@ -1,4 +1,4 @@
-"""Encoder: one class for BERT, RoBERTa, ALBERT and ELECTRA."""
+"""Encoder: one class for all families."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,6 +28,7 @@ class Encoder(nn.Module):
         self.config = config
         self.embeddings = Embeddings(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_groups * config.inner_group_num))
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.has("norm") else None
         self.pooler = Pooler(config) if with_pooler else None
         self.gradient_checkpointing = False
         if initialise:
@@ -58,7 +59,8 @@ class Encoder(nn.Module):
 
         Those of the last layer; or the mean of the states after each of ``average_layers``, counted from 1, with 0 for the
         embeddings; or with ``first_only`` those of the last layer of each sequence's first token, ``[batch_size,
-        hidden_size]``, which spare most of that layer.
+        hidden_size]``, which spare most of that layer. Where the family has a norm over the last states, those of the last
+        layer have it and those below have not.
         """
         config = self.config
         x = self.embeddings(batch)
@@ -72,6 +74,8 @@ class Encoder(nn.Module):
                     x = checkpoint(block, x, batch, first_only and last, use_reentrant=False)
                 else:
                     x = block(x, batch, first_only and last)
+            if last and self.norm is not None:
+                x = self.norm(x)
             if average_layers is not None and layer + 1 in average_layers:
                 states[layer + 1] = x
         return x if average_layers is None else sum(states[layer] for layer in average_layers) / len(average_layers)

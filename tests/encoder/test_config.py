@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModel
 from bertorch import memory
 from bertorch.encoder import Encoder, EncoderConfig, load_config
 from bertorch.encoder import config as config_module
+from bertorch.encoder.families import FAMILIES
 from bertorch.encoder.weights import hugging_face_names
 from bertorch.errors import UserError
 
@@ -34,11 +35,13 @@ def test_round_trip_through_transformers(family, tiny_model, tmp_path):
     assert asdict(EncoderConfig.from_dict(config.to_dict())) == asdict(config)
 
 
-@pytest.mark.parametrize("model_type", ["bert", "roberta", "xlm-roberta", "albert", "electra"])
+@pytest.mark.parametrize("model_type", FAMILIES)
 def test_defaults_are_transformers(model_type, tmp_path):
     """A config that names only its family describes the same model on both sides, sizes that do not matter aside."""
     sizes = {key: BERT[key] for key in ("hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size")}
-    written(tmp_path, {"model_type": model_type, "intermediate_size": 8, **sizes})
+    if model_type == "distilbert":
+        sizes = {"dim": 32, "n_heads": 4, "n_layers": 2, "vocab_size": 99}
+    written(tmp_path, {"model_type": model_type, "intermediate_size": 8, "hidden_dim": 8, **sizes})
     ours = Encoder(load_config(tmp_path))
     theirs = AutoModel.from_config(AutoConfig.from_pretrained(tmp_path))
     shapes = {name: parameter.shape for name, parameter in theirs.named_parameters() if not name.startswith("pooler")}
@@ -82,6 +85,11 @@ def test_keys_the_encoder_has_no_use_for_survive():
         ({"model_type": "xlm-roberta", "pad_token_id": 10**12}, "pad_token_id"),
         ({"classifier_dropout": "0.3"}, "classifier_dropout"),
         ({"model_type": "albert", "classifier_dropout_prob": 7}, "classifier_dropout_prob"),
+        ({"model_type": "distilbert", "qa_dropout": 1.5}, "qa_dropout"),
+        ({"model_type": "distilbert", "n_layers": 0}, "n_layers"),
+        ({"model_type": "distilbert", "dim": 30, "n_heads": 4}, "n_heads 4"),
+        ({"model_type": "distilbert", "activation": "swish"}, "activation 'swish'"),
+        ({"model_type": "ernie", "use_task_id": "yes"}, "use_task_id"),
     ],
     ids=str,
 )

@@ -253,6 +253,7 @@ def test_links_have_the_standard_names(model, tmp_path):
         ("bert", "t.json", "tokenizer.json"),
         ("albert", "30k-clean.model", "spiece.model"),
         ("xlm-roberta", "bpe.model", "sentencepiece.bpe.model"),
+        ("camembert", "bpe.model", "sentencepiece.bpe.model"),
     ],
 )
 def test_the_kind_of_a_vocabulary(family, given, expected, tiny_model, tmp_path):

@@ -15,6 +15,7 @@ from transformers import AutoModel
 from bertorch.encoder import Encoder, load_config, load_encoder
 from bertorch.encoder.weights import encoder_tensors, read_weights, report_unused
 from bertorch.errors import UserError
+from tests.conftest import WITHOUT_POOLER
 from tests.damage import Malice
 
 
@@ -77,7 +78,7 @@ def test_forms(bert, tiny_model, form):
 def test_every_weight_goes_to_transformers(family, tiny_model, tmp_path):
     """Both ways through the name table: nothing missing, nothing unexpected, all values as they were."""
     directory = tiny_model(family)
-    encoder, rest = load_encoder(directory, with_pooler="electra" not in family)
+    encoder, rest = load_encoder(directory, with_pooler=family not in WITHOUT_POOLER)
     assert rest == {}
     saved = encoder_tensors(encoder, prefix="")
     original = tensors_of(directory)

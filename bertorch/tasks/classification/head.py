@@ -17,7 +17,7 @@ class Classifier(nn.Module):
     """Softmax over a vector of the text (Devlin et al. 2018, section 4.1).
 
     ``pooling_mode`` ``linear`` is what transformers' sequence classifiers compute, family by family: the pooler's vector
-    for BERT and ALBERT, a dense layer of the head's own for RoBERTa and ELECTRA. The other modes classify the pooled
+    for BERT and ALBERT, a dense layer of the head's own for RoBERTa and ELECTRA say. The other modes classify the pooled
     states directly.
     """
 
@@ -32,7 +32,7 @@ class Classifier(nn.Module):
         self.dense_act = config.family.classifier_act if pooling_mode == "linear" else None
         self.dense = nn.Linear(config.hidden_size, config.hidden_size) if self.dense_act else None
         self.classifier = nn.Linear(config.hidden_size, num_labels)
-        self.dropout = Dropout(config.classifier_dropout)
+        self.dropout = Dropout(config.text_classifier_dropout)
         self.class_loss = ClassLoss()
         self.dropout_samples = 1  # dropout masks of the vectors that the loss is averaged over (Inoue 2019)
         for layer in (self.dense, self.classifier):
@@ -50,7 +50,8 @@ class Classifier(nn.Module):
             return vectors
         if self.dense is None:
             return self.encoder.pooler(vectors)
-        return activation(self.dense_act, self.dense(self.dropout(vectors)))
+        vectors = self.dropout(vectors) if self.encoder.config.family.classifier_input_dropout else vectors
+        return activation(self.dense_act, self.dense(vectors))
 
     def forward(self, batch: Batch) -> Loss:
         vectors = self._vectors(batch.tokens)

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bertorch.encoder import Encoder, TokenBatch, to_padded
+from bertorch.encoder.dropout import Dropout
 from bertorch.encoder.layers import first_tokens
 from bertorch.heads.loading import fill_own_layers, head_files, own_names
 from bertorch.heads.loss import Loss
@@ -29,6 +30,7 @@ class Reader(nn.Module):
         super().__init__()
         config = encoder.config
         self.encoder = encoder
+        self.dropout = Dropout(config.reader_dropout)
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
         self.yes_no = nn.Linear(config.hidden_size, 2) if with_yes_no else None
         for layer in (self.qa_outputs, self.yes_no):
@@ -41,7 +43,7 @@ class Reader(nn.Module):
 
         Those of yes and no stand at the first token of each window and mean nothing elsewhere.
         """
-        states = self.encoder(tokens)
+        states = self.dropout(self.encoder(tokens))
         outputs = self.qa_outputs(states)
         return outputs if self.yes_no is None else torch.cat([outputs, self.yes_no(states)], dim=1)
 

@@ -77,10 +77,12 @@ def test_as_transformers_computes_it(family, tiny_model, texts):
 def test_complete(family, tiny_model):
     """The gap vanishes as steps grow, whatever the row; a row without characters has none."""
     directory = tiny_model(family, HEAD, num_labels=3)
-    gaps = np.array([[one.gap for one in explained(directory, [*ROWS, *PAIRS], steps)[0]] for steps in (1, 8, 32)])
+    # DistilBERT's classifier has a relu, whose kink makes the gap fall only as fast as steps grow.
+    most, small = (512, 2e-2) if family == "distilbert" else (32, 2e-3)
+    gaps = np.array([[one.gap for one in explained(directory, [*ROWS, *PAIRS], steps)[0]] for steps in (1, 8, most)])
     assert gaps[0].max() > 0.02
     assert gaps[1].max() < gaps[0].max()
-    assert gaps[2].max() < 2e-3
+    assert gaps[2].max() < small
 
 
 def test_a_linear_logit_by_hand(tiny_model):

@@ -168,6 +168,9 @@ def test_dropout_is_off_in_evaluation_and_on_in_training(tiny_model):
         ("bert", {"hidden_dropout_prob": 0.3}, 0.3),
         ("albert", {"classifier_dropout_prob": 0.25}, 0.25),
         ("roberta", {"classifier_dropout": 0.4}, 0.4),
+        ("distilbert", {"hidden_dropout_prob": 0.3}, 0.2),  # what transformers takes where nothing is said
+        ("distilbert", {"seq_classif_dropout": 0.35}, 0.35),
+        ("megatron-bert", {"hidden_dropout_prob": 0.3}, 0.3),
     ],
 )
 def test_classifier_dropout(tiny_model, family, config, expected):

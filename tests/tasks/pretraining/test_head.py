@@ -24,10 +24,11 @@ from tests.tasks.pretraining.test_masking import documents_of
 
 MASKED, BOTH = "ForMaskedLM", "ForPreTraining"
 # transformers' classes, and whether they have two objectives.
-CASES = [(family, MASKED) for family in TINY] + [(family, BOTH) for family in TINY if family.startswith(("bert", "albert"))]
-ONE_EACH = ["bert", "roberta", "albert", "electra"]
+CASES = [(family, MASKED) for family in TINY]
+CASES += [(family, BOTH) for family in TINY if family.startswith(("bert", "albert", "ernie", "megatron-bert"))]
+ONE_EACH = ["bert", "roberta", "albert", "electra", "distilbert"]
 DECODERS = {"bert": "cls.predictions.decoder", "albert": "predictions.decoder", "roberta": "lm_head.decoder",
-            "electra": "generator_lm_head"}  # fmt: skip
+            "electra": "generator_lm_head", "distilbert": "vocab_projector"}  # fmt: skip
 
 
 def draw(directory: Path, head: str, texts: int = 6) -> MaskedBatch:
@@ -57,7 +58,7 @@ def padded(batch: MaskedBatch, model: torch.nn.Module, head: str) -> dict[str, t
         "labels": to_padded(labels, tokens, -100)[0],
     }  # fmt: skip
     if head == BOTH:
-        name = "next_sentence_label" if type(model).__name__.startswith("Bert") else "sentence_order_label"
+        name = "sentence_order_label" if type(model).__name__.startswith("Albert") else "next_sentence_label"
         given[name] = batch.orders.masked_fill(batch.orders < 0, -100)
     return given
 
@@ -236,7 +237,7 @@ def test_names_of_one_tensor(tiny_model, tmp_path, messages, family, names):
     assert not any("unused" in message for message in messages)
 
 
-@pytest.mark.parametrize("family", ["roberta", "xlm-roberta", "electra"])
+@pytest.mark.parametrize("family", ["roberta", "xlm-roberta", "electra", "camembert", "distilbert"])
 def test_families_without_an_order(tiny_model, family):
     with pytest.raises(UserError, match="--objectives mlm") as caught:
         load_language_model(tiny_model(family), True, 1.0)

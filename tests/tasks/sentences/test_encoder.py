@@ -17,6 +17,7 @@ from bertorch.heads.pooling import POOLING_MODES
 from bertorch.tasks.sentences.directory import new_sentence_encoder
 from bertorch.tasks.sentences.encoder import Dense, SentenceEncoder, gather, sizes_over_ranks
 from tests.closeness import assert_close
+from tests.conftest import WITHOUT_POOLER
 
 LENGTHS = [9, 4, 9, 1, 6]
 # Mean over the tokens, then over the layers: the layers that a mode averages, as transformers counts `hidden_states`.
@@ -49,8 +50,10 @@ def reference(tiny_model) -> Callable:
                     token_type_ids=to_padded(tokens.token_type_ids, tokens)[0],
                     output_hidden_states=True,
                 )
-            # ALBERT records a state after each of a group's blocks; those after the last of them are a layer's.
-            states = out.hidden_states[:: getattr(model.config, "inner_group_num", 1)]
+            # ALBERT records a state after each of a group's blocks; those after the last of them are a layer's. Megatron's
+            # last layer is recorded twice, at last under the norm that the model ends with.
+            states = out.hidden_states[:: getattr(model.config, "inner_group_num", 1)][: model.config.num_hidden_layers]
+            states = [*states, out.last_hidden_state]
             known[family] = (
                 [[row[:length] for row, length in zip(layer, LENGTHS, strict=True)] for layer in states],
                 getattr(out, "pooler_output", None),
@@ -83,8 +86,9 @@ def test_linear_is_the_pooler(family, tiny_model, reference):
     if pooled is not None:
         assert_close(vectors, pooled)
     dense = model.encoder.pooler.dense
-    if pooled is None:  # ELECTRA has none: a new one, small and without bias
-        assert "electra" in family and (dense.bias == 0).all() and 0.01 < dense.weight.std() < 0.03
+    assert (pooled is None) == (family in WITHOUT_POOLER)
+    if pooled is None:  # a new one, small and without bias
+        assert (dense.bias == 0).all() and 0.01 < dense.weight.std() < 0.03
     first = torch.stack([states[0] for states in layers[3]])
     assert_close(vectors, torch.tanh(first @ dense.weight.T + dense.bias).detach())
 

@@ -1,0 +1,58 @@
+"""Families beside BERT from training to answers: fine-tuned for three tasks, and transformers opens what is saved."""
+
+import json
+
+import pytest
+import torch
+import transformers
+from transformers import AutoTokenizer
+
+from tests.conftest import TINY
+from tests.scripts.launch import DATA, as_flags, call
+
+FAMILIES = ("ernie", "camembert", "distilbert", "megatron-bert")
+TEXTS = ("房间干净", "服务员不好，早餐便宜")
+TASKS = {
+    "run_classifier.py": ("ForSequenceClassification", "reviews/train.tsv", {"label_file": DATA / "reviews" / "labels.txt"}),
+    "run_ner.py": ("ForTokenClassification", "entities/train.jsonl", {"label_file": DATA / "entities" / "labels.txt"}),
+    "run_mrc.py": ("ForQuestionAnswering", "reading/train.json", {"max_query_length": 24, "doc_stride": 16}),
+}
+
+
+def predicted(model_dir, tmp_path, monkeypatch, **flags):
+    """The objects that predict.py writes."""
+    answers = tmp_path / "answers.jsonl"
+    assert call("predict.py", as_flags(model_dir=model_dir, output_file=answers, device="cpu", **flags), monkeypatch) == 0
+    return [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("script", TASKS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_from_training_to_answers(family, script, tiny_model, tmp_path, monkeypatch):
+    head, train, own = TASKS[script]
+    saved = tmp_path / "saved"
+    flags = as_flags(
+        pretrained_model_name_or_path=tiny_model(family), train_data_file=DATA / train, saved_dir=saved, max_steps=3,
+        learning_rate=1e-3, max_seq_length=64, device="cpu", seed=1, **own,
+    )  # fmt: skip
+    assert call(script, flags, monkeypatch) == 0
+    kind = getattr(transformers, TINY[family][0] + head)
+    theirs, report = kind.from_pretrained(saved, output_loading_info=True)
+    assert not report["missing_keys"] and not report["mismatched_keys"], report
+    if script == "run_mrc.py":
+        asked = {"question": "酒店在哪里", "context": "酒店在北京东门，服务员喜欢早餐。", "doc_stride": 16}
+        (found,) = predicted(saved, tmp_path, monkeypatch, **asked)
+        assert found["kind"] in ("span", "none", "yes", "no")
+        return
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS), encoding="utf-8")
+    shown = {"probabilities": True} if script == "run_classifier.py" else {}
+    found = predicted(saved, tmp_path, monkeypatch, input_file=rows, **shown)
+    assert len(found) == len(TEXTS)
+    if script == "run_classifier.py":
+        tokenizer = AutoTokenizer.from_pretrained(saved)
+        with torch.no_grad():
+            for text, answer in zip(TEXTS, found, strict=True):
+                scores = theirs.eval()(**tokenizer(text, return_tensors="pt")).logits.softmax(dim=-1)
+                assert answer["label"] == theirs.config.id2label[int(scores.argmax())]
+                assert answer["probabilities"][answer["label"]] == pytest.approx(scores.max().item(), abs=2e-6)
