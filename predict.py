@@ -19,7 +19,7 @@ Directories saved by transformers (sequence and token classifiers, question answ
 sentence-transformers work as well.
 """
 
-from bertorch.data.files import read_labels
+from bertorch.data.files import INPUT_FORMATS, read_labels
 from bertorch.data.tokenizing import TRUNCATIONS
 from bertorch.errors import UserError
 from bertorch.heads.pooling import POOLING_HELP, POOLING_MODES
@@ -76,7 +76,7 @@ def parse_args():
         "answer: an empty line, null in json lines, nan in .npy",
     )  # fmt: skip
     data.add_argument(
-        "--input_format", choices=("tsv", "csv", "jsonl", "text", "columns"), default=None,
+        "--input_format", choices=(*INPUT_FORMATS, "text", "columns"), default=None,
         help="default: decided by the file's ending, tsv for stdin; entities: text (one text per line), or with --evaluate "
         "columns (token and tag) or jsonl",
     )  # fmt: skip

@@ -50,10 +50,10 @@ def load_samples(path, args, tokenizer, types, tag_set, name):
     label_needed = name != "test"
 
     def samples():
-        documents = read_documents(path, types, args.bad_rows, label_needed, encoding=args.encoding)
+        documents = read_documents(path, types, args.bad_rows, label_needed, kind=args.input_format, encoding=args.encoding)
         return tag_documents(documents, tokenizer, types, tag_set, path, split_long=name == "train")
 
-    read_as = (Path(path).suffixes, types, tag_set and tag_set.labels, args.bad_rows, args.encoding, name)
+    read_as = (Path(path).suffixes, types, tag_set and tag_set.labels, args.bad_rows, args.input_format, args.encoding, name)
     return from_cache(path, (tokenizer.fingerprint, read_as), samples, TaggedSamples, args.cache_dir)
 
 

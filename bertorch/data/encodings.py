@@ -48,7 +48,7 @@ def decoded_lines(path: object, handle: BinaryIO, encoding: str | None = None) -
     if not told:
         encoding = _wide_encoding(handle.peek(_SAMPLE)[:_SAMPLE])
         if encoding is not None:
-            _say(f"{path}: read as {encoding.upper()}")
+            say_once(f"{path}: read as {encoding.upper()}")
     if encoding is not None and "\n".encode(encoding) != b"\n":
         lines = io.TextIOWrapper(handle, encoding, errors="bertorch.mark", newline="\n")
         for number, text in enumerate(lines, 1):
@@ -61,13 +61,13 @@ def decoded_lines(path: object, handle: BinaryIO, encoding: str | None = None) -
             more = handle.peek(_SAMPLE)[:_SAMPLE].rpartition(b"\n")[0] if handle.seekable() else b""
             encoding = _narrow_encoding(raw + more)
             if encoding != "utf-8":
-                _say(f"{path}: not UTF-8, read as {encoding.upper()}; --encoding names another")
+                say_once(f"{path}: not UTF-8, read as {encoding.upper()}; --encoding names another")
         try:
             text = raw.decode(encoding or "ascii")
         except UnicodeDecodeError:
             raise _not_of(path, number, encoding, told) from None
         if number == 1 and text.startswith("\ufeff"):
-            _say(f"{path}: begins with a byte order mark, left out")
+            say_once(f"{path}: begins with a byte order mark, left out")
             text = text[1:]
         yield number, text
 
@@ -81,7 +81,7 @@ def _not_of(path: object, number: int, encoding: str, told: bool) -> UserError:
 
 
 @lru_cache(maxsize=256)
-def _say(message: str) -> None:
+def say_once(message: str) -> None:
     """Log it once: a file may be read several times."""
     logger.info(message)
 

@@ -8,14 +8,22 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
 
 from loguru import logger
 
-from bertorch.data.encodings import decoded_lines
+from bertorch.data.encodings import decoded_lines, say_once
 from bertorch.errors import UserError
 
+# tsv: a TAB between cells, taken as they stand; csv, ssv: commas or semicolons, and quotes; json: one list, or objects
+# over several lines.
+TABLES = {"tsv": "TAB", "csv": "comma", "ssv": "semicolon"}
+INPUT_FORMATS = (*TABLES, "jsonl", "json")
+_SEPARATORS = {"csv": ",", "ssv": ";"}
+_HEAD = 50  # lines that tell a format
+_BETWEEN_VALUES = re.compile(r"[\s,\[\]]*")
 _SHOWN = 10
 _LONGEST_CELL = 2**31 - 1  # of a csv file; the csv module allows 131,072 characters unless told
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # as json lines may escape one
@@ -114,6 +122,47 @@ def file_format(path: str | Path) -> str:
     return "jsonl" if name.endswith((".jsonl", ".json")) else "tsv"
 
 
+def find_format(path: str | Path, encoding: str | None = None, columns: int = 1) -> str:
+    """One of ``INPUT_FORMATS``, by the file's ending and its first lines; what the ending alone does not say is logged.
+
+    Args:
+        path: the file.
+        encoding: of the file; None detects it.
+        columns: that a row has at least. In a .tsv or .txt of one column, a text a line, a comma is a comma.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    kind = by_ending = file_format(path)
+    head = [text for _, text in islice(read_lines(path, encoding=encoding), _HEAD)]
+    filled = [text for text in head if text.strip()]
+    if not filled:
+        return kind
+    if kind == "jsonl":
+        whole = not str(path).lower().removesuffix(".gz").endswith(".jsonl")
+        return "json" if whole and (filled[0].lstrip()[0] == "[" or filled[0].strip() == "{") else "jsonl"
+    with_tabs = sum("\t" in text for text in filled)
+    if kind == "csv" and with_tabs == len(filled):
+        kind = "tsv"
+    elif kind == "csv" or (not with_tabs and columns > 1):
+        fitting = [one for one in _SEPARATORS if _is_table(head, _SEPARATORS[one], max(columns, 2))]
+        kind = fitting[0] if fitting else kind
+    if kind != by_ending:
+        say_once(f"{path}: read with a {TABLES[kind]} between columns; --input_format names another format")
+    return kind
+
+
+def _is_table(head: list[str], separator: str, columns: int) -> bool:
+    """Whether these lines are rows of one number of columns, and enough of them."""
+    try:
+        rows = list(csv.reader((text + "\n" for text in head), delimiter=separator))
+    except csv.Error:
+        return False
+    rows = rows[:-1] if len(head) == _HEAD else rows  # the last may go on
+    widths = {len(row) for row in rows if any(cell.strip() for cell in row)}
+    return len(widths) == 1 and min(widths) >= columns
+
+
 def read_cells(
     path: str | Path,
     bad: BadRows,
@@ -122,7 +171,7 @@ def read_cells(
     keep_all: bool = False,
     encoding: str | None = None,
 ) -> Iterator[tuple[int, list[str] | dict[str, object] | None]]:
-    """``(line number, cells)`` of each row: a list for tsv and csv, a dict for json lines.
+    """``(line number, cells)`` of each row: a list for tables, a dict for json.
 
     Tab-separated cells are taken as they stand, quotes included; csv follows RFC 4180 (quotes, line breaks in cells).
     Blank lines, rows of empty cells and lines that are not JSON are left out; with ``keep_all``, for who may lose no row,
@@ -130,8 +179,11 @@ def read_cells(
     """
     kind = kind or file_format(path)
     lines = read_lines(path, stream, encoding)
-    if kind == "csv":
-        yield from _read_csv(path, lines, keep_all)
+    if kind in _SEPARATORS:
+        yield from _read_csv(path, lines, keep_all, _SEPARATORS[kind])
+        return
+    if kind == "json":
+        yield from _read_json(path, lines, bad, keep_all)
         return
     for number, text in lines:
         row = None
@@ -144,12 +196,7 @@ def read_cells(
 def _json_object(number: int, text: str, bad: BadRows) -> dict[str, object] | None:
     """The object of a line; None, and a bad row, where it has none."""
     try:
-        row = json.loads(text)
-        if _SURROGATE.search(text):
-            json.dumps(row, ensure_ascii=False).encode()  # fails on half a pair, which no text can hold
-    except UnicodeEncodeError:
-        bad.add(number, "an escape such as \\ud83d is half a character", "write both halves, or the character itself")
-        return None
+        return _usable(number, json.loads(text), text, bad)
     except json.JSONDecodeError as error:
         bad.add(number, f"not JSON ({error.msg})", "write one JSON object per line")
         return None
@@ -157,15 +204,58 @@ def _json_object(number: int, text: str, bad: BadRows) -> dict[str, object] | No
         reason = "nested too deeply" if isinstance(error, RecursionError) else "a number with too many digits"
         bad.add(number, f"not readable as JSON ({reason})", "write one JSON object per line")
         return None
+
+
+def _read_json(
+    path: str | Path, lines: Iterator[tuple[int, str]], bad: BadRows, keep_all: bool
+) -> Iterator[tuple[int, dict[str, object] | None]]:
+    """The objects of a list, or one after the other, over as many lines as they like; read as they come."""
+    decoder = json.JSONDecoder()
+    waiting: list[str] = []
+    first = 1  # the line that what waits begins in
+    for _, more in chain(lines, [(0, None)]):
+        if more is not None:
+            waiting.append(more)
+            if not more.rstrip(", \t\r").endswith(("}", "]")):
+                continue
+        text, line, counted, place = "\n".join(waiting), first, 0, 0
+        while (begin := _BETWEEN_VALUES.match(text, place).end()) < len(text):
+            line, counted = line + text.count("\n", counted, begin), begin
+            try:
+                value, place = decoder.raw_decode(text, begin)
+            except json.JSONDecodeError as error:
+                if more is not None and error.pos >= len(text.rstrip()):
+                    break  # it goes on in the next line
+                at = line + text.count("\n", counted, error.pos)
+                raise UserError(f"{path}:{at}: not JSON ({error.msg}); write a list of objects") from None
+            except (ValueError, RecursionError) as error:
+                reason = "nested too deeply" if isinstance(error, RecursionError) else "a number with too many digits"
+                raise UserError(f"{path}:{line}: not readable as JSON ({reason})") from None
+            row = _usable(line, value, text[begin:place], bad)
+            if row is not None or keep_all:
+                yield line, row
+        waiting, first = [text[place:]], first + text.count("\n", 0, place)
+
+
+def _usable(number: int, row: object, text: str, bad: BadRows) -> dict[str, object] | None:
+    """The value of some JSON text where it is an object that can be written again; None, and a bad row, where not."""
+    try:
+        if _SURROGATE.search(text):
+            json.dumps(row, ensure_ascii=False).encode()  # fails on half a pair, which no text can hold
+    except UnicodeEncodeError:
+        bad.add(number, "an escape such as \\ud83d is half a character", "write both halves, or the character itself")
+        return None
     if not isinstance(row, dict):
         bad.add(number, "not a JSON object", 'write one object per line, such as {"text": "...", "label": "..."}')
         return None
     return row
 
 
-def _read_csv(path: str | Path, lines: Iterator[tuple[int, str]], keep_all: bool) -> Iterator[tuple[int, list[str] | None]]:
+def _read_csv(
+    path: str | Path, lines: Iterator[tuple[int, str]], keep_all: bool, separator: str
+) -> Iterator[tuple[int, list[str] | None]]:
     csv.field_size_limit(_LONGEST_CELL)
-    reader = csv.reader((text + "\n" for _, text in lines), strict=True)
+    reader = csv.reader((text + "\n" for _, text in lines), delimiter=separator, strict=True)
     first = 1
     while True:
         try:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from bertorch.data.files import BadRows, UnusableRow, file_format, read_cells, say_blank
+from bertorch.data.files import TABLES, BadRows, UnusableRow, file_format, find_format, read_cells, say_blank
 from bertorch.errors import UserError
 
 # Cells that give a header row away; compared in lower case.
@@ -14,7 +14,19 @@ _TEXT_WORDS = {
     "sentence_b", "content", "review", "query", "title", "question", "question1", "question2", "premise", "hypothesis",
     "anchor", "positive", "negative", "pos", "neg", "#1 string", "#2 string", "文本", "句子", "内容", "评论", "标题",
 }  # fmt: skip
-_LABEL_WORDS = {"label", "labels", "target", "class", "category", "quality", "score", "标签", "类别"}
+_LABEL_WORDS = {
+    "label",
+    "labels",
+    "target",
+    "class",
+    "category",
+    "quality",
+    "score",
+    "gold_label",
+    "is_duplicate",
+    "标签",
+    "类别",
+}
 HEADER_WORDS = {*_TEXT_WORDS, *_LABEL_WORDS, "index", "id", "idx", "#1 id", "#2 id"}
 _TEXT_ROLES = {1: ("text",), 2: ("text_a", "text_b")}
 JSON_TEXT_KEYS = {
@@ -51,7 +63,7 @@ def read_rows(
     keep_all: bool = False,
     encoding: str | None = None,
 ) -> list[Row]:
-    """Read a file of texts and labels: tab-separated, ``.csv`` or json lines (``.jsonl``, ``.json``), each also ``.gz``.
+    """Read a file of texts and labels: tables, json lines and lists of json (``INPUT_FORMATS``), each also ``.gz``.
 
     Args:
         path: the file, and its name in messages.
@@ -61,7 +73,7 @@ def read_rows(
         bad_rows: ``error`` or ``skip``.
         label_needed: False reads files without a label column too.
         stream: read this instead of opening ``path``.
-        kind: ``tsv``, ``csv`` or ``jsonl``; None goes by the ending of ``path``.
+        kind: one of ``INPUT_FORMATS``; None goes by the ending of ``path`` and its first lines.
         keep_all: for prediction, which loses no row: a blank line, a row with a blank text where no label is needed, and a
             bad row that is skipped leave a row without texts.
         encoding: of the file; None detects it.
@@ -69,6 +81,9 @@ def read_rows(
     Raises:
         UserError: the file cannot be read, is empty, has bad rows, or has a header row without --columns.
     """
+    if kind is None and stream is None:
+        wanted = len(columns.split(",")) if columns else 1 + is_text_pair + label_needed
+        kind = find_format(path, encoding, wanted)
     kind = kind or file_format(path)
     bad = BadRows(path, bad_rows)
     place = Columns(path, kind, 2 if is_text_pair else 1, columns, label_needed, labels)
@@ -110,8 +125,9 @@ class Columns:
 
     ``--columns`` lists names, separated by commas. Where all of them stand in the file's first row, that row is a
     header: a name that is a role (``text``, ``text_a``, ``text_b``, ``label``) takes that role, the others take the
-    roles left, in order. Otherwise the names are roles, one a position, ``_`` for a column to pass over. For json lines
-    they are keys. Where no label is needed, its column may be missing from the file that the names are for.
+    roles left, in order. Otherwise the names are roles, one a position, ``_`` for a column to pass over. For json they
+    are keys. ``...`` behind the last name keeps out what stands there, in all rows or in some. Where no label is needed,
+    its column may be missing from the file that the names are for.
     """
 
     def __init__(
@@ -121,6 +137,9 @@ class Columns:
         self.labels = labels
         self.text_roles = _TEXT_ROLES[texts]
         self.names = [name.strip() for name in columns.split(",")] if columns else None
+        self.open_ended = self.names is not None and self.names[-1] == "..."
+        if self.open_ended:
+            self.names.pop()
         self.width: int | None = None  # columns of every row, once known
         self.places: dict[str, int | str] | None = None  # role -> position or key
         self.by_name: dict[str, str] = {}  # role -> name
@@ -130,7 +149,7 @@ class Columns:
             if twice is not None:
                 raise UserError(f"--columns {columns}: {twice!r} appears twice; name each column once")
             self.by_name = self._by_name(named)
-        if self.names is not None and kind == "jsonl":
+        if self.names is not None and kind in ("jsonl", "json"):
             self.places = self.by_name
 
     def row(self, line: int, cells: list[str] | dict[str, object]) -> Row | None:
@@ -144,7 +163,7 @@ class Columns:
             return self._json_row(line, cells)
         if self.places is None and self._place(line, cells):
             return None
-        if len(cells) != self.width:
+        if len(cells) != self.width and not (self.open_ended and len(cells) > self.width):
             raise UnusableRow(*self._other_width(len(cells)))
         texts = tuple(cells[self.places[role]].strip() for role in self.text_roles)
         label = cells[self.places["label"]].strip() if "label" in self.places else None
@@ -200,11 +219,12 @@ class Columns:
     def _refuse_header(self, line: int, cells: list[str]) -> None:
         lowered = [cell.lower() for cell in cells]
         is_label = self.labels is not None and any(cell in self.labels for cell in cells)
-        if is_label or not all(word in HEADER_WORDS for word in lowered):
+        wanted = len(self.text_roles)
+        is_wide = len(cells) > wanted + 1 and sum(word in _TEXT_WORDS for word in lowered) >= wanted
+        if is_label or not (is_wide or all(word in HEADER_WORDS for word in lowered)):
             return
         texts = list(dict.fromkeys(cell for cell in cells if cell.lower() in _TEXT_WORDS))
         label = [cell for cell in cells if cell.lower() in _LABEL_WORDS][:1]
-        wanted = len(self.text_roles)
         remedy = "say which columns to read with --columns"
         if len(texts) >= wanted and (label or not self.label_needed):
             remedy += f' "{",".join(texts[:wanted] + label)}"'
@@ -213,7 +233,7 @@ class Columns:
         raise UserError(f"{self.path}:{line}: this looks like a header row ({_short(cells)}); {remedy}")
 
     def _other_width(self, found: int) -> tuple[str, str]:
-        separator = "TAB" if self.kind == "tsv" else "comma"
+        separator = TABLES[self.kind]
         roles = " ".join(
             f"{role} {separator}" for role in (*self.text_roles, *(["label"] if "label" in self.places else []))
         )

@@ -9,6 +9,7 @@ from typing import NoReturn
 from loguru import logger
 
 from bertorch.data.encodings import encoding_name
+from bertorch.data.files import INPUT_FORMATS
 from bertorch.data.tokenizing import TRUNCATIONS
 from bertorch.errors import UserError
 from bertorch.training.optimizer import OPTIMIZERS
@@ -130,6 +131,7 @@ def training_parser(description: str, rows_of_texts: bool = True, documents: boo
             "--truncation", choices=TRUNCATIONS, default="head", help="which part of a text that is too long to keep"
         )
         add_columns_argument(data)
+        add_input_format_argument(data, INPUT_FORMATS)
     else:
         parser.set_defaults(truncation="head")
     if not documents:
@@ -279,6 +281,13 @@ def add_bad_rows_argument(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def add_input_format_argument(group: argparse._ArgumentGroup, formats: Sequence[str]) -> None:
+    group.add_argument(
+        "--input_format", choices=formats, default=None,
+        help="of the files; default: by the ending and, where it says .csv, .tsv, .txt or .json, by the first lines",
+    )  # fmt: skip
+
+
 def add_encoding_argument(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--encoding", type=_encoding, default=None,
@@ -300,7 +309,7 @@ def reading_flags(args: argparse.Namespace, columns: str | None = None) -> dict[
         args: the flags.
         columns: of this set.
     """
-    return {"columns": columns, "bad_rows": args.bad_rows, "encoding": args.encoding}
+    return {"columns": columns, "bad_rows": args.bad_rows, "kind": args.input_format, "encoding": args.encoding}
 
 
 def add_device_argument(group: argparse._ArgumentGroup) -> None:

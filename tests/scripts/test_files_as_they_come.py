@@ -54,3 +54,14 @@ def test_a_model_trained_and_asked_in_another_encoding_is_the_same(encoding, sma
         assert call("predict.py", ask, monkeypatch) == 0
         answers.append(capsys.readouterr().out)
     assert len(answers[0].splitlines()) == 132 and len(set(answers)) == 1
+
+
+@pytest.mark.parametrize("script", [script for script in FILES if script not in ("run_mrc.py", "run_pretraining.py")])
+def test_every_script_reads_in_the_format_it_is_told(script, small_encoder, tmp_path, monkeypatch, capsys):
+    """As json, what is none; of run_ner.py, as columns."""
+    told, problem = ("columns", "such as B-PER") if script == "run_ner.py" else ("jsonl", "not JSON")
+    flags = as_flags(
+        **FILES[script], pretrained_model_name_or_path=small_encoder, saved_dir=tmp_path / "out", input_format=told
+    )
+    assert call(script, flags, monkeypatch) == 2
+    assert problem in capsys.readouterr().err

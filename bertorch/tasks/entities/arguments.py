@@ -11,6 +11,7 @@ from bertorch.training.arguments import (
     ArgumentParser,
     add_class_loss_arguments,
     add_dropout_samples_argument,
+    add_input_format_argument,
     count,
     not_negative,
     refuse_tricks,
@@ -23,6 +24,7 @@ def add_entity_arguments(parser: ArgumentParser) -> None:
     task.add_argument(
         "--label_file", required=True, help="the tags (O, B-PER, ...) or entity types (PER, ...), one per line"
     )
+    add_input_format_argument(task, ("columns", "jsonl", "json"))
     task.add_argument("--tag", choices=SCHEMES, default="bios", help="tagging scheme of the model; files may use any other")
     task.add_argument(
         "--ner_head", choices=HEADS, default="linear",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from bertorch.data.files import as_stream, file_format, read_labels
+from bertorch.data.files import TABLES, as_stream, file_format, find_format, read_labels
 from bertorch.errors import UserError
 from bertorch.tasks.entities.answers import entity_metrics
 from bertorch.tasks.entities.head import Tagger
@@ -59,7 +59,8 @@ def _documents(args: argparse.Namespace, types: list[str]) -> list[Document]:
         raise UserError(f"--input_format {kind}: for entities use one of {', '.join(ENTITY_FORMATS)}")
     path = args.input_file or "<stdin>"
     if kind is None:
-        kind = "jsonl" if file_format(path) == "jsonl" else "columns" if args.evaluate else "text"
+        kind = file_format(path)
+        kind = ("columns" if args.evaluate else "text") if kind in TABLES else find_format(path, args.encoding)
     documents = read_documents(
         path,
         types if args.evaluate else None,

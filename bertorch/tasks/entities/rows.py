@@ -8,12 +8,12 @@ from typing import BinaryIO
 
 from loguru import logger
 
-from bertorch.data.files import BadRows, UnusableRow, file_format, read_cells, read_lines, say_blank
+from bertorch.data.files import TABLES, BadRows, UnusableRow, file_format, find_format, read_cells, read_lines, say_blank
 from bertorch.data.rows import HEADER_WORDS
 from bertorch.errors import UserError
 from bertorch.tasks.entities.tags import Span, count_repairs, lenient_spans, parse_tag
 
-ENTITY_FORMATS = ("text", "columns", "jsonl")
+ENTITY_FORMATS = ("text", "columns", "jsonl", "json")
 UNITS = ("character", "word")
 _CJK = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+|\S")
@@ -60,6 +60,7 @@ def read_documents(
     - json lines (``.json``, ``.jsonl``): ``{"text": ["小", "明"], "label": ["B-PER", "I-PER"]}``; ``{"text": "小明",
       "entities": [[0, 2, "PER"]]}``, end exclusive, also ``{"start": 0, "end": 2, "type": "PER"}``; and CLUENER's
       ``{"text": …, "label": {"name": {"小明": [[0, 1]]}}}``, end inclusive.
+      A list of such objects (``json``), or objects over several lines, hold the same.
     - column files (any other ending): a token and its tag a line, a blank line between texts; or a text a line, tokens and
       tags separated by a TAB. Where there are more columns, the first and the last count. A header row is passed over.
     - plain text (``kind`` text), a text a line.
@@ -81,16 +82,23 @@ def read_documents(
     Raises:
         UserError: the file cannot be read, is empty, or has bad rows.
     """
-    kind = kind or ("jsonl" if file_format(path) == "jsonl" else "columns")
+    if kind is None:
+        kind = find_format(path, encoding) if stream is None and file_format(path) == "jsonl" else file_format(path)
+        kind = "columns" if kind in TABLES else kind
     bad = BadRows(path, bad_rows)
-    read: Callable[..., Iterator[Document]] = {"jsonl": _json_rows, "columns": _column_rows, "text": _text_rows}[kind]
+    read: Callable[..., Iterator[Document]] = {
+        "jsonl": _json_rows,
+        "json": _list_rows,
+        "columns": _column_rows,
+        "text": _text_rows,
+    }[kind]
     repaired: list[tuple[int, int]] = []
     documents: list[Document] = []
     blank: list[int] = []
     for line, content in read(path, stream, encoding, bad, label_needed):
         try:
             if content is None:
-                if kind == "jsonl" and bad.last != line:
+                if kind in ("jsonl", "json") and bad.last != line:
                     blank.append(line)
                 raise UnusableRow("", "")  # already noted, or blank
             document = _document(line, content, types, label_needed, repaired)
@@ -137,6 +145,12 @@ def _json_rows(
     path: str | Path, stream: BinaryIO | None, encoding: str | None, bad: BadRows, label_needed: bool
 ) -> Iterator[tuple[int, dict[str, object] | None]]:
     return read_cells(path, bad, stream, "jsonl", keep_all=True, encoding=encoding)
+
+
+def _list_rows(
+    path: str | Path, stream: BinaryIO | None, encoding: str | None, bad: BadRows, label_needed: bool
+) -> Iterator[tuple[int, dict[str, object] | None]]:
+    return read_cells(path, bad, stream, "json", keep_all=True, encoding=encoding)
 
 
 def _column_rows(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from bertorch.data.files import BadRows, as_stream, file_format, read_cells
+from bertorch.data.files import BadRows, as_stream, find_format, read_cells
 from bertorch.data.rows import JSON_TEXT_KEYS, Row
 from bertorch.encoder import TokenBatch
 from bertorch.errors import UserError
@@ -91,7 +91,7 @@ def _has_labels(args: argparse.Namespace, piped: bytes) -> bool:
 def _first_row(args: argparse.Namespace, piped: bytes) -> tuple[int, list[str] | dict[str, object]]:
     path = args.input_file or "<stdin>"
     stream = None if args.input_file else as_stream(piped)
-    kind = input_format(args) or file_format(path)
+    kind = input_format(args) or find_format(path, args.encoding)
     for line, cells in read_cells(path, BadRows(path, "skip"), stream, kind, encoding=args.encoding):
         return line, cells
     raise UserError(f"{path}: no rows in it; the file is empty")

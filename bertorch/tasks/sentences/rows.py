@@ -4,7 +4,7 @@ import math
 from functools import partial
 from pathlib import Path
 
-from bertorch.data.files import BadRows, file_format, read_cells
+from bertorch.data.files import BadRows, find_format, read_cells
 from bertorch.data.rows import Row, read_rows
 from bertorch.data.tokenizing import Samples, TextTokenizer, tokenize_cached
 from bertorch.errors import UserError
@@ -17,6 +17,7 @@ def read_scored_pairs(
     columns: str | None = None,
     bad_rows: str = "error",
     score_needed: bool = True,
+    kind: str | None = None,
     encoding: str | None = None,
 ) -> list[tuple[int, tuple[str, ...], float]]:
     """``(line, two texts, score)`` of a file of ``read_rows`` whose label is a number; nan where it has none.
@@ -25,7 +26,7 @@ def read_scored_pairs(
         UserError: as ``read_rows``, or a score is not a finite number.
     """
     bad = BadRows(path, bad_rows)
-    rows = read_rows(path, True, None, columns, bad_rows, score_needed, encoding=encoding)
+    rows = read_rows(path, True, None, columns, bad_rows, score_needed, kind=kind, encoding=encoding)
     pairs = [(row.line, row.texts, math.nan if row.label is None else score_of(row, bad)) for row in rows]
     bad.close()
     pairs = [pair for pair, row in zip(pairs, rows, strict=True) if row.label is None or not math.isnan(pair[2])]
@@ -56,11 +57,12 @@ def scored_samples(
     bad_rows: str = "error",
     score_needed: bool = True,
     cache_dir: str | None = None,
+    kind: str | None = None,
     encoding: str | None = None,
 ) -> Samples:
     """``read_scored_pairs``, tokenized: two sequences a row."""
-    read_as = ("scored pairs", Path(path).suffixes, columns, bad_rows, score_needed, encoding)
-    rows = partial(read_scored_pairs, path, columns, bad_rows, score_needed, encoding)
+    read_as = ("scored pairs", Path(path).suffixes, columns, bad_rows, score_needed, kind, encoding)
+    rows = partial(read_scored_pairs, path, columns, bad_rows, score_needed, kind, encoding)
     return tokenize_cached(path, rows, encoder, read_as, cache_dir, separate=True)
 
 
@@ -79,19 +81,20 @@ def read_positives(
     Tab-separated and csv files hold two columns, or a third with a hard negative, empty where there is none; or, with
     ``positive_label``, a third with a label, of which the rows that have this one are read. Json lines hold the same, or
     ``query`` with lists ``pos`` and ``neg``: each positive makes a row. ``negative_needed``: rows without a hard negative
-    are bad rows. ``kind``: ``tsv``, ``csv`` or ``jsonl``; None goes by the ending of ``path``.
+    are bad rows. ``kind``: as in ``read_rows``.
     ``encoding``: of the file; None detects it.
 
     Raises:
         UserError: as ``read_rows``; hard negatives that are asked for and missing, or labels where they are expected.
     """
-    kind = kind or file_format(path)
-    if columns is None and kind == "jsonl" and _is_query_file(path, encoding):
+    wanted = len(columns.split(",")) if columns else 2 + (positive_label is not None)
+    kind = kind or find_format(path, encoding, wanted)
+    if columns is None and kind in ("jsonl", "json") and _is_query_file(path, kind, encoding):
         if positive_label is not None:
             raise UserError(
                 f"{path}: --positive_label is for a third column, but these rows name their positives; leave it out"
             )
-        rows = _read_queries(path, bad_rows, encoding)
+        rows = _read_queries(path, kind, bad_rows, encoding)
     else:
         read = read_rows(
             path, True, None, columns, bad_rows, label_needed=positive_label is not None, kind=kind, encoding=encoding
@@ -120,15 +123,15 @@ def read_positives(
     return [Row(row.line, row.texts[: 2 + num_hard_negatives], None) for row in rows]
 
 
-def _is_query_file(path: str | Path, encoding: str | None) -> bool:
-    first = next((cells for _, cells in read_cells(path, BadRows(path, "skip"), kind="jsonl", encoding=encoding)), {})
+def _is_query_file(path: str | Path, kind: str, encoding: str | None) -> bool:
+    first = next((cells for _, cells in read_cells(path, BadRows(path, "skip"), kind=kind, encoding=encoding)), {})
     return "query" in first or "pos" in first
 
 
-def _read_queries(path: str | Path, bad_rows: str, encoding: str | None) -> list[Row]:
+def _read_queries(path: str | Path, kind: str, bad_rows: str, encoding: str | None) -> list[Row]:
     bad = BadRows(path, bad_rows)
     rows = []
-    for line, cells in read_cells(path, bad, kind="jsonl", encoding=encoding):
+    for line, cells in read_cells(path, bad, kind=kind, encoding=encoding):
         query, positives, negatives = (_texts(cells.get(key) or []) for key in QUERY_KEYS)
         if not query or not positives or negatives is None or len(query) != 1 or not all([*query, *positives, *negatives]):
             bad.add(line, "not a query with its positives", '{"query": "...", "pos": ["..."], "neg": ["..."]} is expected')
