@@ -96,7 +96,7 @@ def test_lines_of_json_stay_lines(write):
     [
         ('[\n{"text": "a", "label": 1},\n{"text": "b" "label": 1}\n]', r"a\.json:3: not JSON"),
         ('[\n{"text": "a", "label": 1},\n{"text": "b",\n', r"a\.json:3: not JSON"),
-        ('[\n{"text": "a", "label": 1},\n"b"\n]', r"a\.json:3: no JSON object"),
+        ('[\n{"text": "a", "label": 1},\n"b"\n]', r"a\.json:3: not a JSON object"),
         ('[\n{"text": "a", "label": 1},\n{"text": "\\ud83d", "label": 1}]', r"a\.json:3: .*half a character"),
         ("[" * 100_000, r"a\.json: no rows in it"),
         ('[\n{"text": "a", "label": ' + "9" * 5000 + "}]", r"a\.json:2: .*too many digits"),
