@@ -37,6 +37,7 @@ TINY = {
     "camembert": ("Camembert", {}),
     "distilbert": ("DistilBert", {}),
     "megatron-bert": ("MegatronBert", {}),
+    "roformer": ("RoFormer", {"embedding_size": 16, "hidden_act": "gelu_new"}),
 }
 # Of configs whose keys are not BERT's.
 _RENAMED = {
@@ -46,7 +47,7 @@ _RENAMED = {
     },
 }  # fmt: skip
 AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")  # count positions from behind the padding's id
-WITHOUT_POOLER = ("electra", "electra-equal", "distilbert")
+WITHOUT_POOLER = ("electra", "electra-equal", "distilbert", "roformer")
 _CHARACTERS = (
     "的一是不了在人有我他这中大来上个国到说们为子和你地出道也时年得就那要下以生会自着去之过家学对可里后小么心多天而能好都然没日于起"
     "还发成事只作当想看文无开手十用主行方又如前所本见经头面公同三已老从动两长知民样现分将外但身些与高意进把法此实回二理美点月明其种声"
@@ -123,7 +124,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
                 model = getattr(transformers, prefix + head)(getattr(transformers, f"{prefix}Config")(**values))
                 with torch.no_grad():
                     for parameter in model.parameters():
-                        parameter.add_(torch.randn_like(parameter), alpha=0.1)
+                        if parameter.requires_grad:  # RoFormer's positions stay sines
+                            parameter.add_(torch.randn_like(parameter), alpha=0.1)
             model.save_pretrained(directory)
             built[key] = directory
         return built[key]

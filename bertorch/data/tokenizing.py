@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -26,6 +27,7 @@ from bertorch.writing import whole_folder
 
 TRUNCATIONS = ("head", "tail", "head_tail")
 AnySamples = TypeVar("AnySamples", bound="Samples")
+_CHINESE = re.compile("[\u4e00-\u9fff]+")
 _CHUNK = 10_000  # rows tokenized at a time, so that a large corpus is never in memory as Python lists
 
 
@@ -38,7 +40,8 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
     the directory's settings say.
 
     Raises:
-        UserError: no vocabulary there, files that transformers cannot read, or that name others elsewhere.
+        UserError: no vocabulary there, files that transformers cannot read, or that name others elsewhere; a RoFormer's
+            vocabulary of words.
     """
     directory = Path(directory)
     _check_named_files(directory)
@@ -61,6 +64,14 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
         raise UserError(f"{directory}: the tokenizer cannot be loaded ({reason})") from None
     if not tokenizer.is_fast:
         raise UserError(f"{directory}: its tokenizer has no fast version; save one as tokenizer.json")
+    config = directory / "config.json"
+    if config.is_file() and read_json_object(config).get("model_type") == "roformer":
+        word = next((token for token in tokenizer.get_vocab() if len(token) > 1 and _CHINESE.fullmatch(token)), None)
+        if word is not None:  # WordPiece gives characters alone, and the model has learned words
+            raise UserError(
+                f"{directory}: its vocabulary has words such as {word}, which jieba cuts; that is not supported; take a "
+                "RoFormer of characters"
+            )
     return tokenizer
 
 

@@ -18,7 +18,14 @@ _SIZES = (
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_python", "relu", "silu", "tanh")
 
 # Those that a family has only where its row lists them.
-_NOT_OF_BERT = {"embedding_size", "num_hidden_groups", "inner_group_num", "use_task_id", "task_type_vocab_size"}
+_NOT_OF_BERT = {
+    "embedding_size",
+    "num_hidden_groups",
+    "inner_group_num",
+    "use_task_id",
+    "task_type_vocab_size",
+    "rotary_value",
+}
 
 # Keys that describe the file a config was read from, or a head: whoever saves writes them again; they are never copied.
 _NOT_CARRIED = {
@@ -34,8 +41,8 @@ class EncoderConfig:
     A family has keys that are not BERT's where its row lists them. ``embedding_size``, ``num_hidden_groups`` and
     ``inner_group_num`` are ALBERT's (Lan et al. 2019, section 3.1) and ELECTRA's; for the others they take the values that
     make them BERT: as wide as the model, a group a layer, one block a group. ``use_task_id`` and ``task_type_vocab_size``
-    are ERNIE's (Sun et al. 2020, section 4.2). ``other`` keeps the keys that the encoder has no use for, so that a saved
-    config loses nothing.
+    are ERNIE's (Sun et al. 2020, section 4.2), ``rotary_value``, whether values are turned too, is RoFormer's. ``other``
+    keeps the keys that the encoder has no use for, so that a saved config loses nothing.
     """
 
     model_type: str = "bert"
@@ -57,6 +64,7 @@ class EncoderConfig:
     inner_group_num: int = 1
     use_task_id: bool = False
     task_type_vocab_size: int = 3
+    rotary_value: bool = False
     other: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -85,6 +93,11 @@ class EncoderConfig:
         return self.family.always_projects or self.embedding_size != self.hidden_size
 
     @property
+    def head_size(self) -> int:
+        """The width of an attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
     def position_offset(self) -> int:
         """What positions are counted from."""
         return self.pad_token_id + 1 if self.family.positions_after_padding else 0
@@ -93,6 +106,11 @@ class EncoderConfig:
     def max_seq_length(self) -> int:
         """The longest sequence, special tokens included, that the position table has room for."""
         return self.max_position_embeddings - self.position_offset
+
+    @property
+    def classifier_act(self) -> str | None:
+        """The activation of the sequence classifier's dense layer; None: it has none, and takes the pooler."""
+        return self.hidden_act if self.family.classifier_act == "hidden_act" else self.family.classifier_act
 
     @property
     def classifier_dropout(self) -> float:
@@ -167,8 +185,13 @@ class EncoderConfig:
             values["pad_token_id"] = 1 if family.positions_after_padding else 0
         if not isinstance(values["pad_token_id"], int) or isinstance(values["pad_token_id"], bool):
             raise UserError(f"{path}: pad_token_id must be a whole number, found {_shown(values['pad_token_id'])}")
-        if not isinstance(values.get("use_task_id", False), bool):
-            raise UserError(f"{path}: use_task_id must be true or false, found {_shown(values['use_task_id'])}")
+        for key in ("use_task_id", "rotary_value"):
+            if not isinstance(values.get(key, False), bool):
+                raise UserError(f"{path}: {key} must be true or false, found {_shown(values[key])}")
+        if family.rotary and (raw.get("norm_type", "layer_norm") != "layer_norm" or raw.get("use_bias", True) is not True):
+            raise UserError(
+                f"{path}: norm_type and use_bias are those of RoFormer-v2, which is not supported; take a RoFormer"
+            )
         config = cls(**values)
         if not 0 <= config.position_offset < config.max_position_embeddings:
             raise UserError(
@@ -185,6 +208,8 @@ class EncoderConfig:
                 f"{path}: {keys['hidden_size']} {config.hidden_size} is not a multiple of "
                 f"{keys['num_attention_heads']} {config.num_attention_heads}"
             )
+        if family.rotary and config.head_size % 2:
+            raise UserError(f"{path}: rotary positions turn pairs: hidden_size / num_attention_heads must be even")
         config._check_sizes(values, path)
         return config
 
@@ -197,18 +222,21 @@ class EncoderConfig:
             if blocks > _MOST_BLOCKS:
                 named = " and ".join(f"{self.keys[key]} {values[key]}" for key in keys if values.get(key, 1) > 1)
                 raise UserError(f"{path}: {named}: {blocks:,} blocks of layers; at most {_MOST_BLOCKS:,} are allowed")
-        if 4 * self.num_parameters <= total_memory():
+        if 4 * self._num_saved <= total_memory():
             return
         usual = EncoderConfig(model_type=self.model_type)
         larger = [key for key in _SIZES if (values.get(key) or 0) > getattr(usual, key)]
         # Those that alone make it so large, if there are such.
         alone = [
-            key
-            for key in larger
-            if 4 * EncoderConfig(**{**values, key: getattr(usual, key)}).num_parameters <= total_memory()
+            key for key in larger if 4 * EncoderConfig(**{**values, key: getattr(usual, key)})._num_saved <= total_memory()
         ]
         named = ", ".join(f"{self.keys[key]} {values[key]}" for key in alone or larger)
-        check_memory(path, f"an encoder of {named or self.model_type}", 4 * self.num_parameters)
+        check_memory(path, f"an encoder of {named or self.model_type}", 4 * self._num_saved)
+
+    @property
+    def _num_saved(self) -> int:
+        """Numbers of the encoder in a file: weights, and the table of rotary positions."""
+        return self.num_parameters + (self.max_position_embeddings * self.head_size if self.family.rotary else 0)
 
     @property
     def num_parameters(self) -> int:

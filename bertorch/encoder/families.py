@@ -64,6 +64,11 @@ _DISTILBERT = {
     "pooler.dense": "pooler.dense",
 }
 
+_ROFORMER = {
+    **{ours: theirs for ours, theirs in _BERT.items() if ours != "embeddings.position"},
+    "embeddings.projection": "embeddings_project",
+}
+
 _BERT_PRETRAINING = {
     "transform": "cls.predictions.transform.dense", "norm": "cls.predictions.transform.LayerNorm",
     "bias": "cls.predictions.bias", "decoder": "cls.predictions.decoder.weight", "order": "cls.seq_relationship",
@@ -72,6 +77,7 @@ _ALBERT_PRETRAINING = {
     "transform": "predictions.dense", "norm": "predictions.LayerNorm", "bias": "predictions.bias",
     "decoder": "predictions.decoder.weight", "order": "sop_classifier.classifier",
 }  # fmt: skip
+_ROFORMER_PRETRAINING = {ours: theirs for ours, theirs in _BERT_PRETRAINING.items() if ours != "order"}
 _ROBERTA_PRETRAINING = {
     "transform": "lm_head.dense", "norm": "lm_head.layer_norm", "bias": "lm_head.bias", "decoder": "lm_head.decoder.weight",
 }  # fmt: skip
@@ -107,8 +113,10 @@ class Family:
         always_projects: embeddings are mapped to the hidden width even where the two are equal.
         shares_blocks: a configuration says how many groups of blocks there are, usually one.
         positions_after_padding: positions are counted from ``pad_token_id + 1``, which is 2 where nothing else is said.
-        classifier_act: the activation of a dense layer that the sequence classifier puts before its output; None: the
-            encoder's own pooler serves.
+        rotary: the weight under which transformers saves its table of sines for rotary positions, which turn queries and
+            keys in every layer (Su et al. 2021); the table is computed, and no weight here. None: other positions.
+        classifier_act: the activation of a dense layer that the sequence classifier puts before its output,
+            ``hidden_act`` for that of the configuration; None: the encoder's own pooler serves.
         classifier_input_dropout: the states have dropout before that dense layer too.
         classifier_dropout: the key of the configuration for the dropout before a classifier; without a key or a
             value ``hidden_dropout_prob`` holds.
@@ -129,6 +137,7 @@ class Family:
     always_projects: bool = False
     shares_blocks: bool = False
     positions_after_padding: bool = False
+    rotary: str | None = None
     classifier_act: str | None = None
     classifier_input_dropout: bool = True
     classifier_dropout: str | None = "classifier_dropout"
@@ -172,5 +181,10 @@ FAMILIES = {
     "megatron-bert": Family(
         "MegatronBert", "bert.", _MEGATRON, _BERT_PRETRAINING, _POOLED_CLASSIFIER,
         classifier_dropout=None, norm_first=True,
+    ),
+    "roformer": Family(
+        "RoFormer", "roformer.", _ROFORMER, _ROFORMER_PRETRAINING, _DENSE_CLASSIFIER,
+        own_keys=("embedding_size", "rotary_value"), rotary="encoder.embed_positions.weight",
+        classifier_act="hidden_act", classifier_dropout=None,
     ),
 }  # fmt: skip

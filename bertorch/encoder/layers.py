@@ -59,7 +59,7 @@ class Embeddings(nn.Module):
         super().__init__()
         width = config.embedding_size
         self.word = Embedding(config.vocab_size, width)
-        self.position = Embedding(config.max_position_embeddings, width)
+        self.position = Embedding(config.max_position_embeddings, width) if config.has("embeddings.position") else None
         self.token_type = Embedding(config.type_vocab_size, width) if config.has("embeddings.token_type") else None
         self.task_type = Embedding(config.task_type_vocab_size, width) if config.has("embeddings.task_type") else None
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if config.has("embeddings.norm") else None
@@ -71,11 +71,29 @@ class Embeddings(nn.Module):
         x = self.word(batch.input_ids)  # [T, E]
         if self.token_type is not None:
             x = x + self.token_type(batch.token_type_ids)
-        x = x + self.position(batch.position_ids + self.position_offset)
+        if self.position is not None:
+            x = x + self.position(batch.position_ids + self.position_offset)
         if self.task_type is not None:
             x = x + self.task_type.weight[0]
         x = self.dropout(x if self.norm is None else self.norm(x))
         return x if self.projection is None else self.projection(x)  # [T, D]
+
+
+def sinusoids(length: int, width: int) -> Tensor:
+    """Sines and, behind them, cosines of position / 10000^(2i / width), ``[length, width]`` (Su et al. 2021, eq. 15)."""
+    speeds = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.double) / width)
+    angles = torch.arange(length, dtype=torch.double)[:, None] * speeds
+    return torch.cat([angles.sin(), angles.cos()], dim=1).float()
+
+
+def rotate(x: Tensor, sines: Tensor) -> Tensor:
+    """Turn each pair of neighbours of ``x``, ``[T, H, D/H]``, by its position's angles (Su et al. 2021, eq. 34).
+
+    ``sines``: sines and cosines of each token's position, ``[T, D/H]``.
+    """
+    sin, cos = sines[:, None].chunk(2, dim=-1)  # [T, 1, D/H/2]
+    even, odd = x[..., ::2], x[..., 1::2]
+    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
 
 
 class Block(nn.Module):
@@ -101,16 +119,21 @@ class Block(nn.Module):
         self.attention_dropout = config.attention_probs_dropout_prob
         self.hidden_act = config.hidden_act
         self.norm_first = config.family.norm_first
+        self.rotary_value = config.rotary_value
 
-    def forward(self, x: Tensor, batch: TokenBatch, first_only: bool = False) -> Tensor:
+    def forward(self, x: Tensor, batch: TokenBatch, first_only: bool = False, sines: Tensor | None = None) -> Tensor:
         """States after the block: ``[total_tokens, D]`` -> the same, or with ``first_only`` those of each sequence's first
         token, ``[batch_size, D]``: the others are read then, and nothing more is computed for them.
+        ``sines``: of each token's position where positions are rotary, ``[total_tokens, D/H]``.
         """
         seen = self.attention_norm(x) if self.norm_first else x
         k, v = (layer(seen).view(len(x), self.heads, -1) for layer in (self.key, self.value))  # [T, H, D/H]
         if first_only:
             x, seen = first_tokens(x, batch), first_tokens(seen, batch)
         q = self.query(seen).view(len(x), self.heads, -1)
+        if sines is not None:
+            q, k = rotate(q, first_tokens(sines, batch) if first_only else sines), rotate(k, sines)
+            v = rotate(v, sines) if self.rotary_value else v
         context = attention(q, k, v, batch, self.attention_dropout if self.training else 0.0)
         x = x + self.dropout(self.attention_output(context.flatten(1)))
         x, seen = (x, self.output_norm(x)) if self.norm_first else [self.attention_norm(x)] * 2

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bertorch.checksums import tensors_checksum
 from bertorch.encoder.config import EncoderConfig, beside, load_config
+from bertorch.encoder.layers import sinusoids
 from bertorch.encoder.model import Encoder
 from bertorch.errors import UserError
 from bertorch.memory import check_memory
@@ -24,6 +25,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
 )
 _CHECKSUM = "crc32"  # in the metadata: lost when another tool rewrites the file, so never in its way
+_ROUNDED = 1e-2  # sines may have been saved in 16 bits
 _WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"
 
 
@@ -218,6 +220,9 @@ def fill_encoder(
 
     Returns:
         The names in ``tensors`` that the encoder took.
+
+    Raises:
+        UserError: weights are missing or do not fit, or rotary positions are not the usual ones.
     """
     prefix = base_prefix(tensors, source)
     parameters = [name for name, _ in encoder.named_parameters()]
@@ -230,7 +235,12 @@ def fill_encoder(
         names = {ours: theirs for ours, theirs in names.items() if ours not in pooler}
         encoder.pooler.apply(encoder.initialise)
     copy_weights(encoder, names, tensors, source)
-    return set(names.values())
+    table = f"{prefix}{encoder.config.family.rotary}"
+    if table in tensors:
+        sines = sinusoids(len(tensors[table]), encoder.config.head_size)
+        if tensors[table].shape != sines.shape or (tensors[table].float() - sines).abs().max() > _ROUNDED:
+            raise UserError(f"{source}: {table} is not a table of sines; trained rotary positions are not supported")
+    return set(names.values()) | ({table} & set(tensors))
 
 
 def load_encoder(
@@ -272,4 +282,8 @@ def encoder_tensors(encoder: Encoder, prefix: str | None = None) -> dict[str, Te
     prefix = encoder.config.family.base_prefix if prefix is None else prefix
     parameters = dict(encoder.named_parameters())
     names = hugging_face_names(encoder.config, list(parameters))
-    return {prefix + names[ours]: tensor.detach() for ours, tensor in parameters.items()}
+    tensors = {prefix + names[ours]: tensor.detach() for ours, tensor in parameters.items()}
+    config = encoder.config
+    if config.family.rotary:
+        tensors[prefix + config.family.rotary] = sinusoids(config.max_position_embeddings, config.head_size)
+    return tensors

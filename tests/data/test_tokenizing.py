@@ -174,6 +174,16 @@ def test_chinese_albert_has_wordpiece(shared, tmp_path):
     assert encoder.encode([("天気AQ",)])[0][0] == wanted
 
 
+def test_a_vocabulary_of_words_is_refused_for_roformer(tiny_model, tmp_path):
+    """Its words are cut by jieba; WordPiece would give it characters."""
+    copy = Path(shutil.copytree(tiny_model("roformer"), tmp_path / "model"))
+    load_tokenizer(copy)
+    with (copy / "vocab.txt").open("a", encoding="utf-8") as file:
+        file.write("酒店\n")
+    with pytest.raises(UserError, match="words such as 酒店"):
+        load_tokenizer(copy)
+
+
 @pytest.mark.parametrize("model_type", ["albert", "roberta", "electra", None])
 def test_vocab_txt_alone_is_wordpiece_whatever_the_config_says(tmp_path, model_type):
     write_vocabulary(tmp_path)

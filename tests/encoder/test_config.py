@@ -44,7 +44,11 @@ def test_defaults_are_transformers(model_type, tmp_path):
     written(tmp_path, {"model_type": model_type, "intermediate_size": 8, "hidden_dim": 8, **sizes})
     ours = Encoder(load_config(tmp_path))
     theirs = AutoModel.from_config(AutoConfig.from_pretrained(tmp_path))
-    shapes = {name: parameter.shape for name, parameter in theirs.named_parameters() if not name.startswith("pooler")}
+    shapes = {
+        name: parameter.shape
+        for name, parameter in theirs.named_parameters()
+        if not name.startswith(("pooler", "encoder.embed_pos"))
+    }
     parameters = dict(ours.named_parameters())
     names = hugging_face_names(ours.config, list(parameters))
     assert {theirs: parameters[mine].shape for mine, theirs in names.items()} == shapes
@@ -90,6 +94,10 @@ def test_keys_the_encoder_has_no_use_for_survive():
         ({"model_type": "distilbert", "dim": 30, "n_heads": 4}, "n_heads 4"),
         ({"model_type": "distilbert", "activation": "swish"}, "activation 'swish'"),
         ({"model_type": "ernie", "use_task_id": "yes"}, "use_task_id"),
+        ({"model_type": "roformer", "rotary_value": 1}, "rotary_value"),
+        ({"model_type": "roformer", "norm_type": "rms_norm"}, "RoFormer-v2"),
+        ({"model_type": "roformer", "use_bias": False}, "RoFormer-v2"),
+        ({"model_type": "roformer", "hidden_size": 36, "num_attention_heads": 4}, "even"),
     ],
     ids=str,
 )
@@ -122,6 +130,8 @@ def test_weights_are_counted_exactly(family, tiny_model):
         ({"model_type": "albert", "embedding_size": 10**12}, ["embedding_size 1000000000000"], ""),
         ({"vocab_size": 10**12, "hidden_size": 10**7}, ["vocab_size 1000000000000", "hidden_size 10000000"], ""),
         ({"vocab_size": 10**400}, ["vocab_size"], ""),
+        ({"model_type": "roformer", "max_position_embeddings": 10**12}, ["max_position_embeddings 1000000000000"], ""),
+        ({"model_type": "distilbert", "dim": 10**7, "n_heads": 4}, ["dim 10000000"], ""),
         ({"hidden_size": 2**62, "vocab_size": 2**62}, [f"vocab_size {2**62}", f"hidden_size {2**62}"], ""),
     ],
     ids=str,

@@ -29,7 +29,7 @@ class Classifier(nn.Module):
         config = encoder.config
         self.encoder = encoder
         self.pooling_mode = pooling_mode
-        self.dense_act = config.family.classifier_act if pooling_mode == "linear" else None
+        self.dense_act = config.classifier_act if pooling_mode == "linear" else None
         self.dense = nn.Linear(config.hidden_size, config.hidden_size) if self.dense_act else None
         self.classifier = nn.Linear(config.hidden_size, num_labels)
         self.dropout = Dropout(config.text_classifier_dropout)

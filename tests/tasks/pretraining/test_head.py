@@ -113,7 +113,8 @@ def test_the_loss_and_all_gradients_of_transformers(tiny_model, family, head):
     for mine, name in names.items():
         found, wanted = parameters[mine].grad, gradients[name]
         assert (found - wanted).abs().max().item() <= 1e-4 * wanted.abs().max().item() + 1e-5 * largest, mine
-    trained = {id(parameter) for parameter in theirs.parameters() if parameter.grad is not None}
+    # transformers gives RoFormer's table of sines a gradient too.
+    trained = {id(all_names[name]) for name, grad in gradients.items() if grad is not None and "embed_pos" not in name}
     assert trained == {id(all_names[name]) for name in names.values()}
 
 
@@ -237,7 +238,7 @@ def test_names_of_one_tensor(tiny_model, tmp_path, messages, family, names):
     assert not any("unused" in message for message in messages)
 
 
-@pytest.mark.parametrize("family", ["roberta", "xlm-roberta", "electra", "camembert", "distilbert"])
+@pytest.mark.parametrize("family", ["roberta", "xlm-roberta", "electra", "camembert", "distilbert", "roformer"])
 def test_families_without_an_order(tiny_model, family):
     with pytest.raises(UserError, match="--objectives mlm") as caught:
         load_language_model(tiny_model(family), True, 1.0)

@@ -78,7 +78,7 @@ def test_transformers_opens_what_is_saved(family, tiny_model, tmp_path):
     assert_same_logits(load_trained_reader(tmp_path, SPAN), theirs.eval(), draw())
     saved, original = load_file(tmp_path / "model.safetensors"), load_file(directory / "model.safetensors")
     assert saved.keys() == original.keys()
-    assert all(torch.equal(saved[name], original[name] * 1.1) for name in original)
+    assert all(torch.equal(saved[name], original[name] * 1.1) for name in original if "embed_positions" not in name)
 
 
 def test_loss_of_transformers(both):
