@@ -48,10 +48,10 @@ def parse_args():
 def load_samples(path, args, tokenizer, name):
     """Token ids of a set, with scores where it is not the training set; the place to edit for data of another shape."""
     if name != "train":
-        how = reading_flags(args, args.dev_columns)
+        how = reading_flags(args, name, like_train=False)
         return scored_samples(path, tokenizer, score_needed=name == "dev", cache_dir=args.cache_dir, **how)
 
-    how = reading_flags(args, args.columns)
+    how = reading_flags(args, name)
     kept = (args.num_hard_negatives, args.positive_label)
 
     def rows():

@@ -56,7 +56,7 @@ def parse_args():
 def load_samples(path, args, target, tokenizer, name):
     """Token ids and targets of a set; the place to edit for data of another shape."""
     label_needed = name != "test"
-    how = reading_flags(args, args.columns)
+    how = reading_flags(args, name)
 
     def rows():
         row: Row

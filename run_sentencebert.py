@@ -45,7 +45,7 @@ def parse_args():
 
 def load_samples(path, args, labels, tokenizer, name):
     """Token ids of a set with labels or scores; the place to edit for data of another shape."""
-    how = reading_flags(args, args.columns if name == "train" else args.dev_columns or args.columns)
+    how = reading_flags(args, name)
     if args.objective in ("cosent", "cosine_mse") or (args.objective == "triplet" and name != "train"):
         return scored_samples(path, tokenizer, score_needed=name != "test", cache_dir=args.cache_dir, **how)
 

@@ -62,6 +62,7 @@ def read_rows(
     kind: str | None = None,
     keep_all: bool = False,
     encoding: str | None = None,
+    columns_flag: str = "--columns",
 ) -> list[Row]:
     """Read a file of texts and labels: tables, json lines and lists of json (``INPUT_FORMATS``), each also ``.gz``.
 
@@ -77,6 +78,7 @@ def read_rows(
         keep_all: for prediction, which loses no row: a blank line, a row with a blank text where no label is needed, and a
             bad row that is skipped leave a row without texts.
         encoding: of the file; None detects it.
+        columns_flag: that names ``columns``, for messages.
 
     Raises:
         UserError: the file cannot be read, is empty, has bad rows, or has a header row without --columns.
@@ -86,7 +88,7 @@ def read_rows(
         kind = find_format(path, encoding, wanted)
     kind = kind or file_format(path)
     bad = BadRows(path, bad_rows)
-    place = Columns(path, kind, 2 if is_text_pair else 1, columns, label_needed, labels)
+    place = Columns(path, kind, 2 if is_text_pair else 1, columns, label_needed, labels, columns_flag)
     rows: list[Row] = []
     blank: list[int] = []
     for line, cells in read_cells(path, bad, stream, kind, keep_all, encoding):
@@ -131,9 +133,10 @@ class Columns:
     """
 
     def __init__(
-        self, path: str | Path, kind: str, texts: int, columns: str | None, label_needed: bool, labels: list[str] | None
-    ):
-        self.path, self.kind, self.label_needed = path, kind, label_needed
+        self, path: str | Path, kind: str, texts: int, columns: str | None, label_needed: bool, labels: list[str] | None,
+        flag: str,
+    ):  # fmt: skip
+        self.path, self.kind, self.label_needed, self.flag = path, kind, label_needed, flag
         self.labels = labels
         self.text_roles = _TEXT_ROLES[texts]
         self.names = [name.strip() for name in columns.split(",")] if columns else None
@@ -147,7 +150,7 @@ class Columns:
             named = [name for name in self.names if name != "_"]
             twice = next((name for name in named if named.count(name) > 1), None)
             if twice is not None:
-                raise UserError(f"--columns {columns}: {twice!r} appears twice; name each column once")
+                raise UserError(f"{self.flag} {columns}: {twice!r} appears twice; name each column once")
             self.by_name = self._by_name(named)
         if self.names is not None and kind in ("jsonl", "json"):
             self.places = self.by_name
@@ -186,14 +189,14 @@ class Columns:
         if any(name not in _ROLES for name in self.names):
             absent = next(name for name in self.by_name.values() if name not in stripped)
             raise UserError(
-                f"{self.path}:{line}: no column {absent!r} in the first row ({_short(stripped)}); --columns takes names "
+                f"{self.path}:{line}: no column {absent!r} in the first row ({_short(stripped)}); {self.flag} takes names "
                 "of the header row, or, for a file without one, the role of each position: text, text_a, text_b, label, _"
             )
         wanted = [*self.text_roles, *(["label"] if self.label_needed else [])]
         missing = [role for role in wanted if role not in self.names]
         if missing:
             raise UserError(
-                f"--columns {','.join(self.names)}: {missing[0]!r} is missing; {self.path} needs {_short(wanted)}"
+                f"{self.flag} {','.join(self.names)}: {missing[0]!r} is missing; {self.path} needs {_short(wanted)}"
             )
         self._refuse_header(line, stripped)
         names = self.names
@@ -209,11 +212,11 @@ class Columns:
         left = [role for role in roles if role not in by_name]
         others = [name for name in names if name not in by_name]
         if len(others) > len(left):
-            raise UserError(f"--columns {','.join(names)}: {len(names)} names for {_short(roles)}; name these only")
+            raise UserError(f"{self.flag} {','.join(names)}: {len(names)} names for {_short(roles)}; name these only")
         by_name.update(zip(left, others, strict=False))
         missing = [role for role in roles if role not in by_name and (role != "label" or self.label_needed)]
         if missing:
-            raise UserError(f"--columns {','.join(names)}: the column of {missing[0]!r} is not named")
+            raise UserError(f"{self.flag} {','.join(names)}: the column of {missing[0]!r} is not named")
         return by_name
 
     def _refuse_header(self, line: int, cells: list[str]) -> None:
@@ -225,11 +228,11 @@ class Columns:
             return
         texts = list(dict.fromkeys(cell for cell in cells if cell.lower() in _TEXT_WORDS))
         label = [cell for cell in cells if cell.lower() in _LABEL_WORDS][:1]
-        remedy = "say which columns to read with --columns"
+        remedy = f"say which columns to read with {self.flag}"
         if len(texts) >= wanted and (label or not self.label_needed):
             remedy += f' "{",".join(texts[:wanted] + label)}"'
             if wanted == 1 and len(texts) > 1:
-                remedy += f', or for text pairs with --is_text_pair --columns "{",".join(texts[:2] + label)}"'
+                remedy += f', or for text pairs with --is_text_pair {self.flag} "{",".join(texts[:2] + label)}"'
         raise UserError(f"{self.path}:{line}: this looks like a header row ({_short(cells)}); {remedy}")
 
     def _other_width(self, found: int) -> tuple[str, str]:
@@ -241,8 +244,8 @@ class Columns:
         if self.names is None:
             problem += f" ({roles.removesuffix(separator).strip()})"
         if self.names is None and found == 3 and self.width == 2 and len(self.text_roles) == 1:
-            return problem, "for text pairs add --is_text_pair, for other columns use --columns"
-        return problem, "mend the row, or name the columns with --columns"
+            return problem, f"for text pairs add --is_text_pair, for other columns use {self.flag}"
+        return problem, f"mend the row, or name the columns with {self.flag}"
 
     def _json_row(self, line: int, cells: dict[str, object]) -> Row:
         if self.places is None:
@@ -250,7 +253,7 @@ class Columns:
             if keys is None:
                 wanted = " or ".join("+".join(keys) for keys in JSON_TEXT_KEYS[len(self.text_roles)])
                 raise UnusableRow(
-                    f"no key for the text ({wanted})", f"found {_short(list(cells))}; name the keys with --columns"
+                    f"no key for the text ({wanted})", f"found {_short(list(cells))}; name the keys with {self.flag}"
                 )
             self.places = {**dict(zip(self.text_roles, keys, strict=True)), "label": "label"}
         texts = []
@@ -261,7 +264,7 @@ class Columns:
             texts.append(value.strip())
         label = cells.get(self.places["label"]) if "label" in self.places else None
         if label is None and self.label_needed:
-            raise UnusableRow(f"no label under key {self.places['label']!r}", "add it, or name the key with --columns")
+            raise UnusableRow(f"no label under key {self.places['label']!r}", f"add it, or name the key with {self.flag}")
         if isinstance(label, bool) or (label is not None and not isinstance(label, str | int | float)):
             raise UnusableRow(f"the label is {type(label).__name__}", "write a string or a number")
         return Row(line, tuple(texts), None if label is None else str(label).strip())

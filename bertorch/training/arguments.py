@@ -131,6 +131,8 @@ def training_parser(description: str, rows_of_texts: bool = True, documents: boo
             "--truncation", choices=TRUNCATIONS, default="head", help="which part of a text that is too long to keep"
         )
         add_columns_argument(data)
+        data.add_argument("--dev_columns", default=None, help="like --columns, for the development set, and the test set")
+        data.add_argument("--test_columns", default=None, help="like --columns, for the test set")
         add_input_format_argument(data, INPUT_FORMATS)
     else:
         parser.set_defaults(truncation="head")
@@ -302,14 +304,25 @@ def _encoding(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def reading_flags(args: argparse.Namespace, columns: str | None = None) -> dict[str, str | None]:
+def reading_flags(args: argparse.Namespace, name: str, like_train: bool = True) -> dict[str, str | None]:
     """What ``read_rows`` and its like are told by the flags; it belongs to the key of what is cached.
 
     Args:
         args: the flags.
-        columns: of this set.
+        name: of the set, ``train``, ``dev`` or ``test``. The columns of the test set are those of ``--test_columns``, else
+            of ``--dev_columns``, else of ``--columns``; those of the development set likewise.
+        like_train: False where these two sets have other columns than the training set, so that ``--columns`` is not theirs.
     """
-    return {"columns": columns, "bad_rows": args.bad_rows, "kind": args.input_format, "encoding": args.encoding}
+    candidates = {"train": [], "dev": ["dev_columns"], "test": ["test_columns", "dev_columns"]}[name]
+    candidates += ["columns"] if name == "train" or like_train else []
+    columns = next((given for flag in candidates if (given := getattr(args, flag)) is not None), None)
+    return {
+        "columns": columns,
+        "columns_flag": f"--{candidates[0]}",
+        "bad_rows": args.bad_rows,
+        "kind": args.input_format,
+        "encoding": args.encoding,
+    }
 
 
 def add_device_argument(group: argparse._ArgumentGroup) -> None:

@@ -65,3 +65,50 @@ def test_every_script_reads_in_the_format_it_is_told(script, small_encoder, tmp_
     )
     assert call(script, flags, monkeypatch) == 2
     assert problem in capsys.readouterr().err
+
+
+SCORED = DATA / "graded/dev.tsv"
+TABLES = {
+    "run_classifier.py": (["text", "label"], REVIEWS / "dev.tsv"),
+    "run_sentencebert.py": (["text_a", "text_b", "label"], DATA / "nli/dev.tsv"),
+    "run_simcse.py": (["text"], SCORED),
+    "run_batchneg.py": (["text_a", "text_b"], SCORED),
+}
+
+
+@pytest.fixture
+def three_layouts(tmp_path):
+    """Flags of a script whose three sets have their columns in three orders, each behind a column that counts the rows."""
+
+    def make(script):
+        flags = dict(FILES[script])
+        roles, dev = TABLES[script]
+        scored = ["text_a", "text_b", "label"] if dev == SCORED else roles
+        sets = {"train": (flags["train_data_file"], roles), "dev": (dev, scored), "test": (dev, scored)}
+        for name, (source, columns) in sets.items():
+            rows = [line.split("\t") for line in source.read_text(encoding="utf-8").splitlines()[:40]]
+            order = columns if name == "train" else columns[::-1] if name == "dev" else [columns[-1], *columns[:-1]]
+            before = ["_"] * (1 + ("train", "dev", "test").index(name))
+            path = tmp_path / f"{name}.tsv"
+            lines = ("\t".join(["-"] * len(before) + [row[columns.index(role)] for role in order]) for row in rows)
+            path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            flags[f"{name}_data_file"] = path
+            flags["columns" if name == "train" else f"{name}_columns"] = ",".join(before + order)
+        return flags
+
+    return make
+
+
+@pytest.mark.parametrize("script", TABLES)
+def test_each_set_has_columns_of_its_own(script, three_layouts, small_encoder, tmp_path, monkeypatch, capsys):
+    flags = {
+        **three_layouts(script), "pretrained_model_name_or_path": small_encoder, "saved_dir": tmp_path / "out",
+        "max_steps": 1, "do_test": True, "device": "cpu",
+    }  # fmt: skip
+    assert call(script, as_flags(**flags), monkeypatch) == 0
+    for name in ("dev", "test"):  # without its own flag, its message names it
+        wrong = {**flags, "overwrite": True, f"{name}_columns": None}
+        capsys.readouterr()
+        assert call(script, as_flags(**wrong), monkeypatch) == 2
+        error = capsys.readouterr().err
+        assert f"{name}.tsv:1: " in error and f"with --{name}_columns" in error

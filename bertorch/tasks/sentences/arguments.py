@@ -33,11 +33,6 @@ def add_sentence_arguments(parser: ArgumentParser) -> argparse._ArgumentGroup:
     group.add_argument(
         "--no_gather_negatives", action="store_true", help="compare with the texts of one process, not of all"
     )
-    group.add_argument(
-        "--dev_columns",
-        default=None,
-        help="like --columns, for the development and test sets: text_a, text_b and label, which is the score",
-    )
     return group
 
 

@@ -19,6 +19,7 @@ def read_scored_pairs(
     score_needed: bool = True,
     kind: str | None = None,
     encoding: str | None = None,
+    columns_flag: str = "--columns",
 ) -> list[tuple[int, tuple[str, ...], float]]:
     """``(line, two texts, score)`` of a file of ``read_rows`` whose label is a number; nan where it has none.
 
@@ -26,7 +27,9 @@ def read_scored_pairs(
         UserError: as ``read_rows``, or a score is not a finite number.
     """
     bad = BadRows(path, bad_rows)
-    rows = read_rows(path, True, None, columns, bad_rows, score_needed, kind=kind, encoding=encoding)
+    rows = read_rows(
+        path, True, None, columns, bad_rows, score_needed, kind=kind, encoding=encoding, columns_flag=columns_flag
+    )
     pairs = [(row.line, row.texts, math.nan if row.label is None else score_of(row, bad)) for row in rows]
     bad.close()
     pairs = [pair for pair, row in zip(pairs, rows, strict=True) if row.label is None or not math.isnan(pair[2])]
@@ -59,10 +62,11 @@ def scored_samples(
     cache_dir: str | None = None,
     kind: str | None = None,
     encoding: str | None = None,
+    columns_flag: str = "--columns",
 ) -> Samples:
     """``read_scored_pairs``, tokenized: two sequences a row."""
     read_as = ("scored pairs", Path(path).suffixes, columns, bad_rows, score_needed, kind, encoding)
-    rows = partial(read_scored_pairs, path, columns, bad_rows, score_needed, kind, encoding)
+    rows = partial(read_scored_pairs, path, columns, bad_rows, score_needed, kind, encoding, columns_flag)
     return tokenize_cached(path, rows, encoder, read_as, cache_dir, separate=True)
 
 
@@ -75,6 +79,7 @@ def read_positives(
     negative_needed: bool = False,
     kind: str | None = None,
     encoding: str | None = None,
+    columns_flag: str = "--columns",
 ) -> list[Row]:
     """Rows of a text, its positive and up to ``num_hard_negatives`` hard negatives.
 
@@ -97,7 +102,15 @@ def read_positives(
         rows = _read_queries(path, kind, bad_rows, encoding)
     else:
         read = read_rows(
-            path, True, None, columns, bad_rows, label_needed=positive_label is not None, kind=kind, encoding=encoding
+            path,
+            True,
+            None,
+            columns,
+            bad_rows,
+            label_needed=positive_label is not None,
+            kind=kind,
+            encoding=encoding,
+            columns_flag=columns_flag,
         )
         if positive_label is not None:
             rows = [Row(row.line, row.texts, None) for row in read if row.label == positive_label]
