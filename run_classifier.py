@@ -9,25 +9,16 @@ Rows are text TAB label, or text TAB text TAB label with --is_text_pair; csv, js
 
 from pathlib import Path
 
-from bertorch.data.files import read_labels
 from bertorch.data.report import report_data
 from bertorch.data.rows import Row, read_rows
 from bertorch.data.tokenizing import tokenize_cached
-from bertorch.heads.pooling import POOLING_MODES
+from bertorch.tasks.classification.arguments import add_classifier_arguments, settle_classifier_arguments
 from bertorch.tasks.classification.description import Description
 from bertorch.tasks.classification.head import load_classifier
 from bertorch.tasks.classification.predictor import Predictor
-from bertorch.tasks.classification.report import classification_details
-from bertorch.tasks.classification.scores import METRICS
-from bertorch.tasks.classification.targets import OneLabel
-from bertorch.tasks.prediction import write_predictions
-from bertorch.training.arguments import (
-    add_class_loss_arguments,
-    add_dropout_samples_argument,
-    reading_flags,
-    training_parser,
-)
-from bertorch.training.evaluation import Evaluation
+from bertorch.tasks.classification.targets import target_of
+from bertorch.tasks.prediction import answer_cell, write_predictions
+from bertorch.training.arguments import reading_flags, training_parser
 from bertorch.training.inference import Compute
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
@@ -38,56 +29,43 @@ from bertorch.training.step import train_step
 
 def parse_args():
     parser = training_parser("Fine-tune an encoder to classify texts or text pairs.")
-    task = parser.add_argument_group("classification")
-    task.add_argument("--label_file", required=True, help="the labels, one per line")
-    task.add_argument("--is_text_pair", action="store_true", help="rows hold two texts")
-    task.add_argument(
-        "--metric", choices=METRICS, default="accuracy", help="which metric decides the best model; f1 is for two labels"
-    )
-    task.add_argument(
-        "--pooling_mode", choices=POOLING_MODES, default="linear",
-        help="what to classify: linear as transformers does, or pooled states of one layer or the mean of two",
-    )  # fmt: skip
-    add_class_loss_arguments(task)
-    add_dropout_samples_argument(task)
-    return parser.parse_args()
+    add_classifier_arguments(parser)
+    return settle_classifier_arguments(parser.parse_args())
 
 
 def load_samples(path, args, target, tokenizer, name):
     """Token ids and targets of a set; the place to edit for data of another shape."""
-    label_needed = name != "test"
-    how = reading_flags(args, name)
+    needed = name != "test"
+    how = {**reading_flags(args, name), **target.reading}
 
     def rows():
         row: Row
-        for row in read_rows(path, args.is_text_pair, target.labels, label_needed=label_needed, **how):
+        for row in read_rows(path, args.is_text_pair, label_needed=needed, check=target.read, **how):
             yield row.line, row.texts, target.read(row)
 
-    read_as = (Path(path).suffixes, args.is_text_pair, target.labels, label_needed, how)
+    read_as = (args.target, Path(path).suffixes, args.is_text_pair, target.labels, needed, how)
     return tokenize_cached(path, rows, tokenizer, read_as, args.cache_dir)
 
 
 def evaluate(predictor, samples):
-    """Loss, accuracy and F1 over all of ``samples``, the same on any number of processes; and what the report shows."""
-    logits = predictor.logits(samples)
-    return Evaluation(predictor.target.scores(logits, samples.labels), lambda: classification_details(logits, samples))
+    """Figures over all of ``samples``, the same on any number of processes; what the report shows, and thresholds."""
+    return predictor.target.evaluation(predictor.logits(samples), samples)
 
 
 def test(predictor, samples, run):
     """Predict the test set with the saved model; its predictions stand in ``saved_dir/test_predictions.tsv``."""
     logits = predictor.logits(samples)
-    if (samples.labels >= 0).all():
+    if samples.has_label.all():
         run.report("test", predictor.target.scores(logits, samples.labels))
-    answers = predictor.target.answers(logits)
-    write_predictions(run.directory, predictor.compute, (answer["label"] for answer in answers))
+    answers = (answer_cell(answer[predictor.target.key]) for answer in predictor.target.answers(logits))
+    write_predictions(run.directory, predictor.compute, answers)
 
 
 def main(args):
     processes = start_training(args)
 
     # data
-    target = OneLabel(read_labels(args.label_file))
-    target.check_metric(args.metric)
+    target = target_of(args)
     directory, tokenizer = open_tokenizer(args, processes)
     sets = load_sets(args, processes, lambda path, name: load_samples(path, args, target, tokenizer, name))
     data_report = report_data(sets, args.max_seq_length, target.labels)
@@ -102,6 +80,7 @@ def main(args):
         labels=target.labels,
         is_text_pair=args.is_text_pair,
         pooling_mode=args.pooling_mode,
+        target=args.target,
         max_seq_length=args.max_seq_length,
         truncation=args.truncation,
     )

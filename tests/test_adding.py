@@ -75,7 +75,8 @@ def run(tmp_path_factory):
 def test_experiment_trick_and_target(run, tmp_path):
     """Two updates an epoch, so that the third is one of the second epoch."""
     steps = ["--batch_size", "256", "--max_seq_length", "16", "--max_steps", "3", "--flood_level", "0.5"]
-    run("run_classifier.py", *FLAGS, "--label_file", "data/reviews/labels.txt", *steps, "--saved_dir", tmp_path / "saved")
+    task = ["--target", "ordered", "--label_file", "data/reviews/labels.txt"]
+    run("run_classifier.py", *FLAGS, *task, *steps, "--saved_dir", tmp_path / "saved")
     assert (tmp_path / "saved" / "model.safetensors").is_file()
 
 

@@ -507,7 +507,11 @@ def test_more_labels_than_memory_holds(saved, monkeypatch):
     directory, task = saved
     description = DESCRIPTIONS[task]
     (directory / "bertorch.json").write_text(json.dumps(description))
-    assert part(task, "description").Description.read(directory).to_json() == {"truncation": "head", **description}
+    assert part(task, "description").Description.read(directory).to_json() == {
+        **{"classification": {"target": "label"}}.get(task, {}),
+        "truncation": "head",
+        **description,
+    }
     if "labels" in description:
         monkeypatch.setattr("bertorch.memory.total_memory", lambda: 8 * 32 - 1)
         with pytest.raises(UserError, match=f"a head for {len(description['labels'])} labels would take"):

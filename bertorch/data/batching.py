@@ -33,7 +33,8 @@ class Batch(MovableBatch):
 
     Attributes:
         tokens: the sequences, the longest first, so that attention finds groups of like length.
-        labels: label ids, LongTensor ``[rows]``, -1 where a row has none; or scores, FloatTensor ``[rows]``.
+        labels: label ids, LongTensor ``[rows]``, -1 where a row has none; or scores, FloatTensor ``[rows]``; or 0 and 1 of
+            every label, LongTensor ``[rows, labels]``.
         rows: the place of each row in its ``Samples``. Rows stand in the order of their first sequences' lengths, so that
             with one sequence a row, row i is sequence i of ``tokens``.
         places: where in ``tokens`` the sequences stand, taken in the order of the task: the first of every row, then the

@@ -40,12 +40,16 @@ def report_data(sets: dict[str, Samples], max_seq_length: int, labels: Sequence[
                 "unknown_share": unknown,
             }
         }
-        known = samples.labels[samples.labels >= 0]
-        if samples.labels.dtype.kind == "f" and len(known):
+        are_scores = samples.labels.dtype.kind == "f"
+        known = samples.labels[samples.has_label]
+        if are_scores and len(known):
             spread = {"lowest_score": known.min(), "mean_score": known.mean(), "highest_score": known.max()}
             report[name]["figures"].update({figure: float(value) for figure, value in spread.items()})
-        if len(labels) and len(known):
-            counts = np.bincount(known, minlength=len(labels))
+        if len(labels) and len(known) and not are_scores:
+            several = known.ndim == 2
+            if several:
+                report[name]["figures"]["without_label_share"] = float((known.sum(axis=1) == 0).mean())
+            counts = known.sum(axis=0, dtype=np.int64) if several else np.bincount(known, minlength=len(labels))
             report[name]["counts"] = dict(zip(labels, counts.tolist(), strict=True))
             logger.info(
                 f"{name}: labels " + ", ".join(f"{label} {count}" for label, count in zip(labels, counts, strict=True))

@@ -1,9 +1,9 @@
 """Rows of one text or two, and a label: what most tasks read."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from bertorch.data.files import TABLES, BadRows, UnusableRow, file_format, find_format, read_cells, say_blank
 from bertorch.errors import UserError
@@ -33,6 +33,7 @@ JSON_TEXT_KEYS = {
     1: (("text",), ("sentence",), ("content",)),
     2: (("text_a", "text_b"), ("sentence1", "sentence2"), ("sentence_a", "sentence_b")),
 }
+_FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "False": False, "True": True}  # cells of a label's column
 _ROLES = {"text", "text_a", "text_b", "label", "_"}
 
 
@@ -43,12 +44,12 @@ class Row:
     Attributes:
         line: where it starts in its file, from 1.
         texts: one text, or two of a pair; none for a bad or blank row that prediction keeps the place of.
-        label: as written in the file; None where the file has none.
+        label: as written in the file; a list where the file holds one, or a column a label; None where it has none.
     """
 
     line: int
     texts: tuple[str, ...]
-    label: str | None
+    label: str | list[str] | None
 
 
 def read_rows(
@@ -63,6 +64,8 @@ def read_rows(
     keep_all: bool = False,
     encoding: str | None = None,
     columns_flag: str = "--columns",
+    label_columns: list[str] | None = None,
+    check: Callable[[Row], Any] | None = None,
 ) -> list[Row]:
     """Read a file of texts and labels: tables, json lines and lists of json (``INPUT_FORMATS``), each also ``.gz``.
 
@@ -79,6 +82,9 @@ def read_rows(
             bad row that is skipped leave a row without texts.
         encoding: of the file; None detects it.
         columns_flag: that names ``columns``, for messages.
+        label_columns: a row may have several of these labels: in place of a label column the header row may name a column
+            of 0 and 1 for each of them, and json lines may hold such keys, or a list.
+        check: raises ``UnusableRow`` for a row whose label it does not take.
 
     Raises:
         UserError: the file cannot be read, is empty, has bad rows, or has a header row without --columns.
@@ -88,7 +94,7 @@ def read_rows(
         kind = find_format(path, encoding, wanted)
     kind = kind or file_format(path)
     bad = BadRows(path, bad_rows)
-    place = Columns(path, kind, 2 if is_text_pair else 1, columns, label_needed, labels, columns_flag)
+    place = Columns(path, kind, 2 if is_text_pair else 1, columns, label_needed, labels, columns_flag, label_columns)
     rows: list[Row] = []
     blank: list[int] = []
     for line, cells in read_cells(path, bad, stream, kind, keep_all, encoding):
@@ -109,6 +115,8 @@ def read_rows(
                 raise UnusableRow("an empty text", "fill it in or remove the row")
             if labels is not None and row.label is not None and row.label not in labels:
                 raise UnusableRow(f"label {row.label[:30]!r} is not in the label file", f"known are {_short(labels)}")
+            if check is not None:
+                check(row)
             rows.append(row)
         except UnusableRow as error:
             bad.add(line, error.problem, error.remedy)
@@ -129,20 +137,31 @@ class Columns:
     header: a name that is a role (``text``, ``text_a``, ``text_b``, ``label``) takes that role, the others take the
     roles left, in order. Otherwise the names are roles, one a position, ``_`` for a column to pass over. For json they
     are keys. ``...`` behind the last name keeps out what stands there, in all rows or in some. Where no label is needed,
-    its column may be missing from the file that the names are for.
+    its column may be missing from the file that the names are for. With
+    ``label_columns`` the names may leave out the label: each of these labels has a column of 0 and 1 then.
     """
 
     def __init__(
-        self, path: str | Path, kind: str, texts: int, columns: str | None, label_needed: bool, labels: list[str] | None,
+        self,
+        path: str | Path,
+        kind: str,
+        texts: int,
+        columns: str | None,
+        label_needed: bool,
+        labels: list[str] | None,
         flag: str,
-    ):  # fmt: skip
+        label_columns: list[str] | None = None,
+    ):
         self.path, self.kind, self.label_needed, self.flag = path, kind, label_needed, flag
-        self.labels = labels
+        self.labels, self.label_columns = labels, label_columns
+        self.has_label_columns = False  # once known: of the labels, each has a column
         self.text_roles = _TEXT_ROLES[texts]
         self.names = [name.strip() for name in columns.split(",")] if columns else None
         self.open_ended = self.names is not None and self.names[-1] == "..."
         if self.open_ended:
             self.names.pop()
+        if self.names is not None and label_columns is not None:
+            self.names = self._without_label_columns(self.names)
         self.width: int | None = None  # columns of every row, once known
         self.places: dict[str, int | str] | None = None  # role -> position or key
         self.by_name: dict[str, str] = {}  # role -> name
@@ -170,6 +189,8 @@ class Columns:
             raise UnusableRow(*self._other_width(len(cells)))
         texts = tuple(cells[self.places[role]].strip() for role in self.text_roles)
         label = cells[self.places["label"]].strip() if "label" in self.places else None
+        if self.has_label_columns:
+            label = self._given({name: cells[self.places[name]].strip() for name in self.label_columns})
         return Row(line, texts, label)
 
     def _place(self, line: int, cells: list[str]) -> bool:
@@ -184,6 +205,15 @@ class Columns:
             return False
         found = {role: stripped.index(name) for role, name in self.by_name.items() if name in stripped}
         if all(role in found for role in self.by_name if role != "label" or self.label_needed):
+            if self.label_columns is not None and "label" not in self.by_name:
+                absent = [name for name in self.label_columns if name not in stripped]
+                if absent and self.label_needed:
+                    raise UserError(
+                        f"{self.path}:{line}: no column {absent[0]!r} in the first row ({_short(stripped)}); "
+                        f"name the label column with {self.flag}, or give each label a column of 0 and 1"
+                    )
+                self.has_label_columns = not absent
+                found.update({name: stripped.index(name) for name in self.label_columns if not absent})
             self.places, self.width = found, len(cells)
             return True
         if any(name not in _ROLES for name in self.names):
@@ -214,10 +244,25 @@ class Columns:
         if len(others) > len(left):
             raise UserError(f"{self.flag} {','.join(names)}: {len(names)} names for {_short(roles)}; name these only")
         by_name.update(zip(left, others, strict=False))
-        missing = [role for role in roles if role not in by_name and (role != "label" or self.label_needed)]
+        without = self.label_columns is not None or not self.label_needed
+        missing = [role for role in roles if role not in by_name and not (role == "label" and without)]
         if missing:
             raise UserError(f"{self.flag} {','.join(names)}: the column of {missing[0]!r} is not named")
         return by_name
+
+    def _without_label_columns(self, names: list[str]) -> list[str]:
+        """The names of ``--columns`` that are not labels; some of the labels alone are refused."""
+        absent = [name for name in self.label_columns if name not in names]
+        if absent and len(absent) < len(self.label_columns):
+            raise UserError(f"{self.flag} {','.join(names)}: the column of label {absent[0]!r} is not named")
+        return [name for name in names if name not in self.label_columns]
+
+    def _given(self, cells: dict[str, object]) -> list[str]:
+        """The labels whose cell is 1."""
+        other = next((name for name, cell in cells.items() if str(cell) not in _FLAGS), None)
+        if other is not None:
+            raise UnusableRow(f"{str(cells[other])[:30]!r} in the column of label {other!r}", "write 0 or 1")
+        return [name for name, cell in cells.items() if _FLAGS[str(cell)]]
 
     def _refuse_header(self, line: int, cells: list[str]) -> None:
         lowered = [cell.lower() for cell in cells]
@@ -262,9 +307,16 @@ class Columns:
             if not isinstance(value, str):
                 raise UnusableRow(f"no text under key {self.places[role]!r}", "write a string there")
             texts.append(value.strip())
-        label = cells.get(self.places["label"]) if "label" in self.places else None
+        key = self.places.get("label", "label")
+        if self.label_columns is not None and key not in cells and all(name in cells for name in self.label_columns):
+            return Row(line, tuple(texts), self._given({name: cells[name] for name in self.label_columns}))
+        label = cells.get(key) if "label" in self.places else None
+        if self.label_columns is not None and isinstance(label, list):
+            if not all(isinstance(one, str) for one in label):
+                raise UnusableRow("the labels are not strings", "write a list of strings")
+            return Row(line, tuple(texts), [one.strip() for one in label])
         if label is None and self.label_needed:
-            raise UnusableRow(f"no label under key {self.places['label']!r}", f"add it, or name the key with {self.flag}")
+            raise UnusableRow(f"no label under key {key!r}", f"add it, or name the key with {self.flag}")
         if isinstance(label, bool) or (label is not None and not isinstance(label, str | int | float)):
             raise UnusableRow(f"the label is {type(label).__name__}", "write a string or a number")
         return Row(line, tuple(texts), None if label is None else str(label).strip())

@@ -252,7 +252,8 @@ class Samples:
         second: where the second segment of each sequence starts within it, int32 ``[sequences]``.
         text_hashes: one a sequence, uint64 ``[sequences]``, to find equal texts.
         row_starts: the first sequence of each row, and their number, int64 ``[rows + 1]``.
-        labels: label ids, int64 ``[rows]``, -1 where a row has none; or scores, float64 ``[rows]``, nan where it has none.
+        labels: label ids, int64 ``[rows]``, -1 where a row has none; or scores, float64 ``[rows]``, nan where it has none;
+            or 0 and 1 of every label, int8 ``[rows, labels]``, -1 where the file has no labels.
         lines: the row's line in its file, int64 ``[rows]``.
         uncut_lengths: tokens of each sequence before it was cut, special ones included, int32 ``[sequences]``; where texts
             are read in windows, of each whole text.
@@ -273,6 +274,14 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def has_label(self) -> np.ndarray:
+        """Whether the file says what each row's label, labels or score are, bool ``[rows]``."""
+        if self.labels.dtype.kind == "f":
+            return ~np.isnan(self.labels)
+        known = self.labels >= 0
+        return known.all(axis=1) if known.ndim == 2 else known
 
     @property
     def lengths(self) -> np.ndarray:
@@ -310,7 +319,7 @@ class Samples:
 
 
 def tokenize(
-    rows: Iterable[tuple[int, tuple[str, ...], float]],
+    rows: Iterable[tuple[int, tuple[str, ...], float | np.ndarray]],
     encoder: TextTokenizer,
     unknown_id: int | None = None,
     separate: bool = False,
@@ -318,7 +327,7 @@ def tokenize(
     """Tokenize ``(line, texts, label)`` rows; the tokenizer uses all cores.
 
     Args:
-        rows: with label ids, whole numbers, or with scores, floats.
+        rows: with label ids, whole numbers, with scores, floats, or with an array for several labels.
         encoder: gives the ids.
         unknown_id: the token that stands for what the vocabulary lacks, to be counted.
         separate: each text of a row becomes its own sequence; otherwise one text, or a pair of texts, becomes one.
@@ -344,18 +353,23 @@ def tokenize(
             hashes.append(text_hash("\t".join(texts)))
             uncut_lengths.append(uncut_length)
             unknown += sequence_ids.count(unknown_id) if unknown_id is not None else 0
-    scores = any(isinstance(label, float) for label in labels)
     return Samples(
         input_ids=np.concatenate(ids) if ids else np.zeros(0, dtype=np.int32),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         second=np.asarray(second, dtype=np.int32),
         text_hashes=np.asarray(hashes, dtype=np.uint64),
         row_starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        labels=np.asarray(labels, dtype=np.float64 if scores else np.int64),
+        labels=_label_array(labels),
         lines=np.asarray(lines, dtype=np.int64),
         uncut_lengths=np.asarray(uncut_lengths, dtype=np.int32),
         unknown=unknown,
     )
+
+
+def _label_array(labels: list[float | np.ndarray]) -> np.ndarray:
+    if labels and isinstance(labels[0], np.ndarray):
+        return np.stack(labels)
+    return np.asarray(labels, dtype=np.float64 if any(isinstance(label, float) for label in labels) else np.int64)
 
 
 def text_hash(text: str) -> int:
@@ -364,7 +378,7 @@ def text_hash(text: str) -> int:
 
 def tokenize_cached(
     path: str | Path,
-    rows: Callable[[], Iterable[tuple[int, tuple[str, ...], float]]],
+    rows: Callable[[], Iterable[tuple[int, tuple[str, ...], float | np.ndarray]]],
     encoder: TextTokenizer,
     read_as: tuple,
     cache_dir: str | Path | None = None,

@@ -41,6 +41,8 @@ class ClassLoss(nn.Module):
             sum of their weights; let those of a batch be 1 in the mean.
     """
 
+    problem_type = None  # as transformers calls it; without one it goes by the number of labels
+
     def __init__(self, label_smoothing: float = 0.0, focal_gamma: float = 0.0, class_weights: Tensor | None = None):
         super().__init__()
         self.label_smoothing, self.focal_gamma = label_smoothing, focal_gamma
@@ -55,6 +57,64 @@ class ClassLoss(nn.Module):
         terms = F.cross_entropy(logits, targets, reduction="none", **how)
         # At p = 1 the slope of a power below 1 is infinite.
         return ((1 - right).clamp(min=torch.finfo(right.dtype).tiny) ** self.focal_gamma * terms).sum()
+
+    def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """How many targets are the likeliest classes, a scalar."""
+        return (logits.argmax(dim=-1) == targets).sum()
+
+    def distributions(self, logits: Tensor) -> Tensor:
+        """The logits of each distribution that a term is taken from, ``[..., classes]``."""
+        return logits
+
+
+class LabelsLoss(nn.Module):
+    """Binary cross-entropy of each label of each row, summed.
+
+    Args:
+        focal_gamma: as in ``ClassLoss``, p the probability of the right one of yes and no.
+        positive_weights: factors of the terms of rows that have a label, ``[num_labels]``.
+    """
+
+    problem_type = "multi_label_classification"
+
+    def __init__(self, focal_gamma: float = 0.0, positive_weights: Tensor | None = None):
+        super().__init__()
+        self.focal_gamma = focal_gamma
+        self.register_buffer("positive_weights", positive_weights, persistent=False)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """``[n, num_labels]`` twice, 0 and 1 in the second -> scalar."""
+        targets = targets.to(logits.dtype)
+        how = {"pos_weight": self.positive_weights}
+        if not self.focal_gamma:
+            return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum", **how)
+        terms = F.binary_cross_entropy_with_logits(logits, targets, reduction="none", **how)
+        wrong = torch.where(targets > 0, -logits, logits).sigmoid()  # 1 - p
+        return (wrong.clamp(min=torch.finfo(wrong.dtype).tiny) ** self.focal_gamma * terms).sum()
+
+    def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """How many labels of rows are right, each for itself, a scalar."""
+        return ((logits > 0) == (targets > 0)).sum()
+
+    def distributions(self, logits: Tensor) -> Tensor:
+        """Yes and no of each label: ``[n, num_labels, 2]``, whose softmax is the sigmoid."""
+        return torch.stack([logits, torch.zeros_like(logits)], dim=-1)
+
+
+class ScoreLoss(nn.Module):
+    """Squared error, summed."""
+
+    problem_type = "regression"
+
+    def forward(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """``[n, 1]`` and ``[n]`` -> scalar."""
+        return F.mse_loss(scores.squeeze(1), targets, reduction="sum")
+
+    def correct(self, scores: Tensor, targets: Tensor) -> None:
+        """A score is not right or wrong."""
+
+    def distributions(self, scores: Tensor) -> None:
+        """A score has none."""
 
 
 def sampled(make_logits: Callable[[], Tensor], make_loss: Callable[[Tensor], Tensor], samples: int) -> tuple[Tensor, Tensor]:

@@ -31,6 +31,10 @@ NAMES: Kind = (_is_list_of_names, "a list of different names")
 COUNT: Kind = (lambda value: type(value) is int and 0 < value < 2**31, "a whole number above 0")
 STRIDE: Kind = (lambda value: type(value) is int and 0 <= value < 2**31, "a whole number")
 TRUE_OR_FALSE: Kind = (lambda value: isinstance(value, bool), "true or false")
+SHARES: Kind = (
+    lambda value: isinstance(value, list) and all(type(one) in (int, float) and 0 <= one <= 1 for one in value),
+    "a list of numbers from 0 to 1",
+)
 NUMBER: Kind = (lambda value: type(value) in (int, float) and abs(value) < math.inf, "a number")
 
 

@@ -134,9 +134,14 @@ def standard_input() -> bytes:
 
 
 def load_rows(
-    args: argparse.Namespace, is_text_pair: bool, labels: list[str] | None, label_needed: bool, piped: bytes
+    args: argparse.Namespace,
+    is_text_pair: bool,
+    labels: list[str] | None,
+    label_needed: bool,
+    piped: bytes,
+    **reading: Any,
 ) -> list[Row]:
-    """Every row of the input; a row that cannot be used is kept without texts."""
+    """Every row of the input; a row that cannot be used is kept without texts. ``reading`` as in ``read_rows``."""
     return read_rows(
         args.input_file or "<stdin>",
         is_text_pair,
@@ -148,6 +153,7 @@ def load_rows(
         kind=input_format(args),
         keep_all=args.output_file is not None or not args.evaluate,  # answers lose no row
         encoding=args.encoding,
+        **reading,
     )
 
 
@@ -178,30 +184,38 @@ def _write(path: Path, lines: Iterable[str]) -> None:
 
 
 def label_lines(
-    args: argparse.Namespace, rows: list[Row], labels: list[str], answers: Iterable[dict[str, Any]]
+    args: argparse.Namespace, rows: list[Row], labels: list[str], answers: Iterable[dict[str, Any]], key: str = "label"
 ) -> Iterable[str]:
-    """A line a row: label and, on request, probabilities; an empty answer for a row that could not be used.
+    """A line a row: its answer and, on request, probabilities; an empty answer for a row that could not be used.
 
     Args:
         args: the flags.
         rows: the input.
         labels: of the model.
-        answers: ``label`` and ``probabilities`` of the rows that have texts.
+        answers: ``key`` and perhaps ``probabilities`` of the rows that have texts.
+        key: ``label``, ``labels`` or ``score``.
     """
     answers = iter(answers)
     for row in rows:
-        answer = next(answers) if row.texts else {"label": None, "probabilities": {}}
-        probabilities = answer["probabilities"]
+        answer = next(answers) if row.texts else {key: None}
+        probabilities = answer.get("probabilities", {})
         if writes_json(args):
-            shown = {"label": answer["label"]}
+            shown = {key: round(answer[key], 6) if isinstance(answer[key], float) else answer[key]}
             if args.probabilities and row.texts:
                 shown["probabilities"] = {name: round(value, 6) for name, value in probabilities.items()}
             yield json_line(shown)
         else:
-            cells = [answer["label"] or ""]
+            cells = [answer_cell(answer[key])]
             if args.probabilities:
                 cells += [f"{probabilities[label]:.6f}" if row.texts else "" for label in labels]
             yield "\t".join(cells) + "\n"
+
+
+def answer_cell(answer: str | list[str] | float | None) -> str:
+    """A label, labels or a score as a cell of a file; empty where there is none."""
+    if isinstance(answer, list):
+        return "|".join(answer)
+    return f"{answer:.6f}" if isinstance(answer, float) else answer or ""
 
 
 def write_predictions(saved_dir: str | Path, compute: Compute, answers: Iterable[str]) -> None:

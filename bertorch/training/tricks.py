@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bertorch.encoder import Encoder
 from bertorch.errors import UserError
-from bertorch.heads.loss import ClassLoss, Loss
+from bertorch.heads.loss import ClassLoss, LabelsLoss, Loss
 
 
 def r_drop(first: Loss, second: Loss, weight: float) -> Loss:
@@ -80,14 +80,39 @@ def class_loss(args: argparse.Namespace, counts: Sequence[int]) -> ClassLoss:
     if args.class_weights == ["balanced"]:
         known = torch.tensor(counts, dtype=torch.float32)
         return ClassLoss(args.label_smoothing, args.focal_gamma, known.sum() / (len(known) * known.clamp(min=1)))
+    return ClassLoss(args.label_smoothing, args.focal_gamma, _given_weights(args, len(counts)))
+
+
+def labels_loss(args: argparse.Namespace, counts: Sequence[int], rows: int) -> LabelsLoss:
+    """``class_loss`` where a row may have several labels: the weights are those of the rows that have a label.
+
+    ``balanced`` weighs them with ``(rows - count) / count``, so that rows with a label and rows without it count alike.
+
+    Args:
+        args: the flags.
+        counts: how many rows of the training set have each label.
+        rows: of the training set.
+
+    Raises:
+        UserError: as ``class_loss``.
+    """
+    if args.class_weights is None:
+        return LabelsLoss(args.focal_gamma)
+    if args.class_weights == ["balanced"]:
+        known = torch.tensor(counts, dtype=torch.float32).clamp(min=1)
+        return LabelsLoss(args.focal_gamma, ((rows - known) / known).clamp(min=1 / rows))
+    return LabelsLoss(args.focal_gamma, _given_weights(args, len(counts)))
+
+
+def _given_weights(args: argparse.Namespace, count: int) -> Tensor:
     try:
         weights = [float(weight) for weight in args.class_weights]
     except ValueError:
         weights = []
-    if len(weights) != len(counts) or not all(0 < weight < math.inf for weight in weights):
+    if len(weights) != count or not all(0 < weight < math.inf for weight in weights):
         given = " ".join(args.class_weights)
-        raise UserError(f"--class_weights {given}: give balanced, or a number above 0 for each of the {len(counts)} classes")
-    return ClassLoss(args.label_smoothing, args.focal_gamma, torch.tensor(weights))
+        raise UserError(f"--class_weights {given}: give balanced, or a number above 0 for each of the {count} classes")
+    return torch.tensor(weights)
 
 
 def check_tricks(args: argparse.Namespace) -> None:

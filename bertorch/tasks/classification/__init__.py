@@ -1,1 +1,1 @@
-"""One label for a text or a text pair."""
+"""One label for a text or a text pair, several labels, or a score."""

@@ -6,7 +6,18 @@ from pathlib import Path
 from bertorch.errors import UserError
 from bertorch.heads.pooling import POOLING_MODES
 from bertorch.tasks import description as task
-from bertorch.tasks.description import NAMES, TRUE_OR_FALSE, check_labels, config_labels, config_of, one_of, value
+from bertorch.tasks.classification.targets import TARGETS
+from bertorch.tasks.description import (
+    NAMES,
+    SHARES,
+    TRUE_OR_FALSE,
+    check_labels,
+    config_labels,
+    config_of,
+    one_of,
+    or_null,
+    value,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +28,8 @@ class Description(task.Description):
         labels: the labels, in the order of the logits.
         is_text_pair: rows hold two texts.
         pooling_mode: what is classified.
+        target: one label, several labels, or a score, under the names of ``--target``.
+        thresholds: of several labels, the probability from which on a row has each; None is 0.5.
     """
 
     task = "classification"
@@ -24,6 +37,12 @@ class Description(task.Description):
     labels: list[str] = value(NAMES)
     is_text_pair: bool = value(TRUE_OR_FALSE, default=False)
     pooling_mode: str = value(one_of(POOLING_MODES), default="linear")
+    target: str = value(one_of(tuple(TARGETS)), default="label")
+    thresholds: list[float] | None = value(or_null(SHARES), default=None)
+
+    def check(self) -> None:
+        if self.thresholds is not None and len(self.thresholds) != len(self.labels):
+            raise UserError(f"{len(self.thresholds)} thresholds for {len(self.labels)} labels")
 
     def check_size(self, directory: Path) -> None:
         check_labels(directory, self.labels)
@@ -32,16 +51,18 @@ class Description(task.Description):
     def of_transformers(cls, directory: Path, labels: list[str] | None = None) -> "Description":
         """That of a sequence classifier of transformers; ``labels`` in place of those that it names.
 
+        Its ``problem_type`` decides what they are; without one, one label alone is a score, as transformers trains it.
+
         Raises:
-            UserError: it names no labels, or its outputs are not the scores of labels that exclude each other.
+            UserError: it names no labels, or gives several scores.
         """
         labels = labels or config_labels(directory)
         kind = config_of(directory).get("problem_type")
-        what = "it has one label, and gives a score" if len(labels) == 1 else None
-        if kind == "regression":
-            what = what or "its problem_type is regression, and it gives scores"
-        elif kind == "multi_label_classification":
-            what = what or f"its problem_type is {kind}: a text may have several of its labels, or none"
-        if what is not None:
-            raise UserError(f"{directory}: {what}; predict.py gives one label per row; use transformers for this model")
-        return cls(labels=labels)
+        if kind == "multi_label_classification":
+            return cls(labels=labels, target="labels")
+        if kind == "regression" and len(labels) > 1:
+            raise UserError(
+                f"{directory}: its problem_type is regression, and it gives {len(labels)} scores; predict.py gives one "
+                "score per row; use transformers for this model"
+            )
+        return cls(labels=labels, target="score" if len(labels) == 1 else "label")

@@ -1,4 +1,4 @@
-"""Classifier: one label a text or text pair."""
+"""Classifier: the label of a text or text pair; or several labels, or a score."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from bertorch.encoder import Encoder, EncoderConfig, TokenBatch, load_config
 from bertorch.encoder.dropout import Dropout
 from bertorch.encoder.layers import activation
 from bertorch.heads.loading import fill_layers, head_files, load_head, load_trained_head
-from bertorch.heads.loss import ClassLoss, Loss, sampled
+from bertorch.heads.loss import ClassLoss, LabelsLoss, Loss, ScoreLoss, sampled
 from bertorch.heads.pooling import pooled_states
 
 
@@ -22,7 +22,6 @@ class Classifier(nn.Module):
     """
 
     architecture = "ForSequenceClassification"
-    saved_files = head_files
 
     def __init__(self, encoder: Encoder, num_labels: int, pooling_mode: str = "linear"):
         super().__init__()
@@ -33,7 +32,7 @@ class Classifier(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.hidden_size) if self.dense_act else None
         self.classifier = nn.Linear(config.hidden_size, num_labels)
         self.dropout = Dropout(config.text_classifier_dropout)
-        self.class_loss = ClassLoss()
+        self.class_loss: ClassLoss | LabelsLoss | ScoreLoss = ClassLoss()
         self.dropout_samples = 1  # dropout masks of the vectors that the loss is averaged over (Inoue 2019)
         for layer in (self.dense, self.classifier):
             if layer is not None:
@@ -60,8 +59,15 @@ class Classifier(nn.Module):
             lambda logits: self.class_loss(logits, batch.labels),
             self.dropout_samples,
         )
-        correct = (logits.detach().argmax(dim=-1) == batch.labels).sum()
-        return Loss(total, len(batch.labels), correct, logits)
+        correct = self.class_loss.correct(logits.detach(), batch.labels)
+        return Loss(total, batch.labels.numel(), correct, self.class_loss.distributions(logits))
+
+    def saved_files(self, max_seq_length: int) -> dict[str, dict]:
+        """See ``Head``."""
+        files = head_files(self, max_seq_length)
+        if self.class_loss.problem_type is not None:
+            files["config.json"]["problem_type"] = self.class_loss.problem_type
+        return files
 
     def weight_names(self) -> dict[str, str]:
         """Those of transformers' sequence classifier of this family."""

@@ -1,11 +1,13 @@
 """Labels of texts and text pairs."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from bertorch.data.files import read_labels
+from bertorch.errors import UserError
 from bertorch.tasks.classification.attribution import explain_rows
-from bertorch.tasks.classification.explanations import explanation_lines
+from bertorch.tasks.classification.explanations import NOT_EXPLAINED, explanation_lines
 from bertorch.tasks.classification.predictor import Predictor
 from bertorch.tasks.prediction import (
     label_lines,
@@ -24,9 +26,18 @@ def predict(args: argparse.Namespace, directory: Path, compute: Compute) -> None
         args.max_seq_length, args.truncation,
     )  # fmt: skip
     target = predictor.target
+    if args.explain and target.key != "label":
+        raise UserError(f"{NOT_EXPLAINED}{directory} is a model for --target {target.name}")
+    if args.probabilities and target.key == "score":
+        raise UserError(f"--probabilities: {directory} answers with a score, which has none")
     piped = b"" if args.input_file else standard_input()
     is_text_pair = args.is_text_pair or predictor.description.is_text_pair
-    rows = load_rows(args, is_text_pair, target.labels if args.evaluate else None, args.evaluate, piped)
+    reading = {"labels": None, **target.reading, "check": target.read}
+    if not args.evaluate:  # the labels of a file that has them may be any
+        reading.update(labels=None, check=None)
+    rows = load_rows(args, is_text_pair, label_needed=args.evaluate, piped=piped, **reading)
+    if not args.evaluate:
+        rows = [replace(row, label=None) for row in rows]
     samples = predictor.samples(rows)
     logits = predictor.logits(samples)
     if args.explain:
@@ -36,8 +47,9 @@ def predict(args: argparse.Namespace, directory: Path, compute: Compute) -> None
         return
     if args.evaluate:
         print_metrics(target.scores(logits, samples.labels))
-        print(target.table(logits, samples.labels))
+        if table := target.table(logits, samples.labels):
+            print(table)
     if args.explain:
         write_lines(args, explanation_lines(args, rows, target.labels, explained))
     else:
-        write_lines(args, label_lines(args, rows, target.labels, target.answers(logits)))
+        write_lines(args, label_lines(args, rows, target.labels, target.answers(logits), target.key))

@@ -11,7 +11,7 @@ from bertorch.data.rows import Row
 from bertorch.data.tokenizing import Samples, TextTokenizer, tokenize
 from bertorch.tasks.classification.description import Description
 from bertorch.tasks.classification.head import Classifier, load_trained_classifier
-from bertorch.tasks.classification.targets import OneLabel
+from bertorch.tasks.classification.targets import TARGETS, Target
 from bertorch.tasks.prediction import rows_of, text_tokenizer
 from bertorch.training.inference import Compute
 
@@ -26,8 +26,8 @@ class Predictor:
     compute: Compute
 
     @property
-    def target(self) -> OneLabel:
-        return OneLabel(self.description.labels)
+    def target(self) -> Target:
+        return TARGETS[self.description.target](self.description.labels, self.description.thresholds)
 
     @classmethod
     def open(
@@ -59,15 +59,15 @@ class Predictor:
         return cls(model, tokenizer, replace(description, labels=labels), compute)
 
     def __call__(self, rows: Sequence[str | tuple[str, str]]) -> list[dict[str, Any]]:
-        """``label`` and ``probabilities`` of each text or pair; a blank one has the label None."""
+        """``label`` or ``labels``, and ``probabilities``, of each text or pair, or its ``score``; a blank one has None."""
         read = rows_of(rows)
         answers = iter(self.target.answers(self.logits(self.samples(read))) if any(row.texts for row in read) else ())
-        return [next(answers) if row.texts else {"label": None} for row in read]
+        return [next(answers) if row.texts else {self.target.key: None} for row in read]
 
     def samples(self, rows: list[Row]) -> Samples:
         """Token ids and targets of the rows that have texts."""
         return tokenize(((row.line, row.texts, self.target.read(row)) for row in rows if row.texts), self.tokenizer)
 
     def logits(self, samples: Samples) -> np.ndarray:
-        """Label scores before the softmax, on every rank: float32 ``[rows, num_labels]``."""
+        """Label scores before softmax or sigmoid, on every rank: float32 ``[rows, num_labels]``."""
         return self.compute.of_sequences(self.model, self.model.logits, samples)

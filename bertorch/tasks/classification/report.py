@@ -59,6 +59,79 @@ def classification_details(logits: np.ndarray, samples: Samples) -> dict[str, An
     return {"classification": details}
 
 
+def labels_details(probabilities: np.ndarray, thresholds: np.ndarray, samples: Samples) -> dict[str, Any]:
+    """Where a row may have several labels: counts and threshold of each label, and the rows that are furthest off.
+
+    Args:
+        probabilities: ``[rows, num_labels]``.
+        thresholds: ``[num_labels]``.
+        samples: their rows, with 0 and 1 of each label.
+    """
+    wanted, given = np.asarray(samples.labels) > 0, probabilities >= thresholds
+    wrong = np.flatnonzero((wanted != given).any(axis=1))
+    missed = np.abs(probabilities - wanted).sum(axis=1)
+    surest = wrong[np.argsort(-missed[wrong], kind="stable")][:EXAMPLES]
+    return {
+        "classification": {
+            "target": "labels",
+            "right": (wanted & given).sum(axis=0).tolist(),
+            "labelled": wanted.sum(axis=0).tolist(),
+            "predicted": given.sum(axis=0).tolist(),
+            "thresholds": np.round(thresholds, 4).tolist(),
+            "rows": len(wanted),
+            "wrong": len(wrong),
+            "examples": [
+                {
+                    "line": int(samples.lines[row]),
+                    "token_ids": row_tokens(samples, row),
+                    "labels": np.flatnonzero(wanted[row]).tolist(),
+                    "predicted": np.flatnonzero(given[row]).tolist(),
+                }
+                for row in surest
+            ],
+        }
+    }
+
+
+def score_details(scores: np.ndarray, samples: Samples) -> dict[str, Any]:
+    """Where a row has a score: the mean answer to rows of like score, and the rows that are furthest off.
+
+    Args:
+        scores: as predicted, ``[rows]``.
+        samples: their rows, with scores.
+    """
+    wanted = np.asarray(samples.labels)
+    edges = np.unique(np.quantile(wanted, np.linspace(0, 1, BINS + 1)))
+    places = np.clip(np.searchsorted(edges, wanted, side="right") - 1, 0, max(0, len(edges) - 2))
+    groups = [np.flatnonzero(places == place) for place in np.unique(places)]
+    furthest = np.argsort(-np.abs(scores - wanted), kind="stable")[:EXAMPLES]
+    return {
+        "classification": {
+            "target": "score",
+            "groups": [
+                {
+                    "count": len(group),
+                    "lowest": float(wanted[group].min()),
+                    "highest": float(wanted[group].max()),
+                    "score": float(wanted[group].mean()),
+                    "predicted": float(scores[group].mean()),
+                    "rmse": float(((scores[group] - wanted[group]) ** 2).mean() ** 0.5),
+                }
+                for group in groups
+            ],
+            "examples": [
+                {
+                    "line": int(samples.lines[row]),
+                    "token_ids": row_tokens(samples, row),
+                    "score": float(wanted[row]),
+                    "predicted": round(float(scores[row]), 4),
+                }
+                for row in furthest
+            ],
+        }
+    }
+
+
 def confusion_counts(predictions: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndarray:
     """How many rows of each true label (axis 0) got each prediction (axis 1): int64 ``[num_labels, num_labels]``."""
     counts = np.bincount(labels * num_labels + predictions, minlength=num_labels**2)
@@ -87,7 +160,10 @@ TITLE = "Classes"
 
 
 def section(details: dict[str, Any], labels: Sequence[str] | None) -> Html:
-    """Scores by label, confusions, calibration and wrong answers."""
+    """Scores by label, confusions, calibration and wrong answers; of several labels or a score what there is of it."""
+    special = {"labels": _labels_section, "score": _score_section}.get(details.get("target", ""))
+    if special is not None:
+        return special(details, labels)
     right, labelled, predicted = details["right"], details["labelled"], details["predicted"]
     names = list(labels) if labels else [str(place) for place in range(len(right))]
     rows = [
@@ -140,6 +216,62 @@ def section(details: dict[str, Any], labels: Sequence[str] | None) -> Html:
     ]
     head = ["line", "text", "label", "prediction", "confidence", "label's probability"]
     return join([*parts, *examples_table(head, listed, texts=(1,))])
+
+
+def _labels_section(details: dict[str, Any], labels: Sequence[str] | None) -> Html:
+    """Scores and threshold of each label, and wrong rows."""
+    counts = list(zip(details["right"], details["labelled"], details["predicted"], strict=True))
+    names = list(labels) if labels else [str(place) for place in range(len(counts))]
+    rows = [
+        [name, *precision_recall_f1(*one), *one[1:], threshold]
+        for name, one, threshold in zip(names, counts, details["thresholds"], strict=True)
+    ]
+    means = (sum(row[place] for row in rows) / len(rows) for place in (1, 2, 3))
+    last = ["all (macro mean)", *means, sum(details["labelled"]), sum(details["predicted"]), None]
+    head = ["label", "precision", "recall", "F1", "rows", "predicted", "threshold"]
+    wrong, total = details["wrong"], details["rows"]
+    listed = [
+        (
+            tag("td", one["line"], class_="n"),
+            " ⏐ ".join(one["texts"]),
+            *(", ".join(names[place] for place in one[key]) or "none" for key in ("labels", "predicted")),
+        )
+        for one in details["examples"]
+    ]
+    return join(
+        [
+            tag("h3", "By label"),
+            note("A row has a label where its probability reaches the threshold, which gives the highest F1 here."),
+            *chosen_rows(head, rows, orders_by_f1(rows), last),
+            tag("h3", "Furthest off"),
+            note(f"{number(wrong)} of {number(total)} rows have other labels, {percent(wrong / max(1, total))}."),
+            *examples_table(["line", "text", "labels", "prediction"], listed, texts=(1, 2, 3)),
+        ]
+    )
+
+
+def _score_section(details: dict[str, Any], labels: Sequence[str] | None) -> Html:
+    """Answers to rows of like score, and the rows that are furthest off."""
+    groups = [
+        [
+            f"{number(round(one['lowest'], 4))} to {number(round(one['highest'], 4))}",
+            *(round(one[key], 4) for key in ("score", "predicted", "rmse")),
+            one["count"],
+        ]
+        for one in details["groups"]
+    ]
+    listed = [
+        (tag("td", one["line"], class_="n"), " ⏐ ".join(one["texts"]), one["score"], one["predicted"])
+        for one in details["examples"]
+    ]
+    return join(
+        [
+            tag("h3", "By score"),
+            table(["scores", "their mean", "mean prediction", "RMSE", "rows"], groups),
+            tag("h3", "Furthest off"),
+            *examples_table(["line", "text", "score", "prediction"], listed, texts=(1,)),
+        ]
+    )
 
 
 def orders_by_f1(rows: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:

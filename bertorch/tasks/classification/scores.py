@@ -1,10 +1,12 @@
-"""Accuracy and F1, as scikit-learn computes them."""
+"""Accuracy, F1 and correlations, as scikit-learn and scipy compute them."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 METRICS = ("accuracy", "f1", "macro_f1")
+LABELS_METRICS = ("micro_f1", "macro_f1", "samples_f1", "subset_accuracy")
+SCORE_METRICS = ("spearman", "pearson", "r2")
 
 
 def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -49,6 +51,105 @@ def per_class_table(predictions: np.ndarray, labels: np.ndarray, names: Sequence
         f"{name:>{width}}" + "".join(f" {count:>{width}}" for count in row) for name, row in zip(names, matrix, strict=True)
     ]
     return report + "\n" + "\n".join(lines)
+
+
+def labels_metrics(logits: np.ndarray, labels: np.ndarray, thresholds: np.ndarray) -> dict[str, float]:
+    """Loss and scores where a row has any of several labels.
+
+    Args:
+        logits: ``[rows, num_labels]``.
+        labels: 0 and 1, ``[rows, num_labels]``.
+        thresholds: of the probabilities, ``[num_labels]``.
+
+    Returns:
+        ``loss``, the mean binary cross-entropy; F1 of all labels together (``micro_f1``), its mean over labels
+        (``macro_f1``) and over rows (``samples_f1``, 1 where a row has no label and gets none); and ``subset_accuracy``, the
+        share of rows that get their labels and no other.
+    """
+    from scipy.special import expit, log_expit
+
+    scores = logits.astype(np.float64)
+    given, wanted = expit(scores) >= thresholds, labels > 0
+    right = given & wanted
+
+    def f1(axis: int | None, undefined: float) -> np.ndarray:
+        both = given.sum(axis=axis) + wanted.sum(axis=axis)
+        return np.where(both > 0, 2 * right.sum(axis=axis) / np.maximum(both, 1), undefined)
+
+    return {
+        "loss": float(-np.where(wanted, log_expit(scores), log_expit(-scores)).mean()),
+        "micro_f1": float(f1(None, 0.0)),
+        "macro_f1": float(f1(0, 0.0).mean()),
+        "samples_f1": float(f1(1, 1.0).mean()),
+        "subset_accuracy": float((given == wanted).all(axis=1).mean()),
+    }
+
+
+def best_f1_thresholds(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """For each label the threshold that gives the highest F1: float64 ``[num_labels]``.
+
+    Of equally good ones it is that nearest 0.5. They lie in the middle of two neighbouring probabilities. A label that no
+    row has keeps 0.5.
+
+    Args:
+        probabilities: ``[rows, num_labels]``.
+        labels: 0 and 1, ``[rows, num_labels]``.
+    """
+    thresholds = np.full(probabilities.shape[1], 0.5)
+    for place, (column, has) in enumerate(zip(probabilities.T, labels.T, strict=True)):
+        if not has.any():
+            continue
+        order = np.argsort(-column, kind="stable")
+        ranked = column[order]
+        ends = np.flatnonzero(np.append(ranked[:-1] != ranked[1:], True))  # the last of each probability
+        found = np.cumsum(has[order], dtype=np.int64)[ends]
+        f1s = 2 * found / (ends + 1 + has.sum(dtype=np.int64))
+        lower = np.append(ranked[ends[1:]], 0.0)
+        middles = (ranked[ends] + lower) / 2
+        middles = np.where(middles > lower, middles, ranked[ends])  # between neighbours it may be rounded to the lower
+        best = middles[f1s == f1s.max()]
+        thresholds[place] = best[np.abs(best - 0.5).argmin()]
+    return thresholds
+
+
+def per_label_table(given: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> str:
+    """Precision, recall, F1 and rows of each label where a row has any of them, as text; see ``labels_metrics``."""
+    wanted = labels > 0
+    width = max(6, *(len(name) for name in names))
+    lines = [f"{'':>{width}} precision    recall  f1-score      rows"]
+    for name, has, gets in zip(names, wanted.T, given.T, strict=True):
+        figures = precision_recall_f1(int((has & gets).sum()), int(has.sum()), int(gets.sum()))
+        lines.append(f"{name:>{width}}" + "".join(f" {figure:9.4f}" for figure in figures) + f" {has.sum():9d}")
+    return "\n".join(lines)
+
+
+def score_metrics(scores: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """Figures of predicted scores beside the true ones, both ``[rows]``.
+
+    Returns:
+        ``loss``, the mean squared error, its root ``rmse``, the mean error ``mae``; ``spearman`` and ``pearson``, 0 where
+        one side is constant; and ``r2``, the share of the variance that is explained, 0 where there is none.
+    """
+    scores, targets = scores.astype(np.float64), np.asarray(targets, dtype=np.float64)
+    error, variance = float(((scores - targets) ** 2).mean()), float(targets.var())
+    return {
+        "loss": error,
+        "rmse": error**0.5,
+        "mae": float(np.abs(scores - targets).mean()),
+        **correlations(scores, targets),
+        "r2": 1 - error / variance if variance else 0.0,
+    }
+
+
+def correlations(found: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    """``spearman`` and ``pearson`` of two arrays ``[rows]``, 0 where one side is constant."""
+    from scipy.stats import pearsonr, spearmanr  # a second to import, so only where an evaluation runs
+
+    constant = np.ptp(found) == 0 or np.ptp(scores) == 0
+    return {
+        "spearman": 0.0 if constant else float(spearmanr(found, scores).statistic),
+        "pearson": 0.0 if constant else float(pearsonr(found, scores).statistic),
+    }
 
 
 def precision_recall_f1(right: int, wanted: int, given: int) -> tuple[float, float, float]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from bertorch.errors import UserError
-from bertorch.tasks.classification.scores import classification_metrics
+from bertorch.tasks.classification.scores import classification_metrics, correlations
 
 METRICS = ("spearman", "pearson", "best_accuracy", "best_f1")
 RECALL_AT = (1, 5, 10, 50)
@@ -28,14 +28,8 @@ def similarity_metrics(similarities: np.ndarray, scores: np.ndarray) -> dict[str
         ``spearman`` and ``pearson``, 0 where one side is constant. Where the scores are 0 and 1 also ``best_accuracy``
         and ``best_f1``, those of the best thresholds, and the thresholds.
     """
-    from scipy.stats import pearsonr, spearmanr  # a second to import, so only where an evaluation runs
-
     scores = np.asarray(scores, dtype=np.float64)
-    constant = np.ptp(similarities) == 0 or np.ptp(scores) == 0
-    metrics = {
-        "spearman": 0.0 if constant else float(spearmanr(similarities, scores).statistic),
-        "pearson": 0.0 if constant else float(pearsonr(similarities, scores).statistic),
-    }
+    metrics = correlations(similarities, scores)
     if set(np.unique(scores)) == {0.0, 1.0}:
         metrics.update(best_thresholds(similarities, scores == 1))
     return metrics

@@ -1,0 +1,36 @@
+"""The flags of run_classifier.py."""
+
+import argparse
+
+from bertorch.heads.pooling import POOLING_MODES
+from bertorch.tasks.classification.targets import METRICS_OF_TARGETS, TARGETS
+from bertorch.training.arguments import ArgumentParser, add_class_loss_arguments, add_dropout_samples_argument
+
+
+def add_classifier_arguments(parser: ArgumentParser) -> None:
+    """The flags that say what is predicted, and from what."""
+    task = parser.add_argument_group("classification")
+    task.add_argument(
+        "--target", choices=TARGETS, default="label",
+        help="what a row has. label: one label. labels: several or none, a|b in a column, a list in json lines, or a column "
+        "of 0 and 1 for each label. score: a number",
+    )  # fmt: skip
+    task.add_argument("--label_file", default=None, help="the labels, one per line; needed unless --target is score")
+    task.add_argument("--is_text_pair", action="store_true", help="rows hold two texts")
+    task.add_argument(
+        "--metric", choices=METRICS_OF_TARGETS, default=None,
+        help="which metric decides the best model; default: accuracy for label, micro_f1 for labels, spearman for score; f1 "
+        "is for two labels",
+    )  # fmt: skip
+    task.add_argument(
+        "--pooling_mode", choices=POOLING_MODES, default="linear",
+        help="what to classify: linear as transformers does, or pooled states of one layer or the mean of two",
+    )  # fmt: skip
+    add_class_loss_arguments(task)
+    add_dropout_samples_argument(task)
+
+
+def settle_classifier_arguments(args: argparse.Namespace) -> argparse.Namespace:
+    """Fill in the default that follows ``--target``."""
+    args.metric = args.metric or TARGETS[args.target].metrics[0]
+    return args
