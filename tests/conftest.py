@@ -16,7 +16,7 @@ from transformers import BertTokenizer
 from tests.processes import pytest_configure, pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown  # noqa: F401
 
 torch.set_num_threads(1)
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background by a shell, which our children would inherit
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background; children inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 # On a busy machine an example may take any time, and so may drawing it.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
