@@ -16,13 +16,13 @@ from loguru import logger
 from bertorch.data.files import read_labels
 from bertorch.data.tokenizing import from_cache
 from bertorch.tasks.entities.answers import entity_metrics, in_characters, load_entity_head
-from bertorch.tasks.entities.arguments import add_entity_arguments, settle_entity_arguments
+from bertorch.tasks.entities.arguments import add_entity_arguments, how_to_read, settle_entity_arguments
 from bertorch.tasks.entities.batching import collate_spans, collate_tags
 from bertorch.tasks.entities.data_report import report_entities
 from bertorch.tasks.entities.description import Description
 from bertorch.tasks.entities.predictor import Predictor
 from bertorch.tasks.entities.report import entity_details
-from bertorch.tasks.entities.rows import read_documents
+from bertorch.tasks.entities.rows import find_types, read_documents
 from bertorch.tasks.entities.tags import TagSet, types_of
 from bertorch.tasks.entities.windows import TaggedSamples, UnitTokenizer, tag_documents
 from bertorch.tasks.prediction import write_predictions
@@ -47,13 +47,13 @@ def parse_args():
 
 def load_samples(path, args, tokenizer, types, tag_set, name):
     """Windows, tags and entities of a set; the place to edit for data of another shape."""
-    label_needed = name != "test"
+    label_needed, how = name != "test", how_to_read(args)
 
     def samples():
-        documents = read_documents(path, types, args.bad_rows, label_needed, kind=args.input_format, encoding=args.encoding)
+        documents = read_documents(path, types, label_needed=label_needed, **how)
         return tag_documents(documents, tokenizer, types, tag_set, path, split_long=name == "train")
 
-    read_as = (Path(path).suffixes, types, tag_set and tag_set.labels, args.bad_rows, args.input_format, args.encoding, name)
+    read_as = (Path(path).suffixes, types, tag_set and tag_set.labels, how, name)
     return from_cache(path, (tokenizer.fingerprint, read_as), samples, TaggedSamples, args.cache_dir)
 
 
@@ -82,7 +82,7 @@ def main(args):
     processes = start_training(args)
 
     # data
-    labels = read_labels(args.label_file)
+    labels = read_labels(args.label_file) if args.label_file else find_types(args.train_data_file, **how_to_read(args))
     types = types_of(labels, args.label_file)
     spans = args.ner_head == "global_pointer"
     tag_set = None if spans else TagSet.from_labels(labels, types, args.tag)

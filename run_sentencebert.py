@@ -12,7 +12,6 @@ lines with query, pos and neg; their development and test sets are scored pairs.
 
 from pathlib import Path
 
-from bertorch.data.files import read_labels
 from bertorch.data.report import report_data
 from bertorch.data.rows import read_rows
 from bertorch.data.tokenizing import tokenize_cached
@@ -31,7 +30,7 @@ from bertorch.training.inference import Compute
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
 from bertorch.training.seeds import for_each_seed
-from bertorch.training.start import load_sets, open_tokenizer, start_training
+from bertorch.training.start import load_labels, load_sets, open_tokenizer, start_training
 from bertorch.training.step import train_step
 
 
@@ -66,7 +65,7 @@ def main(args):
 
     # data
     softmax = args.objective == "softmax"
-    labels = (read_labels(args.label_file) if args.label_file else ["0", "1"]) if softmax else None
+    labels = load_labels(args, is_text_pair=True) if softmax else None
     directory, tokenizer = open_tokenizer(args, processes)
     sets = load_sets(args, processes, lambda path, name: load_samples(path, args, labels, tokenizer, name))
     check_metric(args, sets, labels)

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from bertorch.data.files import TABLES, BadRows, UnusableRow, file_format, find_format, read_cells, say_blank
+from loguru import logger
+
+from bertorch.data.files import TABLES, BadRows, UnusableRow, file_format, find_format, read_cells, read_labels, say_blank
 from bertorch.errors import UserError
 
 # Cells that give a header row away; compared in lower case.
@@ -97,6 +99,7 @@ def read_rows(
     place = Columns(path, kind, 2 if is_text_pair else 1, columns, label_needed, labels, columns_flag, label_columns)
     rows: list[Row] = []
     blank: list[int] = []
+    names: dict[str, str] | None = None  # of labels that are indices, once the first label has told
     for line, cells in read_cells(path, bad, stream, kind, keep_all, encoding):
         if cells is None:
             rows.append(Row(line, (), None))
@@ -113,6 +116,11 @@ def read_rows(
                     blank.append(line)
                     continue
                 raise UnusableRow("an empty text", "fill it in or remove the row")
+            if labels is not None and row.label is not None:
+                if names is None:
+                    names = names_by_index(labels)
+                    names = names if row.label in names else {}
+                row.label = names.get(row.label, row.label)
             if labels is not None and row.label is not None and row.label not in labels:
                 raise UnusableRow(f"label {row.label[:30]!r} is not in the label file", f"known are {_short(labels)}")
             if check is not None:
@@ -127,7 +135,47 @@ def read_rows(
         what = " that can be used" if bad.count else "; every row is blank" if blank else "; the file is empty"
         raise UserError(f"{path}: no rows in it{what}")
     say_blank(path, blank)
+    if names:
+        logger.info(f"{path}: its labels are numbers, read as places in the list of labels, from 0")
     return rows
+
+
+def names_by_index(labels: list[str]) -> dict[str, str]:
+    """What ``0``, ``1``, ... stand for where labels are places in a list of names; nothing where a name is a number."""
+    return {} if any(label.isdigit() for label in labels) else {str(index): label for index, label in enumerate(labels)}
+
+
+def find_labels(path: str | Path, is_text_pair: bool = False, **reading: str | None) -> list[str]:
+    """The labels of a training set whose label file is not given: those of its rows, sorted, numbers by their value.
+
+    Where they are whole numbers, and a ``class.txt`` beside the file names as many classes or more, as THUCNews has it,
+    they are the lines of ``class.txt``, from 0.
+
+    Args:
+        path: the file.
+        is_text_pair: two texts a row.
+        reading: as for ``read_rows``.
+
+    Raises:
+        UserError: as ``read_rows``.
+    """
+    found = {row.label for row in read_rows(path, is_text_pair, **reading)}
+    beside = Path(path).parent / "class.txt"
+    if beside.is_file() and all(label.isdigit() for label in found):
+        names = read_labels(beside)
+        if found <= set(names_by_index(names)):
+            logger.info(f"{path}: its labels are lines of {beside}, from 0; --label_file names another list")
+            return names
+    labels = sorted(found, key=_by_value)
+    logger.info(f"{path}: {len(labels)} labels in it ({_short(labels)}); --label_file gives others or another order")
+    return labels
+
+
+def _by_value(label: str) -> tuple[bool, float, str]:
+    try:
+        return False, float(label), label
+    except ValueError:
+        return True, 0.0, label
 
 
 class Columns:

@@ -4,10 +4,12 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from bertorch.data.files import read_labels
+from bertorch.data.rows import find_labels
 from bertorch.data.tokenizing import Samples, TextTokenizer, open_text_tokenizer
 from bertorch.encoder.hub import local_directory, renamed_directory
 from bertorch.encoder.tensorflow import converted_directory
-from bertorch.training.arguments import check_training_arguments
+from bertorch.training.arguments import check_training_arguments, reading_flags
 from bertorch.training.checkpoints import check_saved_dir
 from bertorch.training.process_group import Processes, set_seed, start_processes
 
@@ -44,6 +46,13 @@ def open_tokenizer(args: argparse.Namespace, processes: Processes) -> tuple[Path
         )
     )
     return directory, open_text_tokenizer(directory, args.max_seq_length, args.truncation)
+
+
+def load_labels(args: argparse.Namespace, is_text_pair: bool) -> list[str]:
+    """The labels of ``--label_file``, or without it those of the training set; see ``find_labels``."""
+    if args.label_file:
+        return read_labels(args.label_file)
+    return find_labels(args.train_data_file, is_text_pair, **reading_flags(args, "train"))
 
 
 def load_sets(args: argparse.Namespace, processes: Processes, load: Callable[[str, str], Samples]) -> dict[str, Samples]:

@@ -1,6 +1,7 @@
 """Files in the encodings and layouts that people have, given to the scripts themselves."""
 
 import io
+import json
 import sys
 
 import pytest
@@ -112,3 +113,54 @@ def test_each_set_has_columns_of_its_own(script, three_layouts, small_encoder, t
         assert call(script, as_flags(**wrong), monkeypatch) == 2
         error = capsys.readouterr().err
         assert f"{name}.tsv:1: " in error and f"with --{name}_columns" in error
+
+
+LABELS = {
+    "run_classifier.py": ["negative", "positive"],
+    "run_sentencebert.py": ["contradiction", "entailment", "neutral"],
+    "run_ner.py": None,
+}
+
+
+@pytest.mark.parametrize("script", LABELS)
+def test_labels_without_a_label_file(script, small_encoder, tmp_path, monkeypatch):
+    """Sorted, saved, counted in the report; for entities, all tags of the sorted types."""
+    flags = {**FILES[script], "pretrained_model_name_or_path": small_encoder, "max_steps": 1, "device": "cpu"}
+    label_file = flags.pop("label_file")
+    saved_dir = tmp_path / "out"
+    assert call(script, as_flags(**flags, saved_dir=saved_dir), monkeypatch) == 0
+    described = json.loads((saved_dir / "bertorch.json").read_text(encoding="utf-8"))
+    counts = json.loads((saved_dir / "data_report.json").read_text(encoding="utf-8"))["train"]["counts"]
+    if script == "run_ner.py":
+        listed = {line.rpartition("-")[2] for line in label_file.read_text(encoding="utf-8").split()} - {"O"}
+        assert described["types"] == sorted(listed) == list(counts)
+        assert set(described["labels"]) == {"O"} | {f"{letter}-{kind}" for kind in listed for letter in "BIS"}
+    else:
+        assert described["labels"] == LABELS[script] == list(counts)
+    assert all(counts.values())
+
+
+def test_indices_beside_a_class_txt(small_encoder, tmp_path, monkeypatch, capsys):
+    """The model of a file of indices is that of the same file with names; its answers are names."""
+    names = ["negative", "positive"]
+    flags = {"pretrained_model_name_or_path": small_encoder, "max_steps": 2, "device": "cpu"}
+    found = []
+    for folder in ("names", "indices"):
+        directory = tmp_path / folder
+        directory.mkdir()
+        (directory / "class.txt").write_text("\n".join(names), encoding="utf-8")
+        for name in ("train", "dev"):
+            rows = (REVIEWS / f"{name}.tsv").read_text(encoding="utf-8").splitlines()
+            if folder == "indices":
+                rows = [f"{text}\t{names.index(label)}" for text, label in (row.split("\t") for row in rows)]
+            (directory / f"{name}.txt").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+        saved_dir, dev = directory / "out", directory / "dev.txt"
+        given = {"train_data_file": directory / "train.txt", "dev_data_file": dev, "saved_dir": saved_dir}
+        assert call("run_classifier.py", as_flags(**flags, **given), monkeypatch) == 0
+        assert json.loads((saved_dir / "bertorch.json").read_text(encoding="utf-8"))["labels"] == names
+        capsys.readouterr()
+        answers = directory / "answers.tsv"
+        ask = as_flags(model_dir=saved_dir, input_file=dev, evaluate=True, output_file=answers, device="cpu")
+        assert call("predict.py", ask, monkeypatch) == 0
+        found.append((capsys.readouterr().out, answers.read_text(encoding="utf-8")))
+    assert found[0] == found[1] and set(found[1][1].split()) <= set(names)

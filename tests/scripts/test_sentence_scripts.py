@@ -351,7 +351,6 @@ def test_simcse_has_dropout_of_its_own(still_encoder, tmp_path, monkeypatch):
 
 
 MISTAKES = {
-    "nli without classes": ("run_sentencebert.py", {**NLI, "is_nli": True}, "--is_nli needs --label_file"),
     "classes for scores": (
         "run_sentencebert.py", {**GRADED, **LABELS, "objective": "cosent"}, "--objective cosent has no classes",
     ),

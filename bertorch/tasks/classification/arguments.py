@@ -15,7 +15,10 @@ def add_classifier_arguments(parser: ArgumentParser) -> None:
         help="what a row has. label: one label. labels: several or none, a|b in a column, a list in json lines, or a column "
         "of 0 and 1 for each label. score: a number",
     )  # fmt: skip
-    task.add_argument("--label_file", default=None, help="the labels, one per line; needed unless --target is score")
+    task.add_argument(
+        "--label_file", default=None,
+        help="the labels, one per line; default: for --target label those of the training set, sorted",
+    )  # fmt: skip
     task.add_argument("--is_text_pair", action="store_true", help="rows hold two texts")
     task.add_argument(
         "--metric", choices=METRICS_OF_TARGETS, default=None,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bertorch.data.files import UnusableRow, read_labels
+from bertorch.data.files import UnusableRow
 from bertorch.data.rows import Row
 from bertorch.data.tokenizing import Samples
 from bertorch.errors import UserError
@@ -25,6 +25,7 @@ from bertorch.tasks.classification.scores import (
     score_metrics,
 )
 from bertorch.training.evaluation import Evaluation
+from bertorch.training.start import load_labels
 from bertorch.training.tricks import class_loss, labels_loss
 
 SEPARATOR = "|"  # between the labels of a cell
@@ -220,14 +221,14 @@ METRICS_OF_TARGETS = tuple(dict.fromkeys(metric for kind in TARGETS.values() for
 
 
 def target_of(args: argparse.Namespace) -> Target:
-    """What ``--target`` asks for, with the labels of ``--label_file``.
+    """What ``--target`` asks for, with the labels of ``--label_file`` or, for one label a row, of the training set.
 
     Raises:
         UserError: the label file is missing, or flags do not fit this kind of target.
     """
-    if args.label_file is None and args.target != Score.name:
+    if args.label_file is None and args.target == SeveralLabels.name:
         raise UserError(f"--target {args.target} needs --label_file, the labels, one a line")
-    target = TARGETS[args.target]([Score.name] if args.target == Score.name else read_labels(args.label_file))
+    target = TARGETS[args.target]([Score.name] if args.target == Score.name else load_labels(args, args.is_text_pair))
     target.check(args)
     return target
 

@@ -22,7 +22,9 @@ def add_entity_arguments(parser: ArgumentParser) -> None:
     """The flags of the task."""
     task = parser.add_argument_group("entities")
     task.add_argument(
-        "--label_file", required=True, help="the tags (O, B-PER, ...) or entity types (PER, ...), one per line"
+        "--label_file",
+        default=None,
+        help="the tags (O, B-PER, ...) or entity types (PER, ...), one per line; default: the types of the training set",
     )
     add_input_format_argument(task, ("columns", "jsonl", "json"))
     task.add_argument("--tag", choices=SCHEMES, default="bios", help="tagging scheme of the model; files may use any other")
@@ -61,3 +63,8 @@ def settle_entity_arguments(parser: ArgumentParser, args: argparse.Namespace) ->
         refuse_tricks(parser, args, CLASS_LOSS_FLAGS, "tags that are decided one by one, --ner_head linear")
     if args.ner_head == "global_pointer":
         refuse_tricks(parser, args, ("dropout_samples", "r_drop_weight"), "tags; --ner_head global_pointer has spans")
+
+
+def how_to_read(args: argparse.Namespace) -> dict[str, str | None]:
+    """What ``read_documents`` is told by the flags; it belongs to the key of what is cached."""
+    return {"bad_rows": args.bad_rows, "kind": args.input_format, "encoding": args.encoding}

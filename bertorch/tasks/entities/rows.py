@@ -127,6 +127,23 @@ def read_documents(
     return documents
 
 
+def find_types(path: str | Path, **reading: str | None) -> list[str]:
+    """The entity types of a training set whose label file is not given, sorted.
+
+    Args:
+        path: the file.
+        reading: as for ``read_documents``.
+
+    Raises:
+        UserError: as ``read_documents``, or there is no entity in it.
+    """
+    types = sorted({kind for document in read_documents(path, None, **reading) for kind, _, _ in document.entities})
+    if not types:
+        raise UserError(f"{path}: no entity in it; give the types or tags with --label_file")
+    logger.info(f"{path}: {len(types)} entity types in it ({', '.join(types)[:80]}); --label_file gives others")
+    return types
+
+
 @dataclass
 class _Tokens:
     """Tokens and tags as a file lists them; tags None where it has none."""

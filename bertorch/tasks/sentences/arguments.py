@@ -52,8 +52,10 @@ def add_contrastive_arguments(group: argparse._ArgumentGroup) -> None:
 def add_pair_arguments(group: argparse._ArgumentGroup) -> None:
     """The flags of pairs that are trained on classes, scores or triplets; see ``SentencePair``."""
     group.add_argument("--objective", choices=OBJECTIVES, default="softmax", help="what the vectors are trained for")
-    group.add_argument("--label_file", default=None, help="softmax: the classes, one per line; default: 0 and 1")
-    group.add_argument("--is_nli", action="store_true", help="train on natural language inference; needs --label_file")
+    group.add_argument(
+        "--label_file", default=None, help="softmax: the classes, one per line; default: those of the training set"
+    )
+    group.add_argument("--is_nli", action="store_true", help="train on natural language inference")
     group.add_argument("--concat_multiply", action="store_true", help="softmax: (u, v, |u-v|, u*v) instead of (u, v, |u-v|)")
     group.add_argument("--scale", type=not_negative, default=20.0, help="cosent: factor of the cosines")
     group.add_argument("--max_score", type=not_negative, default=None, help="cosine_mse: the score that means equal; "
@@ -71,8 +73,6 @@ def add_pair_arguments(group: argparse._ArgumentGroup) -> None:
 
 def settle_pair_arguments(parser: ArgumentParser, args: argparse.Namespace) -> None:
     """Fill in the metric that follows the objective; end with one line for flags that contradict it."""
-    if args.is_nli and not args.label_file:
-        parser.error("--is_nli needs --label_file")
     if args.objective != "softmax":
         refuse_tricks(parser, args, (*CLASS_LOSS_FLAGS, "r_drop_weight"), f"classes; --objective {args.objective} has none")
         if args.is_nli or args.label_file:
