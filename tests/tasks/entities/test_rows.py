@@ -250,7 +250,7 @@ GOOD = {
         ("json", {"text": "小明", "entities": [[0, 1.0, "PER"]]}, "is not an entity", '[start, end, "type"]'),
         ("json", {"text": "小明", "entities": [[False, True, "PER"]]}, "is not an entity", '[start, end, "type"]'),
         ("json", {"text": "小明", "entities": [["PER", 0, 1]]}, "is not an entity", '[start, end, "type"]'),
-        ("json", {"text": "小明", "entities": [{"start": 0, "type": "PER"}]}, "is not an entity", "keys start, end and type"),
+        ("json", {"text": "小", "entities": [{"start": 0, "type": "A"}]}, "is not an entity", "keys start, end and type"),
         ("json", {"text": "小明", "entities": [3]}, "3 is not an entity", "keys start, end and type"),
         ("json", {"text": "小明", "entities": "PER"}, "the entities are str", "[[start, end, type], ...]"),
         ("json", {"text": "小明", "label": {"PER": {"明": [[0, 0]]}}}, "'明' should be at 0, but '小' is there", "correct"),
