@@ -40,6 +40,7 @@ TINY = {
     "camembert": ("Camembert", {}),
     "distilbert": ("DistilBert", {}),
     "megatron-bert": ("MegatronBert", {}),
+    "mpnet": ("MPNet", {}),
     "roformer": ("RoFormer", {"embedding_size": 16, "hidden_act": "gelu_new"}),
 }
 # Of configs whose keys are not BERT's.
@@ -49,7 +50,7 @@ _RENAMED = {
         "attention_probs_dropout_prob": "attention_dropout",
     },
 }  # fmt: skip
-AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")  # count positions from behind the padding's id
+AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")  # count positions from behind the padding's id
 WITHOUT_POOLER = ("electra", "electra-equal", "distilbert", "roformer")
 _CHARACTERS = (
     "的一是不了在人有我他这中大来上个国到说们为子和你地出道也时年得就那要下以生会自着去之过家学对可里后小么心多天而能好都然没日于起"

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 from loguru import logger
-from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BertTokenizer, MPNetTokenizer, PreTrainedTokenizerBase
 
 import bertorch
 from bertorch.cache import cache_root
@@ -46,11 +46,14 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
     directory = Path(directory)
     _check_named_files(directory)
     others = ("tokenizer.json", "merges.txt", *FILE_NAMES, "sentencepiece.bpe.model")
+    config = directory / "config.json"
+    family = read_json_object(config).get("model_type") if config.is_file() else None
     try:
         if pieces := find_albert_model(directory):
             tokenizer = load_albert_tokenizer(pieces)
         elif (directory / "vocab.txt").is_file() and not any((directory / name).is_file() for name in others):
-            tokenizer = BertTokenizer.from_pretrained(directory)
+            kind = MPNetTokenizer if family == "mpnet" else BertTokenizer  # its special tokens are RoBERTa's
+            tokenizer = kind.from_pretrained(directory)
         elif any((directory / name).is_file() for name in others):
             # Without trust_remote_code transformers asks, and takes the answer from standard input: from our texts.
             tokenizer = AutoTokenizer.from_pretrained(directory, use_fast=True, trust_remote_code=False)
@@ -64,8 +67,7 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
         raise UserError(f"{directory}: the tokenizer cannot be loaded ({reason})") from None
     if not tokenizer.is_fast:
         raise UserError(f"{directory}: its tokenizer has no fast version; save one as tokenizer.json")
-    config = directory / "config.json"
-    if config.is_file() and read_json_object(config).get("model_type") == "roformer":
+    if family == "roformer":
         word = next((token for token in tokenizer.get_vocab() if len(token) > 1 and _CHINESE.fullmatch(token)), None)
         if word is not None:  # WordPiece gives characters alone, and the model has learned words
             raise UserError(

@@ -5,8 +5,8 @@
 ``padded``   scaled_dot_product_attention over a padded rectangle: the plain reference, and what CUDA uses where the
              varlen kernel cannot follow BERT (attention dropout in training, fp32).
 
-All: softmax(q k^T / sqrt(head_dim)) v with dropout on the probabilities (Vaswani et al. 2017, section 3.2.1; the
-dropout is BERT's ``attention_probs_dropout_prob``).
+All: softmax(q k^T / sqrt(head_dim) + bias) v, the bias where a family has one, with dropout on the probabilities (Vaswani
+et al. 2017, section 3.2.1; the dropout is BERT's ``attention_probs_dropout_prob``).
 """
 
 import functools
@@ -16,12 +16,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bertorch.encoder.grouped_attention import grouped_attention
+from bertorch.encoder.grouped_attention import distances, grouped_attention
 from bertorch.encoder.tokens import TokenBatch, padded_places, to_padded
 
 
 def attention(
-    query: Tensor, key: Tensor, value: Tensor, batch: TokenBatch, dropout_p: float = 0.0, backend: str | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    batch: TokenBatch,
+    dropout_p: float = 0.0,
+    backend: str | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Self-attention within each sequence of ``batch``.
 
@@ -32,19 +38,22 @@ def attention(
         batch: gives the sequence boundaries.
         dropout_p: share of the attention probabilities set to zero; 0 outside training.
         backend: a key of ``BACKENDS``; None takes ``choose_backend``'s.
+        bias: added to the scores by the distance of key and query, ``[num_heads, 2 * max_seqlen - 1]``: column
+            ``key - query + max_seqlen - 1``. None: nothing is. The varlen kernel has none.
 
     Returns:
         As many rows as ``query``.
     """
-    return BACKENDS[backend or choose_backend(query, dropout_p)](query, key, value, batch, dropout_p)
+    chosen = backend or choose_backend(query, dropout_p, bias is not None)
+    return BACKENDS[chosen](query, key, value, batch, dropout_p, bias)
 
 
-def choose_backend(query: Tensor, dropout_p: float) -> str:
+def choose_backend(query: Tensor, dropout_p: float, biased: bool = False) -> str:
     """The fastest backend that computes what BERT computes for this tensor."""
     if query.device.type == "cpu":
         return "grouped"
     fits = query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] % 8 == 0 and query.shape[-1] <= 256
-    if dropout_p == 0.0 and fits and varlen_kernel() is not None:
+    if dropout_p == 0.0 and not biased and fits and varlen_kernel() is not None:
         return "varlen"
     return "padded"
 
@@ -59,7 +68,9 @@ def varlen_kernel() -> Callable | None:
     return varlen_attn
 
 
-def _varlen(query: Tensor, key: Tensor, value: Tensor, batch: TokenBatch, dropout_p: float) -> Tensor:
+def _varlen(query: Tensor, key: Tensor, value: Tensor, batch: TokenBatch, dropout_p: float, bias: Tensor | None) -> Tensor:
+    if bias is not None:
+        raise ValueError("the varlen kernel has no bias; use the padded backend")
     if dropout_p:
         raise ValueError("the varlen kernel has no dropout; use the padded backend")
     starts, longest = batch.cu_seqlens, batch.max_seqlen
@@ -68,17 +79,20 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, batch: TokenBatch, dropou
     return varlen_kernel()(query, key, value, starts, batch.cu_seqlens, longest, batch.max_seqlen)
 
 
-def _padded(query: Tensor, key: Tensor, value: Tensor, batch: TokenBatch, dropout_p: float) -> Tensor:
+def _padded(query: Tensor, key: Tensor, value: Tensor, batch: TokenBatch, dropout_p: float, bias: Tensor | None) -> Tensor:
     first_only = len(query) != len(key)
     padded, mask = to_padded(torch.stack([key, value] if first_only else [key, value, query], dim=1), batch)
     k, v, *q = padded.permute(2, 0, 3, 1, 4)  # each [batch_size, num_heads, max_seqlen, head_dim]
     q = query[:, :, None] if first_only else q[0]
-    # [batch_size, 1, 1, max_seqlen]: every query sees the real keys of its sequence
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :], dropout_p=dropout_p)
+    mask = mask[:, None, None, :]  # [batch_size, 1, 1, max_seqlen]: every query sees the real keys of its sequence
+    if bias is not None:
+        columns = distances(q.shape[2], batch.max_seqlen, batch.max_seqlen, bias.device)
+        mask = bias[:, columns].to(q.dtype).masked_fill(~mask, -torch.inf)  # [batch_size, num_heads, 1 or max_seqlen, ...]
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
     return out[:, :, 0] if first_only else out.transpose(1, 2).flatten(0, 1).index_select(0, padded_places(batch))
 
 
-BACKENDS: dict[str, Callable[[Tensor, Tensor, Tensor, TokenBatch, float], Tensor]] = {
+BACKENDS: dict[str, Callable[[Tensor, Tensor, Tensor, TokenBatch, float, Tensor | None], Tensor]] = {
     "grouped": grouped_attention,
     "varlen": _varlen,
     "padded": _padded,

@@ -13,7 +13,7 @@ _MOST_BLOCKS = 10_000  # of shared ones each turn counts; the deepest transforme
 _SIZES = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
     "max_position_embeddings", "type_vocab_size", "embedding_size", "num_hidden_groups", "inner_group_num",
-    "task_type_vocab_size",
+    "task_type_vocab_size", "relative_attention_num_buckets",
 )  # fmt: skip
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_python", "relu", "silu", "tanh")
 
@@ -25,6 +25,7 @@ _NOT_OF_BERT = {
     "use_task_id",
     "task_type_vocab_size",
     "rotary_value",
+    "relative_attention_num_buckets",
 }
 
 # Keys that describe the file a config was read from, or a head: whoever saves writes them again; they are never copied.
@@ -41,8 +42,9 @@ class EncoderConfig:
     A family has keys that are not BERT's where its row lists them. ``embedding_size``, ``num_hidden_groups`` and
     ``inner_group_num`` are ALBERT's (Lan et al. 2019, section 3.1) and ELECTRA's; for the others they take the values that
     make them BERT: as wide as the model, a group a layer, one block a group. ``use_task_id`` and ``task_type_vocab_size``
-    are ERNIE's (Sun et al. 2020, section 4.2), ``rotary_value``, whether values are turned too, is RoFormer's. ``other``
-    keeps the keys that the encoder has no use for, so that a saved config loses nothing.
+    are ERNIE's (Sun et al. 2020, section 4.2), ``rotary_value``, whether values are turned too, is RoFormer's,
+    ``relative_attention_num_buckets`` MPNet's. ``other`` keeps the keys that the encoder has no use for, so that a saved
+    config loses nothing.
     """
 
     model_type: str = "bert"
@@ -65,6 +67,7 @@ class EncoderConfig:
     use_task_id: bool = False
     task_type_vocab_size: int = 3
     rotary_value: bool = False
+    relative_attention_num_buckets: int = 32
     other: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -193,6 +196,11 @@ class EncoderConfig:
                 f"{path}: norm_type and use_bias are those of RoFormer-v2, which is not supported; take a RoFormer"
             )
         config = cls(**values)
+        if config.has("embeddings.relative") and (config.pad_token_id != 1 or config.relative_attention_num_buckets < 32):
+            raise UserError(
+                f"{path}: MPNet counts positions from 2 and distances in 32 buckets: pad_token_id must be 1, and "
+                "relative_attention_num_buckets at least 32"
+            )
         if not 0 <= config.position_offset < config.max_position_embeddings:
             raise UserError(
                 f"{path}: pad_token_id {config.pad_token_id} leaves no positions; they are counted from the one after it"
@@ -250,7 +258,8 @@ class EncoderConfig:
         embeddings = sum(size for module, size in rows.items() if self.has(module)) * embedding
         projection = (embedding + 1) * width if self.projects_embeddings else 0
         block = 4 * (width + 1) * width + (width + 1) * inner + (inner + 1) * width + 2 * 2 * width
-        last = 2 * width if self.has("norm") else 0
+        relative = self.relative_attention_num_buckets * self.num_attention_heads if self.has("embeddings.relative") else 0
+        last = relative + (2 * width if self.has("norm") else 0)
         return embeddings + projection + last + self.num_hidden_groups * self.inner_group_num * block
 
     def to_dict(self) -> dict[str, Any]:

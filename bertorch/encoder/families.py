@@ -69,6 +69,16 @@ _ROFORMER = {
     "embeddings.projection": "embeddings_project",
 }
 
+_MPNET = {
+    **{ours: theirs for ours, theirs in _BERT.items() if ours != "embeddings.token_type"},
+    "embeddings.relative": "encoder.relative_attention_bias",
+    "blocks.{block}.query": "encoder.layer.{block}.attention.attn.q",
+    "blocks.{block}.key": "encoder.layer.{block}.attention.attn.k",
+    "blocks.{block}.value": "encoder.layer.{block}.attention.attn.v",
+    "blocks.{block}.attention_output": "encoder.layer.{block}.attention.attn.o",
+    "blocks.{block}.attention_norm": "encoder.layer.{block}.attention.LayerNorm",
+}
+
 _BERT_PRETRAINING = {
     "transform": "cls.predictions.transform.dense", "norm": "cls.predictions.transform.LayerNorm",
     "bias": "cls.predictions.bias", "decoder": "cls.predictions.decoder.weight", "order": "cls.seq_relationship",
@@ -186,5 +196,10 @@ FAMILIES = {
         "RoFormer", "roformer.", _ROFORMER, _ROFORMER_PRETRAINING, _DENSE_CLASSIFIER,
         own_keys=("embedding_size", "rotary_value"), rotary="encoder.embed_positions.weight",
         classifier_act="hidden_act", classifier_dropout=None,
+    ),
+    "mpnet": Family(
+        "MPNet", "mpnet.", _MPNET, _ROBERTA_PRETRAINING, _DENSE_CLASSIFIER, pretraining_act="gelu",
+        own_keys=("relative_attention_num_buckets",), renamed_keys={"type_vocab_size": None},
+        positions_after_padding=True, classifier_act="tanh", classifier_dropout=None,
     ),
 }  # fmt: skip

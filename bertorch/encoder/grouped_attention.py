@@ -20,10 +20,17 @@ from bertorch.encoder.tokens import TokenBatch
 _MOST_WASTED = 8192  # scores of padding in a group, over all heads; more take longer than the calls for one more group
 
 
-def grouped_attention(query: Tensor, key: Tensor, value: Tensor, batch: TokenBatch, dropout_p: float) -> Tensor:
+def grouped_attention(
+    query: Tensor, key: Tensor, value: Tensor, batch: TokenBatch, dropout_p: float, bias: Tensor | None = None
+) -> Tensor:
     """See ``attention.attention``."""
     groups = _Groups.of(tuple(batch.lengths), key.shape[1], key.device)
-    return _GroupedAttention.apply(query, key, value, groups, dropout_p)
+    return _GroupedAttention.apply(query, key, value, groups, dropout_p, bias)
+
+
+def distances(queries: int, keys: int, longest: int, device: torch.device) -> Tensor:
+    """The column of ``attention``'s bias for each query and key of a sequence, LongTensor ``[queries, keys]``."""
+    return torch.arange(keys, device=device) - torch.arange(queries, device=device)[:, None] + longest - 1
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ class _GroupedAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, query, key, value, groups, dropout_p):
+    def forward(ctx, query, key, value, groups, dropout_p, relative):
         head_dim = query.shape[-1]
         scale, keep = 1.0 / math.sqrt(head_dim), 1.0 / (1.0 - dropout_p)  # inverted dropout: what is kept grows by this
         first_only = len(query) != len(key)  # then the queries stand as the groups have them
@@ -119,12 +126,16 @@ class _GroupedAttention(torch.autograd.Function):
                 p.baddbmm_(q_, k_.transpose(1, 2), beta=0, alpha=scale)
             else:
                 torch.baddbmm(bias.to(p.dtype), q_, k_.transpose(1, 2), alpha=scale, out=p)
+            if relative is not None:
+                columns = _columns(relative, p)
+                p.view(-1, len(relative), *columns.shape).add_(relative[:, columns].to(p.dtype))
             torch.softmax(p, dim=-1, out=p)
             if dropout_p:
                 left.mul_(p)
             out.baddbmm_(left, v_, beta=0, alpha=keep)
         context = _rows(context, scatter).view(query.shape)
         ctx.save_for_backward(q, k, v, probs, kept, context)
+        ctx.relative_like = None if relative is None else relative.detach()
         ctx.groups, ctx.first_only, ctx.shapes = groups, first_only, (queries, keys, squares)
         ctx.scale, ctx.keep = scale, keep
         return context
@@ -141,6 +152,7 @@ class _GroupedAttention(torch.autograd.Function):
             for rows in (g, sums):
                 rows.index_fill_(0, groups.padding, 0)
         grads = [torch.empty_like(x) for x in (q, k, v)]
+        grad_relative = None if ctx.relative_like is None else torch.zeros_like(ctx.relative_like)
         parts = zip(
             _parts(q, queries), _parts(k, keys), _parts(v, keys), _parts(g, queries), _parts(sums, queries),
             _parts(probs, squares), _parts(kept, squares),
@@ -149,12 +161,21 @@ class _GroupedAttention(torch.autograd.Function):
         for q_, k_, v_, g_, sum_, p, left, grad_q, grad_k, grad_v in parts:
             grad_scores = torch.empty_like(p).baddbmm_(g_, v_.transpose(1, 2), beta=0, alpha=ctx.keep)
             grad_scores.mul_(left).addcmul_(p, sum_, value=-1)
+            if grad_relative is not None:
+                columns = _columns(grad_relative, p)
+                summed = grad_scores.view(-1, len(grad_relative), columns.numel()).sum(dim=0)  # over the sequences
+                grad_relative.index_add_(1, columns.flatten(), summed.to(grad_relative.dtype))
             grad_q.baddbmm_(grad_scores, k_, beta=0, alpha=ctx.scale)
             grad_k.baddbmm_(grad_scores.transpose(1, 2), q_, beta=0, alpha=ctx.scale)
             grad_v.baddbmm_(left.transpose(1, 2), g_, beta=0, alpha=ctx.keep)
         indices = (scatter, groups.scatter, groups.scatter)
         grads = (_rows(x, index).view(-1, *grad_out.shape[1:]) for x, index in zip(grads, indices, strict=True))
-        return *grads, None, None
+        return *grads, None, None, grad_relative
+
+
+def _columns(relative: Tensor, scores: Tensor) -> Tensor:
+    """Of a group, whose scores are ``[matrices, queries, keys]``: see ``distances``."""
+    return distances(*scores.shape[1:], (relative.shape[1] + 1) // 2, relative.device)
 
 
 def _rows(x: Tensor, index: Tensor | None) -> Tensor:

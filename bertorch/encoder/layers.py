@@ -3,6 +3,8 @@
 Shapes: T total_tokens, D hidden_size, E embedding_size, H heads, B batch_size.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -62,6 +64,8 @@ class Embeddings(nn.Module):
         self.position = Embedding(config.max_position_embeddings, width) if config.has("embeddings.position") else None
         self.token_type = Embedding(config.type_vocab_size, width) if config.has("embeddings.token_type") else None
         self.task_type = Embedding(config.task_type_vocab_size, width) if config.has("embeddings.task_type") else None
+        buckets, heads = config.relative_attention_num_buckets, config.num_attention_heads
+        self.relative = Embedding(buckets, heads) if config.has("embeddings.relative") else None
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if config.has("embeddings.norm") else None
         self.dropout = Dropout(config.hidden_dropout_prob)
         self.projection = Linear(width, config.hidden_size) if config.projects_embeddings else None
@@ -77,6 +81,25 @@ class Embeddings(nn.Module):
             x = x + self.task_type.weight[0]
         x = self.dropout(x if self.norm is None else self.norm(x))
         return x if self.projection is None else self.projection(x)  # [T, D]
+
+    def attention_bias(self, batch: TokenBatch) -> Tensor | None:
+        """``attention``'s bias, which all layers share; None where the family has none."""
+        if self.relative is None:
+            return None
+        away = torch.arange(1 - batch.max_seqlen, batch.max_seqlen, device=batch.input_ids.device)  # key - query
+        return self.relative(buckets(away)).t()  # [H, 2 * max_seqlen - 1]
+
+
+def buckets(away: Tensor) -> Tensor:
+    """The 32 buckets of distances: 16 for each direction, of which the nearest 8 are exact and the others grow by a factor,
+    up to 128 (Raffel et al. 2020, section 2.1, as MPNet has them; Song et al. 2020).
+
+    ``away``: by how much the key stands behind the query, LongTensor of any shape.
+    """
+    far = away.abs()
+    # In single precision, as transformers computes it: a distance on the edge of a bucket belongs where that puts it.
+    grown = 8 + (torch.log(far.clamp(min=1).float() / 8) / math.log(128 / 8) * 8).long()
+    return torch.where(far < 8, far, grown.clamp(max=15)) + 16 * (away > 0)
 
 
 def sinusoids(length: int, width: int) -> Tensor:
@@ -121,10 +144,17 @@ class Block(nn.Module):
         self.norm_first = config.family.norm_first
         self.rotary_value = config.rotary_value
 
-    def forward(self, x: Tensor, batch: TokenBatch, first_only: bool = False, sines: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        batch: TokenBatch,
+        first_only: bool = False,
+        sines: Tensor | None = None,
+        bias: Tensor | None = None,
+    ) -> Tensor:
         """States after the block: ``[total_tokens, D]`` -> the same, or with ``first_only`` those of each sequence's first
         token, ``[batch_size, D]``: the others are read then, and nothing more is computed for them.
-        ``sines``: of each token's position where positions are rotary, ``[total_tokens, D/H]``.
+        ``sines``: of each token's position where positions are rotary, ``[total_tokens, D/H]``; ``bias``: see ``attention``.
         """
         seen = self.attention_norm(x) if self.norm_first else x
         k, v = (layer(seen).view(len(x), self.heads, -1) for layer in (self.key, self.value))  # [T, H, D/H]
@@ -134,7 +164,7 @@ class Block(nn.Module):
         if sines is not None:
             q, k = rotate(q, first_tokens(sines, batch) if first_only else sines), rotate(k, sines)
             v = rotate(v, sines) if self.rotary_value else v
-        context = attention(q, k, v, batch, self.attention_dropout if self.training else 0.0)
+        context = attention(q, k, v, batch, self.attention_dropout if self.training else 0.0, bias=bias)
         x = x + self.dropout(self.attention_output(context.flatten(1)))
         x, seen = (x, self.output_norm(x)) if self.norm_first else [self.attention_norm(x)] * 2
         x = x + self.dropout(self.output(activation(self.hidden_act, self.intermediate(seen))))

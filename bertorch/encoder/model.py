@@ -68,6 +68,7 @@ class Encoder(nn.Module):
         if config.family.rotary:
             table = sinusoids(batch.max_seqlen, config.head_size)
             sines = table.to(x.device, x.dtype).index_select(0, batch.position_ids)
+        bias = self.embeddings.attention_bias(batch)
         states = {0: x} if average_layers is not None and 0 in average_layers else {}
         for layer in range(config.num_hidden_layers):
             group = layer * config.num_hidden_groups // config.num_hidden_layers
@@ -75,9 +76,9 @@ class Encoder(nn.Module):
                 block = self.blocks[group * config.inner_group_num + inner]
                 last = layer + 1 == config.num_hidden_layers and inner + 1 == config.inner_group_num
                 if self.gradient_checkpointing and self.training:
-                    x = checkpoint(block, x, batch, first_only and last, sines, use_reentrant=False)
+                    x = checkpoint(block, x, batch, first_only and last, sines, bias, use_reentrant=False)
                 else:
-                    x = block(x, batch, first_only and last, sines)
+                    x = block(x, batch, first_only and last, sines, bias)
             if last and self.norm is not None:
                 x = self.norm(x)
             if average_layers is not None and layer + 1 in average_layers:

@@ -174,6 +174,15 @@ def test_chinese_albert_has_wordpiece(shared, tmp_path):
     assert encoder.encode([("天気AQ",)])[0][0] == wanted
 
 
+def test_mpnet_with_vocab_txt_alone_has_its_own_special_tokens(tmp_path):
+    words = ["<s>", "<pad>", "</s>", "<unk>", "[UNK]", "a", "b", "<mask>"]
+    (tmp_path / "vocab.txt").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
+    (tmp_path / "config.json").write_text('{"model_type": "mpnet"}', encoding="utf-8")
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer("a b", "b")["input_ids"] == [0, 5, 6, 2, 2, 6, 2]
+    assert TextTokenizer(tokenizer, 16).encode([("a b", "b")])[0][0] == [0, 5, 6, 2, 2, 6, 2]
+
+
 def test_a_vocabulary_of_words_is_refused_for_roformer(tiny_model, tmp_path):
     """Its words are cut by jieba; WordPiece would give it characters."""
     copy = Path(shutil.copytree(tiny_model("roformer"), tmp_path / "model"))

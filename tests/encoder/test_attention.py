@@ -237,3 +237,40 @@ def test_every_token_has_its_place_in_a_group(lengths, heads):
     assert len(groups.gather) == rows
     assert torch.equal(groups.gather[groups.scatter], torch.arange(sum(lengths) * heads))
     assert sorted(groups.padding.tolist() + groups.scatter.tolist()) == list(range(rows))
+
+
+@pytest.mark.parametrize("first_only", [False, True])
+@pytest.mark.parametrize("backend", ["grouped", "padded"])
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+def test_a_bias_by_distance(backend, lengths, first_only):
+    """Softmax of the scores plus a number for each head and distance, one query at a time; its gradient too."""
+    query, key, value, grad_out = draw(lengths, 3, 5)
+    longest = max(lengths)
+    bias = torch.randn(3, 2 * longest - 1, generator=torch.Generator().manual_seed(1))
+    starts = [sum(lengths[:number]) for number in range(len(lengths))]
+    places = starts if first_only else list(range(sum(lengths)))
+
+    def by_distance(q, k, v, b):
+        rows = []
+        for start, length in zip(starts, lengths, strict=True):
+            own = slice(start, start + length)
+            for place in range(1 if first_only else length):
+                scores = torch.einsum("hd,jhd->hj", q[start + place], k[own]) / math.sqrt(5)
+                added = torch.stack([b[:, far + longest - 1] for far in range(-place, length - place)], dim=1)
+                rows.append(torch.einsum("hj,jhd->hd", torch.softmax(scores + added, dim=-1), v[own]))
+        return torch.stack(rows)
+
+    inputs = [query, key, value, bias]
+    expected = with_gradients(by_distance, inputs, grad_out[places])
+    found = with_gradients(
+        lambda q, k, v, b: attention(q[places], k, v, packed(lengths), backend=backend, bias=b), inputs, grad_out[places]
+    )
+    largest = max(float(x.abs().max()) for x in expected)
+    for one, other in zip(found, expected, strict=True):
+        assert_close(one, other, SINGLE, largest)
+
+
+def test_varlen_refuses_a_bias():
+    query, key, value, _ = draw([3], 2, 8)
+    with pytest.raises(ValueError, match="bias"):
+        attention(query, key, value, packed([3]), backend="varlen", bias=torch.zeros(2, 5))

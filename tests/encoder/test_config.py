@@ -94,6 +94,8 @@ def test_keys_the_encoder_has_no_use_for_survive():
         ({"model_type": "distilbert", "dim": 30, "n_heads": 4}, "n_heads 4"),
         ({"model_type": "distilbert", "activation": "swish"}, "activation 'swish'"),
         ({"model_type": "ernie", "use_task_id": "yes"}, "use_task_id"),
+        ({"model_type": "mpnet", "pad_token_id": 0}, "pad_token_id must be 1"),
+        ({"model_type": "mpnet", "relative_attention_num_buckets": 16}, "at least 32"),
         ({"model_type": "roformer", "rotary_value": 1}, "rotary_value"),
         ({"model_type": "roformer", "norm_type": "rms_norm"}, "RoFormer-v2"),
         ({"model_type": "roformer", "use_bias": False}, "RoFormer-v2"),

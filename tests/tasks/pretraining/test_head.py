@@ -238,7 +238,7 @@ def test_names_of_one_tensor(tiny_model, tmp_path, messages, family, names):
     assert not any("unused" in message for message in messages)
 
 
-@pytest.mark.parametrize("family", ["roberta", "xlm-roberta", "electra", "camembert", "distilbert", "roformer"])
+@pytest.mark.parametrize("family", ["roberta", "xlm-roberta", "electra", "camembert", "distilbert", "roformer", "mpnet"])
 def test_families_without_an_order(tiny_model, family):
     with pytest.raises(UserError, match="--objectives mlm") as caught:
         load_language_model(tiny_model(family), True, 1.0)
