@@ -58,7 +58,8 @@ def read_documents(
     """Read texts with entities.
 
     - json lines (``.json``, ``.jsonl``): ``{"text": ["小", "明"], "label": ["B-PER", "I-PER"]}``; ``{"text": "小明",
-      "entities": [[0, 2, "PER"]]}``, end exclusive, also ``{"start": 0, "end": 2, "type": "PER"}``; and CLUENER's
+      "entities": [[0, 2, "PER"]]}``, end exclusive, also ``{"start": 0, "end": 2, "type": "PER"}`` or doccano's
+      ``start_offset``, ``end_offset`` and ``label``; and CLUENER's
       ``{"text": …, "label": {"name": {"小明": [[0, 1]]}}}``, end inclusive.
       A list of such objects (``json``), or objects over several lines, hold the same.
     - column files (any other ending): a token and its tag a line, a blank line between texts; or a text a line, tokens and
@@ -93,6 +94,7 @@ def read_documents(
         "text": _text_rows,
     }[kind]
     repaired: list[tuple[int, int]] = []
+    relations = 0
     documents: list[Document] = []
     blank: list[int] = []
     for line, content in read(path, stream, encoding, bad, label_needed):
@@ -101,6 +103,8 @@ def read_documents(
                 if kind in ("jsonl", "json") and bad.last != line:
                     blank.append(line)
                 raise UnusableRow("", "")  # already noted, or blank
+            if isinstance(content, dict) and isinstance(content.get("relations"), list):
+                relations += len(content["relations"])
             document = _document(line, content, types, label_needed, repaired)
             if not document.text.strip():
                 if label_needed or not keep_all:
@@ -117,6 +121,8 @@ def read_documents(
         raise UserError(f"{path}: no texts in it" + (" that can be used" if bad.count else "; the file is empty"))
     if keep_all:
         say_blank(path, blank)
+    if relations:
+        logger.info(f"{path}: {relations} relations between entities, left out")
     if repaired:
         count = sum(number for _, number in repaired)
         shown = ", ".join(str(line) for line, _ in repaired[:5]) + (" and more" if len(repaired) > 5 else "")
@@ -318,7 +324,8 @@ def _cluener_places(named: object) -> Iterator[tuple[str, list[int]]]:
 
 def _listed_span(one: object) -> Span:
     if isinstance(one, dict):
-        one = [one.get("start"), one.get("end"), one.get("type", one.get("label"))]
+        places = [one.get(key, one.get(f"{key}_offset")) for key in ("start", "end")]  # start_offset: doccano
+        one = [*places, one.get("type", one.get("label"))]
     if not isinstance(one, list) or len(one) < 3 or [type(part) for part in one[:3]] != [int, int, str] or not one[2]:
         raise UnusableRow(f"{str(one)[:40]} is not an entity", 'write [start, end, "type"], or keys start, end and type')
     return one[2], one[0], one[1]

@@ -557,3 +557,21 @@ def test_the_real_files_read_to_the_number_of_texts_they_have(shared, name, text
         lines = path.read_text(encoding="utf-8").split("\n")
         begun = Counter(line.split("\tB-")[1].strip() for line in lines if "\tB-" in line)
         assert Counter(kind for document in documents for kind, _, _ in document.entities) == begun
+
+
+def test_an_export_of_doccano(tmp_path, messages):
+    path = tmp_path / "all.jsonl"
+    entities = [
+        {"id": 1, "label": "PER", "start_offset": 0, "end_offset": 2},
+        {"id": 2, "label": "LOC", "start_offset": 3, "end_offset": 5},
+    ]
+    row = {
+        "id": 7,
+        "text": "小明在北京",
+        "entities": entities,
+        "relations": [{"id": 3, "from_id": 1, "to_id": 2}],
+        "Comments": [],
+    }
+    path.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert read_documents(path, ["PER", "LOC"])[0].entities == [("PER", 0, 2), ("LOC", 3, 5)]
+    assert any("1 relations between entities, left out" in message for message in messages)
