@@ -7,12 +7,13 @@
 Rows are text TAB label, or text TAB text TAB label with --is_text_pair; csv, json lines and other columns with --columns.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from bertorch.data.report import report_data
 from bertorch.data.rows import Row, read_rows
 from bertorch.data.tokenizing import tokenize_cached
-from bertorch.tasks.classification.arguments import add_classifier_arguments, settle_classifier_arguments
+from bertorch.tasks.classification.arguments import add_classifier_arguments, parse_classifier_arguments
 from bertorch.tasks.classification.description import Description
 from bertorch.tasks.classification.head import load_classifier
 from bertorch.tasks.classification.predictor import Predictor
@@ -28,9 +29,9 @@ from bertorch.training.step import train_step
 
 
 def parse_args():
-    parser = training_parser("Fine-tune an encoder to classify texts or text pairs.")
+    parser = training_parser("Fine-tune an encoder to classify texts or text pairs.", several_dev_files=True)
     add_classifier_arguments(parser)
-    return settle_classifier_arguments(parser.parse_args())
+    return parse_classifier_arguments(parser)
 
 
 def load_samples(path, args, target, tokenizer, name):
@@ -47,9 +48,15 @@ def load_samples(path, args, target, tokenizer, name):
     return tokenize_cached(path, rows, tokenizer, read_as, args.cache_dir)
 
 
-def evaluate(predictor, samples):
-    """Figures over all of ``samples``, the same on any number of processes; what the report shows, and thresholds."""
-    return predictor.target.evaluation(predictor.logits(samples), samples)
+def evaluate(predictor, sets):
+    """Figures of the development set, the same on any number of processes; and of further ones, under their names."""
+    target, dev = predictor.target, sets["dev"]
+    evaluation = target.evaluation(predictor.logits(dev), dev)
+    kept, figures = type(target)(target.labels, **evaluation.keep), {}
+    for name in (name for name in sets if name not in ("train", "dev", "test")):
+        found = kept.scores(predictor.logits(sets[name]), sets[name].labels)
+        figures |= {f"{name}_{figure}": value for figure, value in found.items()}
+    return replace(evaluation, metrics=evaluation.metrics | figures)
 
 
 def test(predictor, samples, run):
@@ -92,7 +99,7 @@ def main(args):
     for batch in run.batches():
         train_step(run, batch)
         if run.evaluation_due:
-            run.record(evaluate(predictor, sets["dev"]))
+            run.record(evaluate(predictor, sets))
         if run.saving_due:
             run.save()
 

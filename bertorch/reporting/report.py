@@ -26,7 +26,7 @@ _TRAINING = {
 }
 # The last part of a figure's name, and what it lies between.
 _BOUNDS = dict.fromkeys(("accuracy", "f1", "precision", "recall", "em", "average", "mrr"), (0.0, 1.0))
-_BOUNDS |= dict.fromkeys(("spearman", "pearson"), (-1.0, 1.0))
+_BOUNDS |= dict.fromkeys(("spearman", "pearson", "matthews"), (-1.0, 1.0))
 
 
 def write_report(directories: Sequence[str | Path], output_file: str | Path) -> int:

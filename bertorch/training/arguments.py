@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from loguru import logger
@@ -79,13 +80,16 @@ def seed(text: str) -> int:
     return value
 
 
-def training_parser(description: str, rows_of_texts: bool = True, documents: bool = False) -> ArgumentParser:
+def training_parser(
+    description: str, rows_of_texts: bool = True, documents: bool = False, several_dev_files: bool = False
+) -> ArgumentParser:
     """A parser with every shared flag of a training script; the script adds its own.
 
     Args:
         description: of the script.
         rows_of_texts: files have columns, and long texts are cut; False for tasks with their own formats, read in windows.
         documents: a set is several files of plain text, in which no row can be bad.
+        several_dev_files: ``--dev_data_file`` takes several sets; see ``settle_dev_files``.
     """
     parser = ArgumentParser(description)
 
@@ -120,7 +124,11 @@ def training_parser(description: str, rows_of_texts: bool = True, documents: boo
         parser.set_defaults(test_data_file=None, do_test=False)
     else:
         data.add_argument("--train_data_file", required=True, help="training set: .tsv/.txt, .csv or .jsonl, also .gz")
-        data.add_argument("--dev_data_file", default=None, help="development set, evaluated during training")
+        data.add_argument(
+            "--dev_data_file", default=None, nargs="+" if several_dev_files else None,
+            help="development set, evaluated during training"
+            + "; of several files the first decides, figures of the others are logged under their names" * several_dev_files,
+        )  # fmt: skip
         data.add_argument("--test_data_file", default=None, help="test set for --do_test; it needs no label column")
         data.add_argument(
             "--do_test", action="store_true", help="after training, predict --test_data_file with the saved model"
@@ -141,6 +149,8 @@ def training_parser(description: str, rows_of_texts: bool = True, documents: boo
     add_encoding_argument(data)
     data.add_argument("--cache_dir", default=None, help="token cache; default: $BERTORCH_CACHE or ~/.cache/bertorch")
     data.add_argument("--num_workers", type=whole_number, default=None, help="threads for tokenizing; default: all cores")
+
+    parser.set_defaults(further_dev_files={})
 
     optimisation = parser.add_argument_group("optimisation")
     optimisation.add_argument("--batch_size", type=whole_number, default=32, help="rows per process and forward pass")
@@ -231,6 +241,21 @@ def training_parser(description: str, rows_of_texts: bool = True, documents: boo
         help="number of this process on its machine; torch.distributed.launch passes it, torchrun needs no flag",
     )  # fmt: skip
     return parser
+
+
+def settle_dev_files(parser: ArgumentParser, args: argparse.Namespace) -> None:
+    """Keep the first of several development files in ``dev_data_file``, the others by name in ``further_dev_files``.
+
+    A name is that of the file without its endings; two files of one name end the script.
+    """
+    if args.dev_data_file is None:
+        return
+    args.dev_data_file, *others = args.dev_data_file
+    for path in others:
+        name = Path(path).name.split(".")[0]
+        if name in ("train", "dev", "test", *args.further_dev_files) or not name:
+            parser.error(f"--dev_data_file {path}: figures would be called {name!r}, as others are; rename the file")
+        args.further_dev_files[name] = path
 
 
 CLASS_LOSS_FLAGS = ("label_smoothing", "focal_gamma", "class_weights")

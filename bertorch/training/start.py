@@ -56,6 +56,13 @@ def load_labels(args: argparse.Namespace, is_text_pair: bool) -> list[str]:
 
 
 def load_sets(args: argparse.Namespace, processes: Processes, load: Callable[[str, str], Samples]) -> dict[str, Samples]:
-    """``load(path, name)`` of the sets that the flags name: ``train``, ``dev``, and ``test`` with ``--do_test``."""
-    files = {"train": args.train_data_file, "dev": args.dev_data_file, "test": args.test_data_file if args.do_test else None}
-    return processes.first_on_each_machine(lambda: {name: load(path, name) for name, path in files.items() if path})
+    """``load(path, name)`` of the sets that the flags name: ``train``, ``dev``, and ``test`` with ``--do_test``.
+
+    Further development files stand between them, under the names of ``further_dev_files``.
+    """
+    further = args.further_dev_files
+    files = {"train": args.train_data_file, "dev": args.dev_data_file, **further}
+    files["test"] = args.test_data_file if args.do_test else None
+    return processes.first_on_each_machine(
+        lambda: {name: load(path, "dev" if name in further else name) for name, path in files.items() if path}
+    )

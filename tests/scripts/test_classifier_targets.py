@@ -191,3 +191,31 @@ def test_thresholds_for_other_labels_are_refused(labels_model, tmp_path, monkeyp
         capsys.readouterr()
         assert call("predict.py", as_flags(model_dir=directory, input_file=REVIEWS / "dev.tsv"), monkeypatch) == 2
         assert "thresholds" in complaint(capsys.readouterr().err)
+
+
+def test_several_development_files(small_encoder, labels_data, tmp_path, monkeypatch):
+    """The first decides, and finds the thresholds; of the others their figures are logged under their names."""
+    second = tmp_path / "other.tsv"
+    second.write_bytes((labels_data / "test.tsv").read_bytes())
+    more = {
+        "target": "labels",
+        "label_file": labels_data / "labels.txt",
+        "max_steps": 4,
+        "save_steps": 4,
+        "save_best_model": True,
+    }
+    flags = {
+        "train_data_file": labels_data / "train.tsv",
+        "test_data_file": labels_data / "test.tsv",
+        "do_test": True,
+        **more,
+    }
+    given = [*training_flags(small_encoder, tmp_path / "out", dev_data_file=None, **flags), "--dev_data_file"]
+    files = [str(labels_data / "dev.tsv"), str(second)]
+    assert call("run_classifier.py", [*given, *files], monkeypatch) == 0
+    evaluation, test = (journal(tmp_path / "out", kind)[-1] for kind in ("eval", "test"))
+    for figure in ("loss", "micro_f1", "subset_accuracy"):
+        assert evaluation[f"other_{figure}"] == pytest.approx(test[figure])
+    assert evaluation["micro_f1"] != evaluation["other_micro_f1"]
+    assert "other" in json.loads((tmp_path / "out" / "data_report.json").read_text())
+    assert call("run_classifier.py", [*given, files[0], files[0], "--overwrite"], monkeypatch) == 2

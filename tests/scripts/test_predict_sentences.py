@@ -17,7 +17,7 @@ from scipy.special import softmax
 from scipy.stats import pearsonr, spearmanr
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, matthews_corrcoef
 
 from bertorch.tasks.sentences import retrieval as pages
 from bertorch.tasks.sentences import search
@@ -336,6 +336,9 @@ def test_figures_of_classes(nli, binary, predict):
             "loss": -np.log(scores[np.arange(len(truth)), truth]).mean(),
             "accuracy": accuracy_score(truth, scores.argmax(axis=1)),
             "macro_f1": f1_score(truth, scores.argmax(axis=1), average="macro"),
+            "weighted_f1": f1_score(truth, scores.argmax(axis=1), average="weighted"),
+            "balanced_accuracy": balanced_accuracy_score(truth, scores.argmax(axis=1)),
+            "matthews": matthews_corrcoef(truth, scores.argmax(axis=1)),
         },
         abs=1e-4,
     )

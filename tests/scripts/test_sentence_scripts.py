@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from scipy.special import log_softmax
 from scipy.stats import pearsonr, spearmanr
 from sentence_transformers import SentenceTransformer
-from sklearn.metrics import f1_score
+from sklearn.metrics import balanced_accuracy_score, f1_score, matthews_corrcoef
 
 from bertorch.training.run import Run
 from tests.closeness import assert_same_course
@@ -84,6 +84,9 @@ class Figures:
             "loss": -scores[np.arange(len(truth)), truth].mean(),
             "accuracy": (predicted == truth).mean(),
             "macro_f1": f1_score(truth, predicted, labels=range(len(labels)), average="macro"),
+            "weighted_f1": f1_score(truth, predicted, average="weighted"),
+            "balanced_accuracy": balanced_accuracy_score(truth, predicted),
+            "matthews": matthews_corrcoef(truth, predicted),
         }
         return {**found, "f1": f1_score(truth, predicted)} if len(labels) == 2 else found
 

@@ -4,7 +4,12 @@ import argparse
 
 from bertorch.heads.pooling import POOLING_MODES
 from bertorch.tasks.classification.targets import METRICS_OF_TARGETS, TARGETS
-from bertorch.training.arguments import ArgumentParser, add_class_loss_arguments, add_dropout_samples_argument
+from bertorch.training.arguments import (
+    ArgumentParser,
+    add_class_loss_arguments,
+    add_dropout_samples_argument,
+    settle_dev_files,
+)
 
 
 def add_classifier_arguments(parser: ArgumentParser) -> None:
@@ -33,7 +38,9 @@ def add_classifier_arguments(parser: ArgumentParser) -> None:
     add_dropout_samples_argument(task)
 
 
-def settle_classifier_arguments(args: argparse.Namespace) -> argparse.Namespace:
-    """Fill in the default that follows ``--target``."""
+def parse_classifier_arguments(parser: ArgumentParser) -> argparse.Namespace:
+    """The flags as given, with the default that follows ``--target``."""
+    args = parser.parse_args()
+    settle_dev_files(parser, args)
     args.metric = args.metric or TARGETS[args.target].metrics[0]
     return args

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-METRICS = ("accuracy", "f1", "macro_f1")
+METRICS = ("accuracy", "f1", "macro_f1", "weighted_f1", "balanced_accuracy", "matthews")
 LABELS_METRICS = ("micro_f1", "macro_f1", "samples_f1", "subset_accuracy")
 SCORE_METRICS = ("spearman", "pearson", "r2")
 
@@ -18,10 +18,12 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
 
     Returns:
         ``loss`` (mean cross-entropy), ``accuracy``, ``macro_f1`` over all labels, and with two labels ``f1``, that of the
-        second one, which is what text matching reports.
+        second one, which is what text matching reports; ``weighted_f1``, weighted by the rows of each label;
+        ``balanced_accuracy``, the mean recall of the labels that have rows; and ``matthews``, the correlation that CoLA is
+        scored by.
     """
     from scipy.special import log_softmax  # a second to import with the next, so only where an evaluation runs
-    from sklearn.metrics import f1_score
+    from sklearn.metrics import f1_score, matthews_corrcoef, recall_score
 
     scores = logits.astype(np.float64)
     log_probabilities = log_softmax(scores, axis=1)
@@ -34,6 +36,10 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
     if len(known) == 2:
         metrics["f1"] = float(f1_score(labels, predictions, zero_division=0.0))
     metrics["macro_f1"] = float(f1_score(labels, predictions, labels=known, average="macro", zero_division=0.0))
+    metrics["weighted_f1"] = float(f1_score(labels, predictions, average="weighted", zero_division=0.0))
+    metrics["balanced_accuracy"] = float(recall_score(labels, predictions, labels=np.unique(labels), average="macro"))
+    one = len(np.union1d(labels, predictions)) == 1  # scikit-learn gives 0 too, and warns
+    metrics["matthews"] = 0.0 if one else float(matthews_corrcoef(labels, predictions))
     return metrics
 
 

@@ -25,9 +25,22 @@ def test_two_classes_by_hand():
 def test_three_classes_by_hand():
     # class 0: tp 1, fp 1, fn 1; class 1: tp 2, fp 0, fn 1; class 2: tp 1, fp 1, fn 0
     metrics = classification_metrics(logits_for([0, 0, 1, 1, 2, 2], 3), np.array([0, 1, 1, 1, 2, 0]))
-    assert set(metrics) == {"loss", "accuracy", "macro_f1"}
+    assert set(metrics) == {"loss", *METRICS} - {"f1"}
     assert metrics["accuracy"] == pytest.approx(4 / 6)
     assert metrics["macro_f1"] == pytest.approx((1 / 2 + 4 / 5 + 2 / 3) / 3)
+
+
+def test_matthews_and_the_other_means_by_hand():
+    # true positives 2, false positives 1, false negatives 1, true negatives 1
+    metrics = classification_metrics(logits_for([1, 1, 1, 0, 0], 2), np.array([1, 1, 0, 1, 0]))
+    assert metrics["matthews"] == pytest.approx((2 * 1 - 1 * 1) / math.sqrt(3 * 3 * 2 * 2))
+    assert metrics["balanced_accuracy"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert metrics["weighted_f1"] == pytest.approx((3 * 2 / 3 + 2 * 1 / 2) / 5)
+    # three labels, of which the third has no row: it has no part in the balanced accuracy
+    metrics = classification_metrics(logits_for([0, 2, 1, 1], 3), np.array([0, 0, 1, 1]))
+    assert metrics["balanced_accuracy"] == pytest.approx((1 / 2 + 1) / 2)
+    always = classification_metrics(logits_for([1, 1, 1], 2), np.array([1, 0, 1]))
+    assert always["matthews"] == 0.0
 
 
 def test_the_loss_is_the_mean_cross_entropy():
