@@ -1,0 +1,108 @@
+"""How far each family's encoder and heads are from transformers' padded model, on random weights, in fp32, on the CPU.
+
+    python benchmarks/family_parity.py
+
+Each family has models of three shapes, each batches of four kinds: one token, texts of one length, of unequal ones, and the
+longest. Printed: numbers compared, and the largest difference, as part of the largest value (of the largest gradient for
+gradients).
+"""
+
+import logging
+import sys
+import tempfile
+import warnings
+
+import torch
+import transformers
+from chunked_batch import ROOT
+from loguru import logger
+
+sys.path.insert(0, str(ROOT))
+
+from bertorch.encoder import TokenBatch, load_encoder, to_padded  # noqa: E402
+from bertorch.encoder.weights import hugging_face_names  # noqa: E402
+from bertorch.tasks.classification.head import load_trained_classifier  # noqa: E402
+
+FAMILIES = {
+    "ernie": ("Ernie", {"use_task_id": True}), "camembert": ("Camembert", {}), "distilbert": ("DistilBert", {}),
+    "megatron-bert": ("MegatronBert", {}), "roformer": ("RoFormer", {"embedding_size": 64}), "mpnet": ("MPNet", {}),
+}  # fmt: skip
+SHAPES = ((2, 64, 4, 96), (4, 128, 2, 512), (6, 96, 12, 256))  # layers, width, heads, inner width
+LENGTHS = ([1], [17] * 4, [60, 33, 33, 8, 2, 1], [254, 7])
+
+
+def built(prefix: str, head: str, traits: dict, shape: tuple, directory: str) -> torch.nn.Module:
+    """A random model of transformers, saved; every weight is drawn, layer norms and biases too."""
+    layers, width, heads, inner = shape
+    sizes = {"num_hidden_layers": layers, "hidden_size": width, "num_attention_heads": heads}
+    sizes |= {"hidden_dim" if prefix == "DistilBert" else "intermediate_size": inner}
+    config = getattr(transformers, f"{prefix}Config")(vocab_size=500, max_position_embeddings=256, **sizes, **traits)
+    kind = getattr(transformers, prefix + head)
+    torch.manual_seed(layers)
+    model = kind(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    model.save_pretrained(directory)
+    return kind.from_pretrained(directory).eval()
+
+
+def batch_of(lengths: list[int], pad: int) -> tuple[TokenBatch, dict[str, torch.Tensor], torch.Tensor]:
+    generator = torch.Generator().manual_seed(sum(lengths))
+    ids = torch.randint(5, 500, (sum(lengths),), generator=generator)
+    tokens = TokenBatch.from_lengths(ids, torch.randint(2, ids.shape, generator=generator), lengths)
+    padded, mask = to_padded(tokens.input_ids, tokens, pad)
+    given = {
+        "input_ids": padded,
+        "attention_mask": mask.long(),
+        "token_type_ids": to_padded(tokens.token_type_ids, tokens)[0],
+    }
+    return tokens, given, mask
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    logger.remove()
+    logging.disable()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    print("| family | hidden states | largest | gradients | largest | classifier's scores | largest |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for family, (prefix, traits) in FAMILIES.items():
+        counts, most = [0, 0, 0], [0.0, 0.0, 0.0]
+
+        def compare(which: int, pairs: list, scale: torch.Tensor, counts=counts, most=most) -> None:
+            for ours, theirs in pairs:
+                counts[which] += theirs.numel()
+                most[which] = max(most[which], float((ours - theirs).abs().max() / scale))
+
+        for shape in SHAPES:
+            with tempfile.TemporaryDirectory() as directory:
+                theirs = built(prefix, "Model", traits, shape, directory)
+                ours = load_encoder(directory)[0].eval()
+                names = hugging_face_names(ours.config, [name for name, _ in ours.named_parameters()])
+                for lengths in LENGTHS:
+                    tokens, given, mask = batch_of(lengths, theirs.config.pad_token_id)
+                    ours.zero_grad(), theirs.zero_grad()
+                    states, expected = ours(tokens), theirs(**given).last_hidden_state[mask]
+                    compare(0, [(states, expected)], expected.abs().max())
+                    weight = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
+                    (states * weight).sum().backward(), (expected * weight).sum().backward()
+                    own, other = dict(ours.named_parameters()), dict(theirs.named_parameters())
+                    pairs = [(own[mine].grad, other[name].grad) for mine, name in names.items()]
+                    compare(1, pairs, max(gradient.abs().max() for _, gradient in pairs))
+            with tempfile.TemporaryDirectory() as directory, torch.no_grad():
+                theirs = built(prefix, "ForSequenceClassification", {**traits, "num_labels": 5}, shape, directory)
+                model = load_trained_classifier(directory, 5)
+                for lengths in LENGTHS:
+                    tokens, given, _ = batch_of(lengths, theirs.config.pad_token_id)
+                    expected = theirs(**given).logits
+                    compare(2, [(model.logits(tokens), expected)], expected.abs().max())
+        cells = (f"{count:,} | {largest:.1e}" for count, largest in zip(counts, most, strict=True))
+        print(f"| `{family}` | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
