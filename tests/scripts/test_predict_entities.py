@@ -492,7 +492,7 @@ MISTAKES = {
     "nothing": ("linear", {"stdin": ""}, "<stdin>: no texts in it"),
     "blank lines alone": ("linear", {"stdin": "\n \n\t\n"}, "<stdin>: no texts in it"),
     "no file": ("linear", {"input_file": "nowhere.txt"}, "nowhere.txt: no such file"),
-    "not UTF-8": ("linear", {"input_file": "gbk.txt"}, "gbk.txt:2: not UTF-8"),
+    "not UTF-8": ("linear", {"input_file": "latin.txt"}, "latin.txt:2: not UTF-8"),
     "windows that share all": ("linear", {"max_seq_length": 20, "doc_stride": 18}, "--doc_stride 18"),
     "longer than the model": ("linear", {"max_seq_length": 513}, "has positions for 512 tokens"),
 }
@@ -501,7 +501,7 @@ MISTAKES = {
 @pytest.mark.parametrize(("head", "flags", "message"), MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_is_one_line(head, flags, message, entity_model, refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "gbk.txt").write_bytes(b"abc\n" + "电影\n".encode("gbk"))
+    (tmp_path / "latin.txt").write_bytes(b"abc\n" + "\u00e9t\u00e9\n".encode("latin-1"))
     model = entity_model(head)
     assert message.format(model=model) in refused(**{"model_dir": model, "stdin": "电影", **flags})
     assert not list(tmp_path.glob("out*"))

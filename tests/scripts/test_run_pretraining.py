@@ -371,7 +371,7 @@ MISTAKES = {
     "one document": ({"train_data_file": "one.txt", "objectives": "mlm,nsp"}, "one.txt: only one document"),
     "a sentence a document": ({"train_data_file": "short.txt"}, "short.txt: no text of two sentences"),
     "no such file": ({"train_data_file": "nowhere.txt"}, "nowhere.txt: no such file"),
-    "another encoding": ({"train_data_file": "gbk.txt"}, "gbk.txt:2: not UTF-8"),
+    "another encoding": ({"train_data_file": "latin.txt"}, "latin.txt:2: not UTF-8"),
     "more than there is": ({"masked_share": 1.5}, "--masked_share: must be between 0 and 1"),
     "no words": ({"longest_ngram": 0}, "--longest_ngram: must be at least 1"),
     "no room for text": ({"max_seq_length": 3}, "leaves no room for text"),
@@ -389,7 +389,7 @@ def test_a_mistake_is_one_line_before_training(flags, message, flags_of, tmp_pat
     (tmp_path / "empty.txt").write_text("\n\n", encoding="utf-8")
     (tmp_path / "one.txt").write_text("你好。\n天气好。\n", encoding="utf-8")
     (tmp_path / "short.txt").write_text("你好。\n\n天气好。\n", encoding="utf-8")
-    (tmp_path / "gbk.txt").write_bytes("a\n你好。\n".encode("gbk"))
+    (tmp_path / "latin.txt").write_bytes("a\n\u00e9t\u00e9\n".encode("latin-1"))
     assert call("run_pretraining.py", flags_of(tmp_path / "out", **flags), monkeypatch) == 2
     assert message in complaint(capsys.readouterr().err)
     assert not (tmp_path / "out").exists()
