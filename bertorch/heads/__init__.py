@@ -1,1 +1,1 @@
-"""What sits on an encoder. A head owns its encoder; ``forward(batch)`` gives the ``Loss`` the loop works with."""
+"""Task heads. A head owns its encoder; its ``forward(batch)`` returns the ``Loss`` that the training loop uses."""

@@ -1,4 +1,4 @@
-"""Heads from checkpoints: to be trained, or to predict with."""
+"""Load heads from checkpoints, for training or for prediction."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,38 +23,38 @@ from bertorch.heads.loss import Loss
 
 
 class Head(Protocol):
-    """The contract of every head, an ``nn.Module``: it owns its encoder, and declares the names of its own weights.
+    """The interface of every head: an ``nn.Module`` that owns its encoder and declares the names of its own weights.
 
-    Where the functions of this module do, a head takes them as its methods: ``weight_names, fill_head, saved_files =
+    Where the functions of this module suffice, a head uses them as its methods: ``weight_names, fill_head, saved_files =
     own_names, fill_own_layers, head_files``.
 
     Attributes:
         encoder: the encoder, with a pooler only where the head uses it.
-        architecture: the ending of transformers' class name, such as ``ForTokenClassification``; None where there is
-            none.
+        architecture: the ending of transformers' class name, such as ``ForTokenClassification``; None if transformers
+            has no such class.
     """
 
     encoder: Encoder
     architecture: str | None
 
     def forward(self, batch: Any) -> Loss:
-        """The sum of the loss over a batch and what it is summed over; answers come from a method of another name."""
+        """Return the summed loss of a batch and the number of its terms. Predictions come from other methods."""
         ...
 
     def weight_names(self) -> dict[str, str]:
-        """The head's own parameters -> their names in a checkpoint."""
+        """Map the head's own parameters to their names in a checkpoint."""
         ...
 
     def fill_head(self, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
-        """Fill the head's own layers where a checkpoint holds them; returns the names taken.
+        """Fill the head's own layers if the checkpoint holds them; return the names taken.
 
         Raises:
-            UserError: they are there and do not fit, or are ``required`` and missing.
+            UserError: the weights do not fit, or are ``required`` and missing.
         """
         ...
 
     def saved_files(self, max_seq_length: int) -> dict[str, dict | list]:
-        """What ``save_model`` writes: path -> JSON content, or tensors for ``.safetensors``."""
+        """Return the files that ``save_model`` writes: path -> JSON content, or tensors for ``.safetensors``."""
         ...
 
 
@@ -67,7 +67,7 @@ def load_head(
     init_from_ckpt: str | Path | None = None,
     with_pooler: bool = False,
 ) -> AnyHead:
-    """A head to be trained: encoder from ``directory``, the rest new, or both from ``init_from_ckpt``.
+    """Load a head for training: the encoder from ``directory`` and a new head, or both from ``init_from_ckpt``.
 
     Raises:
         UserError: weights are missing or do not fit.
@@ -92,7 +92,7 @@ def load_trained_head(
     weights: str | Path | None = None,
     with_pooler: bool = False,
 ) -> AnyHead:
-    """A head to predict with; every weight must be there, in ``directory`` or in the file ``weights``.
+    """Load a head for prediction; every weight must be in ``directory`` or in the file ``weights``.
 
     Raises:
         UserError: weights are missing or do not fit.
@@ -108,21 +108,21 @@ def load_trained_head(
 def fill_layers(
     model: nn.Module, names: dict[str, str], tensors: dict[str, Tensor], source: str | Path, required: bool
 ) -> set[str]:
-    """Fill a head's own layers where a checkpoint holds them.
+    """Fill a head's own layers if the checkpoint holds them.
 
     Args:
         model: the head.
         names: its parameters -> their names in a checkpoint.
-        tensors: the checkpoint.
-        source: where that is from, for messages.
-        required: they must be there.
+        tensors: the checkpoint's tensors.
+        source: where they come from, for messages.
+        required: whether the checkpoint must hold the weights.
 
     Returns:
-        The names in ``tensors`` that were taken. None where they are not ``required`` and of other shapes, as with another
-        number of labels, which is a warning.
+        The names in ``tensors`` that were taken. If weights that are not ``required`` have other shapes (another number of
+        labels), this warns and takes none.
 
     Raises:
-        UserError: one of them is missing, or they are ``required`` and of other shapes.
+        UserError: only some of the weights are there, or ``required`` ones are missing or have other shapes.
     """
     prefix = wrapper_prefix(tensors)
     names = {ours: prefix + theirs for ours, theirs in names.items()}
@@ -140,12 +140,12 @@ def fill_layers(
 
 
 def own_names(model: Head) -> dict[str, str]:
-    """``weight_names`` of a head whose weights are saved under the names that they have."""
+    """``weight_names`` for a head whose weights are saved under their own names."""
     return {name: name for name, _ in model.named_parameters() if not name.startswith("encoder.")}
 
 
 def fill_own_layers(model: Head, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
-    """``fill_head`` layer by layer: one may be there and another new."""
+    """``fill_head``, layer by layer: the checkpoint may hold one layer and lack another."""
     names = model.weight_names()
     prefix = wrapper_prefix(tensors)
     if not required and other_shapes(model, {ours: prefix + theirs for ours, theirs in names.items()}, tensors):
@@ -156,7 +156,7 @@ def fill_own_layers(model: Head, tensors: dict[str, Tensor], source: str | Path,
 
 
 def head_files(model: Head, max_seq_length: int) -> dict[str, dict]:
-    """``saved_files`` of a head that transformers has a class of, or that keeps its weights beside the encoder's."""
+    """``saved_files`` for a head that transformers has a class for, or whose weights are saved with the encoder's."""
     config = model.encoder.config
     written = config.to_dict()
     if model.architecture is not None:

@@ -1,4 +1,4 @@
-"""What every head's ``forward`` returns."""
+"""The loss that every head's ``forward`` returns, and common loss functions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 @dataclass
 class Loss:
-    """A sum and what it is summed over, so that ranks and accumulation steps of unequal size still average exactly.
+    """A summed loss and the number of its terms, so that ranks and accumulation steps of unequal size average exactly.
 
     Attributes:
         total: the sum of the loss terms, a scalar with gradient.
-        count: how many terms that is (samples for a classifier, tokens for a tagger).
-        correct: how many answers were right, a scalar without gradient; None where a task has no such thing.
-        logits: those of each distribution that the terms are taken from, ``[..., classes]``, for ``--r_drop_weight``; None
-            where a task has no distribution.
+        count: the number of terms (samples for a classifier, tokens for a tagger).
+        correct: the number of correct predictions, a scalar without gradient; None if the task does not count them.
+        logits: the logits of each distribution behind the terms, ``[..., classes]``, for ``--r_drop_weight``; None if
+            the task has no distributions.
     """
 
     total: Tensor
@@ -31,17 +31,17 @@ class Loss:
 
 
 class ClassLoss(nn.Module):
-    """Cross-entropy of classes, summed over what is classified, and its variants. Without arguments the plain one.
+    """Summed cross-entropy over classes, and its variants. Without arguments: plain cross-entropy.
 
     Args:
-        label_smoothing: this share of a target is spread over all classes (Szegedy et al. 2016, section 7).
-        focal_gamma: each term is multiplied by ``(1 - p)^gamma``, p the probability of the right class, so that what is
-            learnt already counts less (Lin et al. 2017, eq. 4).
-        class_weights: factors of the classes, ``[num_classes]``. The loss is divided by the number of terms and not by the
-            sum of their weights; let those of a batch be 1 in the mean.
+        label_smoothing: the share of each target to spread over all classes (Szegedy et al. 2016, section 7).
+        focal_gamma: multiplies each term by ``(1 - p)^gamma``, where p is the probability of the correct class, so that
+            well-learned examples count less (Lin et al. 2017, eq. 4).
+        class_weights: one factor per class, ``[num_classes]``. The loss is divided by the number of terms, not by the
+            sum of their weights, so the weights of a batch should average 1.
     """
 
-    problem_type = None  # as transformers calls it; without one it goes by the number of labels
+    problem_type = None  # the name in transformers; without one, transformers goes by the number of labels
 
     def __init__(self, label_smoothing: float = 0.0, focal_gamma: float = 0.0, class_weights: Tensor | None = None):
         super().__init__()
@@ -55,15 +55,15 @@ class ClassLoss(nn.Module):
             return F.cross_entropy(logits, targets, reduction="sum", **how)
         right = logits.softmax(dim=-1).gather(1, targets[:, None]).squeeze(1)
         terms = F.cross_entropy(logits, targets, reduction="none", **how)
-        # At p = 1 the slope of a power below 1 is infinite.
+        # The clamp avoids an infinite gradient at p = 1 when gamma is below 1.
         return ((1 - right).clamp(min=torch.finfo(right.dtype).tiny) ** self.focal_gamma * terms).sum()
 
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """How many targets are the likeliest classes, a scalar."""
+        """The number of targets that are the likeliest class, a scalar."""
         return (logits.argmax(dim=-1) == targets).sum()
 
     def distributions(self, logits: Tensor) -> Tensor:
-        """The logits of each distribution that a term is taken from, ``[..., classes]``."""
+        """The logits of each distribution behind the terms, ``[..., classes]``."""
         return logits
 
 
@@ -71,8 +71,8 @@ class LabelsLoss(nn.Module):
     """Binary cross-entropy of each label of each row, summed.
 
     Args:
-        focal_gamma: as in ``ClassLoss``, p the probability of the right one of yes and no.
-        positive_weights: factors of the terms of rows that have a label, ``[num_labels]``.
+        focal_gamma: as in ``ClassLoss``; p is the probability of the correct answer, yes or no.
+        positive_weights: one factor per label, for the terms of rows that have the label, ``[num_labels]``.
     """
 
     problem_type = "multi_label_classification"
@@ -83,7 +83,7 @@ class LabelsLoss(nn.Module):
         self.register_buffer("positive_weights", positive_weights, persistent=False)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """``[n, num_labels]`` twice, 0 and 1 in the second -> scalar."""
+        """Logits ``[n, num_labels]`` and targets of the same shape, 0 or 1 -> scalar."""
         targets = targets.to(logits.dtype)
         how = {"pos_weight": self.positive_weights}
         if not self.focal_gamma:
@@ -93,11 +93,11 @@ class LabelsLoss(nn.Module):
         return (wrong.clamp(min=torch.finfo(wrong.dtype).tiny) ** self.focal_gamma * terms).sum()
 
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """How many labels of rows are right, each for itself, a scalar."""
+        """The number of correct answers, counting each label of each row separately, a scalar."""
         return ((logits > 0) == (targets > 0)).sum()
 
     def distributions(self, logits: Tensor) -> Tensor:
-        """Yes and no of each label: ``[n, num_labels, 2]``, whose softmax is the sigmoid."""
+        """Logits of yes and no for each label: ``[n, num_labels, 2]``; their softmax is the sigmoid."""
         return torch.stack([logits, torch.zeros_like(logits)], dim=-1)
 
 
@@ -111,14 +111,14 @@ class ScoreLoss(nn.Module):
         return F.mse_loss(scores.squeeze(1), targets, reduction="sum")
 
     def correct(self, scores: Tensor, targets: Tensor) -> None:
-        """A score is not right or wrong."""
+        """None: a score is not right or wrong."""
 
     def distributions(self, scores: Tensor) -> None:
-        """A score has none."""
+        """None: a score has no distribution."""
 
 
 def sampled(make_logits: Callable[[], Tensor], make_loss: Callable[[Tensor], Tensor], samples: int) -> tuple[Tensor, Tensor]:
-    """Logits under as many dropout masks as there are ``samples``, and their losses: the mean of each (Inoue 2019)."""
+    """The mean logits and the mean loss under ``samples`` dropout masks (Inoue 2019)."""
     drawn = [make_logits() for _ in range(samples)]
     losses = [make_loss(logits) for logits in drawn]
     return (drawn[0], losses[0]) if samples == 1 else (torch.stack(drawn).mean(dim=0), torch.stack(losses).mean())

@@ -1,4 +1,4 @@
-"""From token states to one vector a text."""
+"""Pool token states into one vector per text."""
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ POOLING_HELP = (
 
 
 def pooled_layers(mode: str, num_hidden_layers: int) -> tuple[int, int] | None:
-    """The layers whose states a mode averages, as ``Encoder`` counts them; None: the last layer alone.
+    """The layers whose states a mode averages, numbered as in ``Encoder``; None for the last layer alone.
 
     ``first_last`` starts from the first transformer layer, not from the embeddings (Su et al. 2021, section 4, and the
     code of Gao et al. 2021).
@@ -25,9 +25,9 @@ def pooled_layers(mode: str, num_hidden_layers: int) -> tuple[int, int] | None:
 
 
 def pooled_states(encoder: Encoder, batch: TokenBatch, mode: str) -> Tensor:
-    """One vector a sequence, ``[batch_size, hidden_size]``.
+    """Encode and pool a batch to one vector per sequence, ``[batch_size, hidden_size]``.
 
-    ``linear`` needs weights of its own, which are the head's business: its vector is that of ``cls``, the first token's.
+    ``linear`` gives the first token's vector, as ``cls`` does; the head applies the linear layer.
     """
     if mode in ("linear", "cls"):
         return encoder(batch, first_only=True)
@@ -35,10 +35,10 @@ def pooled_states(encoder: Encoder, batch: TokenBatch, mode: str) -> Tensor:
 
 
 def pool(hidden_states: Tensor, batch: TokenBatch, mode: str) -> Tensor:
-    """One vector a sequence: ``[total_tokens, D]`` -> ``[batch_size, D]``.
+    """Pool to one vector per sequence: ``[total_tokens, D]`` -> ``[batch_size, D]``.
 
-    ``mean`` and ``max`` go over all tokens of the sequence, special ones included (Reimers & Gurevych 2019, section 3);
-    ``first_last`` and ``last_two`` are the mean of what ``pooled_layers`` names.
+    ``mean`` and ``max`` are over all tokens of the sequence, including special tokens (Reimers & Gurevych 2019, section
+    3); ``first_last`` and ``last_two`` take the mean of states already averaged over ``pooled_layers``.
     """
     if mode in ("mean", "max", "first_last", "last_two"):
         offsets = batch.cu_seqlens.long()

@@ -1,1 +1,1 @@
-"""Reading a run: what an evaluation keeps for its report, the report itself, and the comparison of runs."""
+"""Reports: examples from an evaluation, the report of a run, and the comparison of runs."""

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: curves, histograms, calibration, points on a plane. They scale with their width."""
+"""Charts as inline SVG: curves, histograms, calibration, points on a plane. They scale to the page width."""
 
 import math
 from collections.abc import Sequence
@@ -7,15 +7,15 @@ from bertorch.reporting.page import SERIES, Html, join, number, tag
 
 WIDTH, HEIGHT = 420, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 22, 8, 26
-_DIGIT = 7.5  # width of a digit of the axes, in the widest of the usual fonts
-_MOST_POINTS = 400  # of a curve; neighbours of longer ones are averaged
-_DOTTED = 40  # shorter curves show their points
+_DIGIT = 7.5  # width of a digit on the axes, in the widest common font
+_MOST_POINTS = 400  # per curve; in longer curves, neighbours are averaged
+_DOTTED = 40  # curves of at most this many points show them
 
 Point = tuple[float, float]
 
 
 def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten apart) from ``low`` or below to ``high`` or above, about ``most``."""
+    """About ``most`` round numbers (steps of 1, 2 or 5 times a power of ten) that span ``low`` to ``high``."""
     if not high > low:
         low, high = _around(low)
     rough = (high - low) / most
@@ -26,13 +26,13 @@ def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def _around(value: float) -> tuple[float, float]:
-    """Some way to both sides of a single value."""
+    """A range around a single value."""
     half = abs(value) / 2 or 0.5
     return value - half if value else value, value + half
 
 
 def ticks_within(low: float, high: float, bounds: tuple[float, float] | None) -> list[float]:
-    """``nice_ticks`` that do not go beyond ``bounds``, unless the values do; the bounds are round numbers, None for none."""
+    """``nice_ticks`` within ``bounds`` (round numbers, or None), unless the values themselves go beyond them."""
     if bounds is None or low < bounds[0] or high > bounds[1]:
         return nice_ticks(low, high)
     if not high > low:
@@ -41,7 +41,7 @@ def ticks_within(low: float, high: float, bounds: tuple[float, float] | None) ->
 
 
 def averaged(points: Sequence[Point], most: int = _MOST_POINTS) -> list[Point]:
-    """At most ``most`` points, each the mean of equally many neighbours."""
+    """Reduce to at most ``most`` points, each the mean of a group of neighbours of equal size."""
     size = math.ceil(len(points) / most)
     groups = [points[start : start + size] for start in range(0, len(points), size)] if size > 1 else []
     means = [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
@@ -55,7 +55,7 @@ def _figure(title: str, remark: str, *drawn: Html, height: int = HEIGHT) -> Html
 
 
 def _axes(x_ticks: Sequence[float], y_ticks: Sequence[float], x_names: Sequence[str] | None = None):
-    """``(x -> place, y -> place, what is drawn)``; the scales begin and end with their ticks."""
+    """``(x -> place, y -> place, drawn elements)``; the scales begin and end at their ticks."""
     left = max(_LEFT, 14 + _DIGIT * max(len(_tick(y)) for y in y_ticks))
     wide, high = WIDTH - left - _RIGHT, HEIGHT - _TOP - _BOTTOM
 
@@ -92,15 +92,15 @@ def curves(
     remark: str = "",
     bounds: tuple[float, float] | None = None,
 ) -> Html | None:
-    """Curves over steps; None where no series has a point.
+    """Draw curves over steps; None if no series has a point.
 
     Args:
         title: above the chart.
-        series: name and points ``(step, value)`` of each; the place in the list is the colour. Values that are no number
-            (nan, infinite) are left out.
-        kept: a step to be marked.
-        remark: behind the title.
-        bounds: the least and the highest value that there can be.
+        series: name and points ``(step, value)`` of each; the position in the list sets the colour. Values that are not
+            finite are left out.
+        kept: the step of the saved model, marked by a line.
+        remark: after the title.
+        bounds: the lowest and the highest possible value.
     """
     known = [(name, [(x, y) for x, y in points if math.isfinite(y)]) for name, points in series]
     if any(len(points) > _MOST_POINTS for _, points in known):
@@ -113,7 +113,7 @@ def curves(
     x_ticks = [tick for tick in nice_ticks(0, x_high) if tick <= x_high] or [0.0]
     x_ticks = [*x_ticks, x_high] if x_ticks[-1] < x_high else x_ticks
     if len(x_ticks) > 2 and x_high - x_ticks[-2] < 0.12 * x_high:
-        del x_ticks[-2]  # its number would touch the last
+        del x_ticks[-2]  # its label would touch the last one
     across, down, drawn = _axes(x_ticks, ticks_within(min(y for _, y in flat), max(y for _, y in flat), bounds))
     if kept is not None and 0 <= kept <= x_high:
         line = tag("line", x1=across(kept), x2=across(kept), y1=_TOP, y2=HEIGHT - _BOTTOM, class_="kept")
@@ -135,7 +135,7 @@ def curves(
 
 
 def histogram(title: str, edges: Sequence[float], counts: Sequence[int], remark: str = "", colour: int = 0) -> Html:
-    """Bars over equally wide bins; ``edges`` has one number more than ``counts``."""
+    """Draw bars over bins of equal width; ``edges`` has one more entry than ``counts``."""
     across, down, drawn = _axes([edges[0], (edges[0] + edges[-1]) / 2, edges[-1]], _count_ticks(max(counts)),
                                 [f"{edge:.3g}" for edge in (edges[0], (edges[0] + edges[-1]) / 2, edges[-1])])  # fmt: skip
     for low, high, count in zip(edges, edges[1:], counts, strict=False):
@@ -157,12 +157,12 @@ def _bar(left: float, right: float, top: float, bottom: float, words: Html, colo
 
 
 def reliability(title: str, bins: Sequence[dict], remark: str = "") -> Html:
-    """How often predictions of a confidence are right, beside the diagonal where they are as often right as confident.
+    """Draw the accuracy of predictions against their confidence, and the diagonal where the two are equal.
 
     Args:
         title: above the chart.
-        bins: of equal width over 0 to 1: ``count``, and the means ``confidence`` and ``accuracy``, None in an empty one.
-        remark: behind the title.
+        bins: of equal width from 0 to 1: ``count``, and the means ``confidence`` and ``accuracy`` (None in an empty bin).
+        remark: after the title.
     """
     across, down, drawn = _axes([0, 0.2, 0.4, 0.6, 0.8, 1], [0, 0.25, 0.5, 0.75, 1])
     for place, one in enumerate(bins):
@@ -182,13 +182,13 @@ def reliability(title: str, bins: Sequence[dict], remark: str = "") -> Html:
 
 
 def plane(title: str, pairs: Sequence[dict], names: Sequence[str], remark: str = "") -> Html:
-    """Pairs of points on a plane, each pair joined by a line.
+    """Draw pairs of points on a plane, each pair joined by a line.
 
     Args:
         title: above the chart.
-        pairs: ``points``, two of ``(x, y)``; ``group``, the colour; ``texts`` of both, shown on hovering.
-        names: of the groups.
-        remark: behind the title.
+        pairs: each with two ``points`` ``(x, y)``, a ``group`` (the colour) and two ``texts``, shown on hovering.
+        names: names of the groups.
+        remark: after the title.
     """
     flat = [point for pair in pairs for point in pair["points"]]
     low_x, high_x = min(x for x, _ in flat), max(x for x, _ in flat)

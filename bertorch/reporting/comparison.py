@@ -1,4 +1,4 @@
-"""Runs in a table: the flags in which they differ, and their figures."""
+"""Compare runs in a table: the flags that differ, and the figures."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,10 +13,10 @@ Rows = list[dict[str, Any]]
 
 
 def comparison(runs: Sequence[RunFiles], flags: bool = True) -> tuple[list[str], Rows]:
-    """Columns and rows of the table: what is not known of a run is None.
+    """Columns and rows of the table; unknown values are None.
 
-    ``best METRIC`` is that of the best evaluation by the run's ``--metric``, and ``best step`` where it was; ``eval …`` are
-    the figures of the last evaluation, ``test …`` those of the test set.
+    ``best METRIC`` and ``best step`` belong to the best evaluation by the run's ``--metric``; ``eval …`` are the figures of
+    the last evaluation, ``test …`` those of the test set.
     """
     shown = differing_flags(runs) if flags else []
     rows = [_row(run, shown) for run in runs]
@@ -41,14 +41,14 @@ def comparison_table(runs: Sequence[RunFiles]) -> Html:
 
 
 def sorted_by(columns: Sequence[str], rows: Rows, metric: str) -> Rows:
-    """The rows, the best first by ``metric``, those without it last.
+    """Sort the rows by ``metric``, the best first, rows without it last.
 
     Args:
-        columns, rows: of the table.
-        metric: a column, or the name of a figure: that of the best evaluation goes before the last one and the test.
+        columns, rows: the table.
+        metric: a column, or the name of a figure, taken from the best evaluation, else the last one, else the test.
 
     Raises:
-        UserError: no run has it.
+        UserError: no run has this metric.
     """
     names = [metric, *(f"{kind} {metric}" for kind in ("best", "eval", "test"))]
     column = next((name for name in names if name in columns), None)
@@ -65,7 +65,7 @@ def sorted_by(columns: Sequence[str], rows: Rows, metric: str) -> Rows:
 
 
 def as_text(columns: Sequence[str], rows: Rows) -> str:
-    """Columns of equal width, for a terminal; numbers are aligned right."""
+    """Aligned columns for a terminal; numbers are aligned right."""
     written = _written(columns, rows, _short)
     widths = [max(_width(line[place]) for line in written) for place in range(len(columns))]
     right = [all(not isinstance(row.get(name), str | list) for row in rows) for name in columns]
@@ -78,12 +78,12 @@ def as_text(columns: Sequence[str], rows: Rows) -> str:
 
 
 def _width(text: str) -> int:
-    """Places on a terminal, where a Chinese character takes two."""
+    """Width on a terminal, where a Chinese character takes two columns."""
     return sum(1 + (sign >= "\u2e80") for sign in text)
 
 
 def as_tsv(columns: Sequence[str], rows: Rows) -> str:
-    """Every digit, for a program; tabs and line ends within a value become blanks."""
+    """Tab-separated, for programs: full precision; tabs and line ends within a value become spaces."""
     return "\n".join("\t".join(" ".join(cell.split()) for cell in line) for line in _written(columns, rows, _whole))
 
 
@@ -97,7 +97,7 @@ FORMATS: dict[str, Callable[[Sequence[str], Rows], str]] = {"text": as_text, "ts
 
 
 def _written(columns: Sequence[str], rows: Rows, write: Callable[[Any], str]) -> list[list[str]]:
-    """The head and the rows; flags as they were given, figures by ``write``."""
+    """The header and the rows as text: flags as they were given, figures formatted by ``write``."""
 
     def cell(name: str, value: Any) -> str:
         return "-" if value is None and write is _short else (_whole if name.startswith("--") else write)(value)

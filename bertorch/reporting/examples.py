@@ -1,4 +1,4 @@
-"""Examples in a report: rows of a data set, and a table of them that does not grow long."""
+"""Examples in a report: the tokens of a row, and a table that folds away most rows."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ def row_tokens(samples: Samples, row: int) -> list[int]:
 
 
 def examples_table(head: Sequence[str], rows: Sequence[Sequence[Any]], texts: Sequence[int]) -> list[Html]:
-    """The first rows of a table, the others folded away."""
+    """A table of the first rows; the others are folded away."""
     parts = [table(head, rows[:_SHOWN], texts)]
     if len(rows) > _SHOWN:
         parts.append(folded(f"{len(rows) - _SHOWN} more", table(head, rows[_SHOWN:], texts)))

@@ -1,10 +1,10 @@
-"""Pages of one file: HTML from Python, everything escaped unless it is HTML already; the style of a report."""
+"""Single-file HTML pages: elements made in Python, escaped unless they are HTML already, and the report's style."""
 
 import html
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-# No script, nothing loaded: should a text ever slip through unescaped, it does nothing.
+# No scripts, nothing loaded: if a text ever slips through unescaped, it does no harm.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _LIGHT = (
     "--page:#f9f9f7;--card:#fff;--ink:#1a1a19;--soft:#5f5e58;--line:#e3e2dc;--tint:42,120,214;--bad:#c0392b;--good:#0b7a3e;"
@@ -15,7 +15,7 @@ _DARK = (
     "--s0:#5a9ff0;--s1:#f08a5a;--s2:#3fc295;--s3:#dba632;--s4:#a79cf5;--s5:#f078b0;--s6:#45c0d8;--s7:#a8a79e"
 )
 _LONG = 20  # tables of up to this many rows are shown whole
-_CHOSEN = 10  # rows of a longer one that are shown in each order
+_CHOSEN = 10  # rows of a longer table to show in each order
 SERIES = 8  # colours of series; the ninth starts again with a dashed line
 _COLOURS = f":root{{color-scheme:light dark;{_LIGHT}}}@media (prefers-color-scheme:dark){{:root{{{_DARK}}}}}"
 _STYLE = """
@@ -66,15 +66,15 @@ _SERIES = "".join(
 
 
 class Html(str):
-    """Text that is HTML already; any other ``str`` is escaped before it becomes a part of a page."""
+    """Text that is HTML already; any other ``str`` is escaped before it goes into a page."""
 
     __slots__ = ()
 
 
 def tag(name: str, *children: Any, **attributes: Any) -> Html:
-    """An element. Children that are no ``Html`` are escaped, and so are attributes; None leaves either out.
+    """Make an element. Children that are not ``Html`` are escaped, and so are attributes; None leaves either out.
 
-    ``class_`` is the attribute ``class``, ``text_anchor`` is ``text-anchor``.
+    ``class_`` becomes the attribute ``class``, ``text_anchor`` becomes ``text-anchor``.
     """
     written = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
@@ -97,7 +97,7 @@ def note(*children: Any) -> Html:
 
 
 def number(value: Any) -> str:
-    """A number as people read it: four digits, thousands separated; a dash for None; anything else unchanged."""
+    """Format a number for people: four digits, thousands separated; a dash for None; anything else unchanged."""
     if value is None or isinstance(value, bool) or not isinstance(value, int | float):
         return "–" if value is None else str(value)
     if value != value or abs(value) == float("inf"):
@@ -115,9 +115,9 @@ def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], texts: Sequence[in
     """A table that scrolls if it is too wide; numbers are aligned right.
 
     Args:
-        head: of the columns.
-        rows: cells: a ``td`` made by ``tag`` stands as it is, a number is written by ``number``, the rest is text.
-        texts: columns of long texts, which get room.
+        head: column headers.
+        rows: cells: a ``td`` made by ``tag`` is kept, a number is formatted by ``number``, anything else is text.
+        texts: indices of columns with long texts, which get more room.
     """
     rows = [list(row) for row in rows]
     numeric = {
@@ -147,12 +147,12 @@ def _is_number(value: Any) -> bool:
 
 
 def shaded(value: Any, share: float) -> Html:
-    """A cell of a table with a background as strong as ``share``, 0 to 1."""
+    """A table cell with a background as strong as ``share``, 0 to 1."""
     return tag("td", number(value), class_="n cell", style=f"--share:{0.6 * min(max(share, 0), 1):.3f}")
 
 
 def barred(value: Any, share: float) -> Html:
-    """A cell with a bar behind its number, as wide as ``share`` of the cell."""
+    """A table cell with a bar behind its number; the bar fills ``share`` of the width, 0 to 1."""
     return tag("td", number(value), class_="n bar", style=f"--width:{100 * min(max(share, 0), 1):.1f}%")
 
 
@@ -163,13 +163,13 @@ def folded(summary: str, *children: Any) -> Html:
 def chosen_rows(
     head: Sequence[Any], rows: Sequence[Sequence[Any]], orders: dict[str, Sequence[Any]], last: Sequence[Any] | None = None
 ) -> list[Html]:
-    """A table; of one too long to be read the first rows in some orders, and the whole folded away.
+    """Make a table; of a long one, show the first rows in several orders, and fold the whole table away.
 
     Args:
-        head: of the columns.
+        head: column headers.
         rows: as in ``table``.
-        orders: what the first rows of an order are called, and what each row is sorted by, the least first.
-        last: a row below those of each table: their mean or sum.
+        orders: what the first rows of an order are called -> a sort key for each row, lowest first.
+        last: a row at the bottom of each table: the mean or sum.
     """
     below = [last] if last is not None else []
     if len(rows) <= _LONG:
@@ -182,7 +182,7 @@ def chosen_rows(
 
 
 def swatch(place: int, name: str) -> Html:
-    """A series' colour and its name, for a legend."""
+    """The colour and name of a series, for a legend."""
     return tag("span", tag("i", class_=f"swatch b{place % SERIES}"), name)
 
 
@@ -191,7 +191,7 @@ def legend(names: Sequence[str]) -> Html:
 
 
 def page(title: str, *children: Any) -> str:
-    """A whole file."""
+    """The complete HTML file."""
     head = join(
         [
             Html('<meta charset="utf-8">'),

@@ -1,17 +1,17 @@
-"""Token ids to text that people can read."""
+"""Turn token ids into text that people can read."""
 
 import re
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-_LONGEST = 400  # characters of a text that are kept
+_LONGEST = 400  # characters to keep of a text
 _CHINESE = "\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef“”‘’…—"
 _BLANK = re.compile(f"(?<=[{_CHINESE}]) | (?=[{_CHINESE}])")
 
 
 def texts_of(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> list[str]:
-    """The texts between the special tokens: as the model reads them, [UNK] and the cut of long texts included."""
+    """The texts between the special tokens, as the model reads them: with [UNK], and truncated if long."""
     borders = {tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id}
     borders.add(tokenizer.pad_token_id)
     parts: list[list[int]] = [[]]
@@ -25,7 +25,7 @@ def texts_of(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> list[s
 
 
 def with_texts(value: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
-    """The same, where each dict with ``token_ids`` in it has ``texts`` instead."""
+    """Return ``value`` with ``token_ids`` replaced by ``texts`` in each dict."""
     if isinstance(value, dict):
         plain = {name: with_texts(part, tokenizer) for name, part in value.items() if name != "token_ids"}
         return {**plain, "texts": texts_of(tokenizer, value["token_ids"])} if "token_ids" in value else plain

@@ -1,4 +1,4 @@
-"""The report of a run, or of several side by side: one HTML file that loads nothing."""
+"""The report of a run, or the comparison of several: a single HTML file that loads nothing."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from bertorch.reporting.runs import REPORT, RunFiles, differing_flags, figures_o
 from bertorch.tasks.table import TASKS, part
 from bertorch.writing import write_whole
 
-# What is drawn of the training first, and how it is called; other figures follow under their names.
+# The training figures to draw first, and their titles; other figures follow under their own names.
 _TRAINING = {
     "loss": "loss",
     "accuracy": "accuracy",
@@ -24,16 +24,16 @@ _TRAINING = {
     "steps_per_second": "speed, steps a second",
     "peak_memory_mb": "peak memory, MB",
 }
-# The last part of a figure's name, and what it lies between.
+# The last part of a figure's name -> its lowest and highest possible value.
 _BOUNDS = dict.fromkeys(("accuracy", "f1", "precision", "recall", "em", "average", "mrr"), (0.0, 1.0))
 _BOUNDS |= dict.fromkeys(("spearman", "pearson", "matthews"), (-1.0, 1.0))
 
 
 def write_report(directories: Sequence[str | Path], output_file: str | Path) -> int:
-    """Write the report of the runs in these directories (see ``find_runs``); returns how many there are.
+    """Write the report of the runs in these directories (see ``find_runs``); return the number of runs.
 
     Raises:
-        UserError: the directory does not exist, or contains no run.
+        UserError: a directory does not exist, or contains no run.
     """
     runs = find_runs(directories)
     text = run_page(runs[0]) if len(runs) == 1 else comparison_page(runs)
@@ -42,13 +42,13 @@ def write_report(directories: Sequence[str | Path], output_file: str | Path) -> 
 
 
 def report_finished(directories: Sequence[str | Path], directory: str | Path) -> None:
-    """``write_report`` into ``directory`` at the end of a run, which it cannot fail any more: a warning is all."""
+    """Write the report into ``directory`` at the end of a run. A failure only logs a warning: the run is already saved."""
     try:
         write_report(directories, Path(directory) / REPORT)
         logger.info(f"the report of the run is in {Path(directory) / REPORT}")
     except Interrupted:
         raise
-    except Exception as error:  # whatever it is, the run is done and saved
+    except Exception as error:  # whatever the error, the run is finished and saved
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         logger.warning(f"{directory}: no report was written ({reason}); try again with scripts/report.py {directory}")
 
@@ -70,7 +70,7 @@ def run_page(run: RunFiles) -> str:
 
 
 def comparison_page(runs: Sequence[RunFiles]) -> str:
-    """The report of several runs: their curves over one another, what they differ in, their figures."""
+    """The report of several runs: figures, flags that differ, and curves in shared charts."""
     names = [run.name for run in runs]
     parts = [tag("h1", f"{len(runs)} runs"), note(", ".join(str(run.path) for run in runs)), legend(names)]
     parts += [note(f"{run.name}: {line}") for run in runs for line in run.missing]
@@ -84,7 +84,7 @@ def comparison_page(runs: Sequence[RunFiles]) -> str:
 
 
 def _section(title: str, make: Callable[[], Html | None], remark: Html | None = None) -> Html | None:
-    """A heading and its content; a line instead where the files are not what they should be."""
+    """A heading and its content; if the files are damaged, a note instead of the content."""
     try:
         content = make()
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
@@ -99,10 +99,10 @@ def _what(run: RunFiles) -> list[str]:
 
 
 def _how(run: RunFiles) -> Html | None:
-    """When it was, how long it took, and the command."""
+    """Start time, duration and command."""
     when = [f"started {run.started}"] if run.started else []
     when += [f"took {duration(run.seconds)}"] if run.seconds is not None else []
-    # A line ends before a flag, not after its dashes.
+    # Lines may break before a flag, but not after its dashes.
     parts = re.split(r"(?<=\s)(--\w+)", run.command or "")
     command = tag("pre", *(tag("span", part, class_="flag") if place % 2 else part for place, part in enumerate(parts)))
     command = command if run.command else None
@@ -110,7 +110,7 @@ def _how(run: RunFiles) -> Html | None:
 
 
 def duration(seconds: float) -> str:
-    """``45 s``, ``3 min 20 s``, ``5 h 7 min``."""
+    """Format a duration: ``45 s``, ``3 min 20 s``, ``5 h 7 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -120,7 +120,7 @@ def duration(seconds: float) -> str:
 
 
 def _runs(runs: Sequence[RunFiles]) -> Html | None:
-    """When each run was, how long it took, and its command."""
+    """Start time, duration and command of each run."""
     if not any(run.started or run.command for run in runs):
         return None
     rows = [[run.name, run.started, None if run.seconds is None else duration(run.seconds), run.command] for run in runs]
@@ -132,7 +132,7 @@ def _data_name(value: Any) -> str | None:
 
 
 def _of_step(run: RunFiles) -> Html | None:
-    """Which evaluation and which model it is."""
+    """A note that says which evaluation is shown, and which model is saved."""
     step, saved = run.evaluation.get("global_step"), run.description.get("global_step")
     if step is None:
         return None
@@ -177,12 +177,12 @@ def _in_order(trained: Sequence[str]) -> list[str]:
 
 
 def bounds_of(figure: str) -> tuple[float, float] | None:
-    """The least and the highest value that a figure of this name can have; None where it has no bounds."""
+    """The lowest and highest possible value of a figure with this name; None if it has no bounds."""
     return _BOUNDS.get(figure.split("@")[0].rpartition("_")[2])
 
 
 def _own_curves(run: RunFiles) -> Html:
-    """Training and evaluation of one run, in one chart where both have a figure of the same name."""
+    """Training and evaluation curves of one run; figures of the same name share a chart."""
     drawn, both = [], False
     kept = run.description.get("global_step") if run.evaluations else None
     trained, evaluated = _names_of(run.train), _names_of(run.evaluations)
@@ -222,7 +222,7 @@ def _overlaid_curves(runs: Sequence[RunFiles]) -> Html:
 
 
 def _evaluations(run: RunFiles) -> Html | None:
-    """Every figure: of the best evaluation, the last, and the test."""
+    """A table of all figures: of the best evaluation, the last one, and the test."""
     columns = {}
     if run.best and run.best["global_step"] != run.last["global_step"]:
         columns[f"best {run.metric}, step {number(run.best['global_step'])}"] = figures_of(run.best)
@@ -267,7 +267,7 @@ def _falling(sizes: Sequence[int]) -> list[int]:
 
 
 def _words(name: str) -> str:
-    """``tokens_p50`` as people say it."""
+    """A readable name: ``tokens_p50`` -> ``tokens, median``."""
     quantity, _, last = name.rpartition("_")
     if last in ("mean", "longest"):
         return f"{quantity.replace('_', ' ')}, {last}"
@@ -297,7 +297,7 @@ def _flags(run: RunFiles) -> Html | None:
 
 
 def _flag_table(runs: Sequence[RunFiles]) -> Html:
-    """A line a flag, or a line a run where there are more runs."""
+    """One line per flag, or one line per run if there are more runs than flags."""
     flags = differing_flags(runs)
     if not flags:
         return note("None.")
@@ -310,7 +310,7 @@ def _flag_table(runs: Sequence[RunFiles]) -> Html:
 
 
 def _flag(value: Any) -> str | None:
-    """As it is written on the command line."""
+    """The value as written on the command line."""
     if isinstance(value, list):
         return " ".join(map(str, value))
     return None if value is None else str(value)

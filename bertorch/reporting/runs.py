@@ -1,4 +1,4 @@
-"""Runs as they lie on the disk: finding them, and reading what they left, however little that is."""
+"""Find runs on disk, and read the files they left, even if some are missing or damaged."""
 
 import json
 import os
@@ -11,14 +11,14 @@ from typing import Any
 from bertorch.errors import UserError
 
 DESCRIPTION = "bertorch.json"
-EVALUATION = "evaluation.json"  # what the evaluation of the saved model showed, for the report
+EVALUATION = "evaluation.json"  # details of the saved model's evaluation, for the report
 DATA_REPORT = "data_report.json"
 REPORT = "report.html"
 STATES = "training_state"
 JOURNAL = "metrics.jsonl"
 SEEDS = "seeds.json"
-_LARGEST = 2**53  # up to which whole numbers are exact as floats, which charts compute with
-_NO_FLAGS_OF_A_RUN = ("saved_dir", "resume", "overwrite", "seeds", "local_rank")  # say nothing of what was computed
+_LARGEST = 2**53  # whole numbers up to this are exact as floats, which the charts use
+_NO_FLAGS_OF_A_RUN = ("saved_dir", "resume", "overwrite", "seeds", "local_rank")  # they do not affect the results
 
 
 def latest_state(directory: Path) -> Path | None:
@@ -29,17 +29,17 @@ def latest_state(directory: Path) -> Path | None:
 
 @dataclass
 class RunFiles:
-    """What a run has left in its directory.
+    """The contents of a run's directory.
 
     Attributes:
-        name: tells it from the others.
+        name: distinguishes the run from the others.
         path: its directory.
-        description: ``bertorch.json``; empty where there is none.
-        train, evaluations, tests: the lines of ``metrics.jsonl`` of each kind, in their order.
+        description: ``bertorch.json``; empty if there is none.
+        train, evaluations, tests: the lines of ``metrics.jsonl`` of each kind, in order.
         evaluation: ``evaluation.json``.
         data: ``data_report.json``.
         state: ``state.json`` of the newest training state.
-        missing: one line for each of these that is not there or cannot be read.
+        missing: one line for each file that is missing or cannot be read.
     """
 
     name: str
@@ -55,22 +55,22 @@ class RunFiles:
 
     @property
     def flags(self) -> dict[str, Any]:
-        """The flags it was started with; empty where nothing was saved yet."""
+        """The flags that the run was started with; empty if nothing was saved yet."""
         return self.description.get("arguments") or self.state.get("arguments") or {}
 
     @property
     def command(self) -> str | None:
-        """As it was typed; None of runs that did not keep it."""
+        """The command line as typed; None if the run did not save it."""
         return self._kept("command", str)
 
     @property
     def started(self) -> str | None:
-        """Day and time."""
+        """Date and time of the start."""
         return self._kept("started", str)
 
     @property
     def seconds(self) -> float | None:
-        """How long it trained and evaluated; where it was resumed, all parts together."""
+        """Duration of training and evaluation; for a resumed run, all parts together."""
         known = [_number(line.get("seconds")) for line in (*self.train[-1:], self.state)]
         return max((one for one in known if one is not None and 0 <= one < _LARGEST), default=None)
 
@@ -80,7 +80,7 @@ class RunFiles:
 
     @property
     def metric(self) -> str | None:
-        """The metric that decides which model is the best; None where it is not known."""
+        """The metric that selects the best model; None if unknown."""
         metric = self.flags.get("metric")
         return metric if isinstance(metric, str) else None
 
@@ -91,7 +91,7 @@ class RunFiles:
 
     @property
     def best(self) -> dict[str, Any]:
-        """The evaluation with the best ``metric``, the first of equals; empty where there is none."""
+        """The evaluation with the best ``metric``, the first in a tie; empty if there is none."""
         known = [line for line in self.evaluations if _number(line.get(self.metric)) is not None]
         return max(known, key=lambda line: line[self.metric]) if known else {}
 
@@ -116,7 +116,7 @@ class RunFiles:
 
 
 def _number(value: Any) -> float | None:
-    """The value where it is a number that can be compared."""
+    """The value if it is a number that can be compared, else None."""
     return value if isinstance(value, int | float) and not isinstance(value, bool) and value == value else None
 
 
@@ -127,13 +127,13 @@ def figures_of(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def find_runs(directories: Sequence[str | Path]) -> list[RunFiles]:
-    """The runs of these directories: each that is a run, and else all below it, at any depth.
+    """Find the runs in these directories: the directory itself if it is a run, else all runs below it, at any depth.
 
-    A run has ``metrics.jsonl`` or ``bertorch.json``. The directory of several seeds holds copies of the best one's files,
-    so the folders of the seeds are taken instead of it.
+    A run has ``metrics.jsonl`` or ``bertorch.json``. The directory of several seeds only holds copies of the best seed's
+    files, so the folders of the seeds are taken instead.
 
     Raises:
-        UserError: the directory does not exist, or contains no run.
+        UserError: a directory does not exist, or contains no run.
     """
     paths: list[Path] = []
     for directory in map(Path, directories):
@@ -156,7 +156,7 @@ def _below(directory: Path) -> list[Path]:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The paths without what all have in common."""
+    """The paths without their common parent."""
     absolute = [path.absolute() for path in paths]
     if len(set(absolute)) < 2:
         return [path.name for path in absolute]
@@ -165,7 +165,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 
 def read_run(path: str | Path, name: str | None = None) -> RunFiles:
-    """What a directory holds of a run; files that are absent or damaged are left out and named in ``missing``."""
+    """Read a run's directory; missing or damaged files are left out and named in ``missing``."""
     path = Path(path)
     run = RunFiles(name or path.absolute().name, path)
     run.description = _read_object(run, DESCRIPTION, "no model was saved yet, and flags are those of the training state")
@@ -185,7 +185,7 @@ def read_run(path: str | Path, name: str | None = None) -> RunFiles:
 
 
 def _leave_out_odd(run: RunFiles, name: str, content: dict[str, Any]) -> None:
-    """Remove values that are not what a run writes under these names, and say so."""
+    """Remove values that a run would not write under these names, and add a line to ``missing``."""
     for key, fits in (("arguments", lambda value: isinstance(value, dict)), ("global_step", _is_step)):
         if content.get(key) is not None and not fits(content[key]):
             del content[key]
@@ -238,7 +238,7 @@ def _journal_lines(run: RunFiles) -> list[dict[str, Any]]:
 
 
 def differing_flags(runs: Sequence[RunFiles]) -> list[str]:
-    """The flags in which the runs differ, in the order of the first that has them."""
+    """The flags that differ between the runs, in the order in which they first appear."""
     names = dict.fromkeys(name for run in runs for name in run.flags if name not in _NO_FLAGS_OF_A_RUN)
     known = [run for run in runs if run.flags]
     return [name for name in names if len({repr(run.flags.get(name)) for run in known}) > 1]

@@ -1,1 +1,1 @@
-"""What every training shares: flags, processes, optimizer, schedules, the loop's bookkeeping, checkpoints, logging."""
+"""Shared by all training scripts: flags, processes, optimizer, schedules, bookkeeping, checkpoints, logging."""

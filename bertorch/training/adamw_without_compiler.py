@@ -1,7 +1,8 @@
-"""torch's AdamW, without the wrappers that load torch's compiler: a second of CPU time at every start.
+"""torch's AdamW, without the wrappers that load torch's compiler, which takes a second of CPU time at every start.
 
-torch wraps the methods of its optimizers to keep its compiler away from them, and imports the compiler for it
-(`python benchmarks/startup.py` measures the start, `--imports` what is loaded). Nothing here is ever compiled.
+torch wraps the methods of its optimizers to keep its compiler away from them, and imports the compiler to do so
+(`python benchmarks/startup.py` measures the start-up time; with `--imports`, what is loaded). These methods are never
+compiled.
 """
 
 import inspect
@@ -10,7 +11,7 @@ import torch
 
 
 class AdamW(torch.optim.AdamW):
-    """torch's, step for step."""
+    """The same steps as torch's AdamW."""
 
     add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
     zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)

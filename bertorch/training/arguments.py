@@ -87,9 +87,9 @@ def training_parser(
 
     Args:
         description: of the script.
-        rows_of_texts: files have columns, and long texts are cut; False for tasks with their own formats, read in windows.
-        documents: a set is several files of plain text, in which no row can be bad.
-        several_dev_files: ``--dev_data_file`` takes several sets; see ``settle_dev_files``.
+        rows_of_texts: files have columns, and long texts are truncated; False for tasks with their own formats and windows.
+        documents: a data set is several plain-text files, in which no row can be bad.
+        several_dev_files: ``--dev_data_file`` accepts several data sets; see ``settle_dev_files``.
     """
     parser = ArgumentParser(description)
 
@@ -244,9 +244,9 @@ def training_parser(
 
 
 def settle_dev_files(parser: ArgumentParser, args: argparse.Namespace) -> None:
-    """Keep the first of several development files in ``dev_data_file``, the others by name in ``further_dev_files``.
+    """Keep the first development file in ``dev_data_file``, and the others by name in ``further_dev_files``.
 
-    A name is that of the file without its endings; two files of one name end the script.
+    The name is the file name without its extensions; if two files share a name, the script ends.
     """
     if args.dev_data_file is None:
         return
@@ -262,7 +262,7 @@ CLASS_LOSS_FLAGS = ("label_smoothing", "focal_gamma", "class_weights")
 
 
 def add_class_loss_arguments(group: argparse._ArgumentGroup) -> None:
-    """The flags of the loss over classes; see ``class_loss``."""
+    """Add the flags that ``class_loss`` reads."""
     group.add_argument(
         "--label_smoothing",
         type=below_one,
@@ -288,7 +288,7 @@ def add_dropout_samples_argument(group: argparse._ArgumentGroup) -> None:
 
 
 def refuse_tricks(parser: ArgumentParser, args: argparse.Namespace, names: Sequence[str], what: str) -> None:
-    """End with one line where one of these flags is set; ``what`` says what they are for."""
+    """End with a one-line error if one of these flags is set; ``what`` says what they are for."""
     for name in names:
         if getattr(args, name) != parser.get_default(name):
             parser.error(f"--{name} is for {what}")
@@ -330,13 +330,14 @@ def _encoding(text: str) -> str:
 
 
 def reading_flags(args: argparse.Namespace, name: str, like_train: bool = True) -> dict[str, str | None]:
-    """What ``read_rows`` and its like are told by the flags; it belongs to the key of what is cached.
+    """The arguments that the flags give to ``read_rows`` and similar functions; they are part of the cache key.
 
     Args:
         args: the flags.
-        name: of the set, ``train``, ``dev`` or ``test``. The columns of the test set are those of ``--test_columns``, else
-            of ``--dev_columns``, else of ``--columns``; those of the development set likewise.
-        like_train: False where these two sets have other columns than the training set, so that ``--columns`` is not theirs.
+        name: the data set, ``train``, ``dev`` or ``test``. The test set's columns come from ``--test_columns``, else
+            ``--dev_columns``, else ``--columns``; the development set's from the last two.
+        like_train: False if these two sets do not have the columns of the training set, so that ``--columns`` does not
+            apply to them.
     """
     candidates = {"train": [], "dev": ["dev_columns"], "test": ["test_columns", "dev_columns"]}[name]
     candidates += ["columns"] if name == "train" or like_train else []
@@ -355,10 +356,10 @@ def add_device_argument(group: argparse._ArgumentGroup) -> None:
 
 
 def check_training_arguments(args: argparse.Namespace) -> None:
-    """Fill in defaults that follow other flags, and refuse flags that contradict each other.
+    """Fill in defaults that depend on other flags, and refuse flags that contradict each other.
 
     Raises:
-        UserError: they do.
+        UserError: flags contradict each other.
     """
     args.eval_steps = args.eval_steps or args.save_steps
     args.eval_batch_size = args.eval_batch_size or args.batch_size

@@ -1,7 +1,7 @@
 """Saved directories and training states. Every write is complete or absent.
 
 ``saved_dir`` is a Hugging Face directory with ``bertorch.json`` beside it; ``saved_dir/training_state/step-N`` holds
-what a killed run needs to go on.
+what a killed run needs to continue.
 """
 
 import argparse
@@ -26,15 +26,15 @@ from bertorch.errors import UserError
 from bertorch.reporting.runs import DATA_REPORT, DESCRIPTION, EVALUATION, REPORT, STATES
 from bertorch.writing import flush_to_disk, whole_folder, write_all, write_whole, writing
 
-# What a run leaves in its directory, and --overwrite removes: its model, and what else a new run writes again.
+# What a run leaves in its directory and --overwrite removes: its model and the other files that a new run writes.
 _MODEL_FILES = (
     DESCRIPTION, "model.safetensors", "config.json", "modules.json", "sentence_bert_config.json",
     "config_sentence_transformers.json",
 )  # fmt: skip
 _RUN_FILES = (*_MODEL_FILES, "metrics.jsonl", "test_predictions.*", "seeds.json")
-_FOREIGN_WEIGHTS = "pytorch_model.bin"  # of the original bertorch
+_FOREIGN_WEIGHTS = "pytorch_model.bin"  # the file name in the original bertorch
 _RUN_FOLDERS = (STATES, "tensorboard")
-_RECORDS = (EVALUATION, DATA_REPORT, REPORT)  # removed too; others may use these names, so they alone do not make a run
+_RECORDS = (EVALUATION, DATA_REPORT, REPORT)  # removed too, but not a sign of a run: other tools may use these names
 
 
 def _json_writer(content: dict | list) -> Callable[[Path], Any]:
@@ -48,7 +48,7 @@ def _tensor_writer(tensors: dict[str, Tensor]) -> Callable[[Path], Any]:
 
 
 def write_json(path: Path, content: dict | list) -> None:
-    """Complete or absent, as ``write_whole``."""
+    """Write JSON through ``write_whole``: complete or absent."""
     write_whole(path, _json_writer(content))
 
 
@@ -59,16 +59,16 @@ def save_model(
     description: dict[str, Any],
     evaluation: dict[str, Any] | None = None,
 ) -> None:
-    """Write a Hugging Face directory that transformers opens with the same answers, and ``bertorch.json``.
+    """Write a Hugging Face directory, from which transformers predicts the same, and ``bertorch.json``.
 
     Args:
-        directory: the tokenizer's files are written into it, then all others together.
-        model: a head: ``encoder.config`` and ``saved_files(max_seq_length)`` are what is asked of it.
-        tokenizer: saved beside it.
-        description: for ``bertorch.json``; ``labels`` become the config's ``id2label`` too.
-        evaluation: for ``evaluation.json``; None leaves the one that is there.
+        directory: gets the tokenizer's files first, then all others together.
+        model: a head; only its ``encoder.config`` and ``saved_files(max_seq_length)`` are used.
+        tokenizer: saved with the model.
+        description: for ``bertorch.json``; ``labels`` also become the config's ``id2label``.
+        evaluation: for ``evaluation.json``; None keeps the existing file.
 
-    What a model that was there before consists of, and this one does not, is removed last.
+    Files of an earlier model that this one does not have are removed last.
     """
     before = _model_parts(directory)
     tokenizer_files = directory / f".tokenizer.{os.getpid()}.tmp"
@@ -84,7 +84,7 @@ def save_model(
     files = model.saved_files(description["max_seq_length"])
     config = files["config.json"]
     if not model.encoder.config.position_offset and tokenizer.pad_token_id is not None:
-        config["pad_token_id"] = tokenizer.pad_token_id  # some configs lie; RoBERTa's decides its positions and stays
+        config["pad_token_id"] = tokenizer.pad_token_id  # some configs are wrong; RoBERTa's sets its positions and stays
     if "labels" in description:
         config["id2label"] = {str(index): label for index, label in enumerate(description["labels"])}
         config["label2id"] = {label: index for index, label in enumerate(description["labels"])}
@@ -111,10 +111,10 @@ def _versions() -> dict[str, str]:
 
 
 def read_description(directory: str | Path) -> dict[str, Any] | None:
-    """``bertorch.json`` of a saved directory; None where there is none (a directory of another tool's).
+    """Read a saved directory's ``bertorch.json``; None if it has none (another tool wrote the directory).
 
     Raises:
-        UserError: it is damaged.
+        UserError: the file is damaged.
     """
     path = Path(directory) / DESCRIPTION
     if not path.is_file():
@@ -134,14 +134,14 @@ def _found(directory: Path, names: Iterable[str]) -> Iterator[Path]:
 
 
 def starts_from_itself(args: argparse.Namespace) -> bool:
-    """Whether a run begins with the model that its own ``--saved_dir`` holds."""
+    """Whether a run starts from the model in its own ``--saved_dir``."""
     directory = Path(args.saved_dir).resolve()
     named = [Path(name).resolve() for name in (args.init_from_ckpt, args.pretrained_model_name_or_path) if name]
     return any(directory in (path, path.parent) for path in named)
 
 
 def refuse_run(args: argparse.Namespace, directory: Path) -> None:
-    """Raises UserError: ``directory`` holds a run, and no flag says what to do with it."""
+    """Raise a UserError: ``directory`` holds a run, and no flag says what to do with it."""
     if starts_from_itself(args):
         raise UserError(
             f"--saved_dir {directory} already holds a run, and this one starts from its model; name another directory with "
@@ -151,10 +151,10 @@ def refuse_run(args: argparse.Namespace, directory: Path) -> None:
 
 
 def check_saved_dir(args: argparse.Namespace) -> None:
-    """Refuse to start where a run already is, unless told what to do with it.
+    """Refuse to start where a run already is, unless a flag says what to do with it.
 
     Raises:
-        UserError: with the two flags that tell.
+        UserError: neither ``--resume`` nor ``--overwrite`` is given, or the one given cannot be followed.
     """
     directory = Path(args.saved_dir)
     if args.overwrite and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
@@ -169,9 +169,9 @@ def check_saved_dir(args: argparse.Namespace) -> None:
 
 
 def prepare_saved_dir(directory: Path, overwrite: bool, keep_model: bool = False) -> None:
-    """Make the directory, empty of an earlier run where ``overwrite`` asks for it.
+    """Make the directory; with ``overwrite``, remove an earlier run from it.
 
-    With ``keep_model`` its model stays until ``save_model`` replaces it: a start that fails can be repeated.
+    With ``keep_model``, the old model stays until ``save_model`` replaces it, so a failed start can be repeated.
     """
     with writing(directory):
         if overwrite:
@@ -182,7 +182,7 @@ def prepare_saved_dir(directory: Path, overwrite: bool, keep_model: bool = False
 
 
 def _model_parts(directory: Path) -> list[Path]:
-    """Files and folders of the model that a directory holds, the tokenizer's left out."""
+    """Files and folders of the model in a directory, without the tokenizer's."""
     parts = directory.glob("[0-9]_*") if (directory / "modules.json").is_file() else ()  # of sentence-transformers
     names = (*_MODEL_FILES, _FOREIGN_WEIGHTS)
     return [*parts, *_found(directory, names)]
@@ -201,9 +201,9 @@ def save_state(directory: Path, step: int, model: nn.Module, tensors: dict[str, 
 
     Args:
         directory: the saved directory.
-        step: updates made so far.
-        model: saved under our own parameter names.
-        tensors: optimizer, random generators, loss scaler: anything ``torch.load(weights_only=True)`` reads back.
+        step: number of updates so far.
+        model: saved under bertorch's own parameter names.
+        tensors: optimizer, random generators, loss scaler; anything that ``torch.load(weights_only=True)`` can read.
         state: counters and scores, as JSON.
     """
     states = directory / STATES
@@ -222,18 +222,18 @@ def save_state(directory: Path, step: int, model: nn.Module, tensors: dict[str, 
 def load_state(
     path: Path, model: nn.Module, check: Callable[[dict[str, Any]], None] | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Fill ``model`` from a training state; returns its ``tensors`` and ``state``.
+    """Fill ``model`` from a training state; return the state's ``tensors`` and ``state``.
 
-    ``check`` gets the state before the model is touched, and may raise a UserError.
+    ``check`` gets the state before the model is changed, and may raise a UserError.
 
     Raises:
-        UserError: the state is damaged, or of another model.
+        UserError: the state is damaged, or belongs to another model.
     """
     try:
         compare_checksums(path)
         state = read_json_object(path / "state.json")
         tensors = torch.load(path / "tensors.pt", map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle raises whatever the reader stumbles over: IndexError, AssertionError
+    except Exception as error:  # a damaged pickle can raise anything, even IndexError or AssertionError
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: damaged training state ({reason}); start again with --overwrite") from None
     if check is not None:

@@ -1,4 +1,4 @@
-"""What an evaluation found, as one value: figures, what the report shows, and what the model must keep of it."""
+"""The result of an evaluation: its metrics, details for the report, and values to save with the model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,10 +10,10 @@ class Evaluation:
     """What a script's ``evaluate`` returns and ``run.record`` takes.
 
     Attributes:
-        metrics: the figures; ``--metric`` names the one that decides.
-        details: makes what else the report shows, small and fit for JSON, with token ids under ``token_ids`` where it shows
-            texts. Called only where the model is kept, and written with it.
-        keep: what the saved model must keep, such as a threshold: these entries stand in its ``bertorch.json``.
+        metrics: the figures; ``--metric`` names the one that selects the best model.
+        details: makes the details for the report: small and JSON-serializable, with texts as token ids under
+            ``token_ids``. Called only if the model is kept, and written with it.
+        keep: values that the model needs, such as a threshold; saved in its ``bertorch.json``.
     """
 
     metrics: dict[str, float]

@@ -1,4 +1,4 @@
-"""Compute with a head: batches sharded over all processes, answers in the order of the rows."""
+"""Run a head over samples: batches are shared among all processes, outputs are in the order of the rows."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from bertorch.training.run import autocast
 
 @dataclass(frozen=True)
 class Compute:
-    """How answers are computed. The batches do not depend on the number of processes, so neither do the answers.
+    """How outputs are computed. The batches do not depend on the number of processes, so neither do the outputs.
 
     Attributes:
-        batch_size: sequences of a forward pass.
-        processes: share the batches.
+        batch_size: sequences per forward pass.
+        processes: they share the batches.
         precision: ``fp32``, ``bf16`` or ``fp16``.
     """
 
@@ -37,12 +37,12 @@ class Compute:
     def batches(
         self, model: nn.Module, answer: Callable[[TokenBatch, np.ndarray], Any], samples: Samples
     ) -> list[tuple[np.ndarray, Any]]:
-        """``(sequences of a batch, answer to it)`` of every batch, on every rank; tensors become float32 arrays.
+        """``(sequences of the batch, answer)`` for every batch, on every rank; tensors become float32 arrays.
 
         Args:
-            model: set to evaluation.
-            answer: a batch, and the numbers of its sequences -> anything.
-            samples: what to compute it of.
+            model: set to evaluation mode.
+            answer: a batch and the indices of its sequences -> anything.
+            samples: the input.
         """
         model.eval()
         mine = []
@@ -55,12 +55,12 @@ class Compute:
         return [part for of_rank in self.processes.gather(mine) for part in of_rank]
 
     def of_sequences(self, model: nn.Module, answer: Callable[[TokenBatch], Tensor], samples: Samples) -> np.ndarray:
-        """``answer`` of every sequence, each computed once, on every rank: float32 ``[sequences, width]``.
+        """``answer`` for every sequence, each computed once, on every rank: float32 ``[sequences, width]``.
 
         Args:
-            model: set to evaluation.
-            answer: a method of it, ``model.logits`` say: a batch -> ``[batch_size, width]``.
-            samples: what to compute it of.
+            model: set to evaluation mode.
+            answer: a method of the model, such as ``model.logits``: a batch -> ``[batch_size, width]``.
+            samples: the input.
         """
         parts = self.batches(model, lambda tokens, _: answer(tokens), samples)
         result = np.empty((len(samples.lengths), parts[0][1].shape[1]), dtype=np.float32)
@@ -69,7 +69,7 @@ class Compute:
         return result
 
     def of_tokens(self, model: nn.Module, answer: Callable[[TokenBatch], Tensor], samples: Samples) -> np.ndarray:
-        """As ``of_sequences``, where ``answer`` gives something of every token: float32 ``[total_tokens, width]``."""
+        """Like ``of_sequences``, but ``answer`` gives a row for every token: float32 ``[total_tokens, width]``."""
         parts = self.batches(model, lambda tokens, _: answer(tokens), samples)
         result = np.empty((len(samples.input_ids), parts[0][1].shape[1]), dtype=np.float32)
         for sequences, values in parts:

@@ -1,4 +1,4 @@
-"""A lock on a saved directory: one run at a time writes there."""
+"""A lock on a saved directory, so that only one run at a time writes there."""
 
 import contextlib
 import errno
@@ -20,13 +20,13 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 @contextlib.contextmanager
 def saved_dir_lock(directory: Path, processes: Processes) -> Iterator[None]:
-    """Inside, no other run can take ``directory``. The main process holds the lock, for all processes of the run.
+    """Lock ``directory`` against other runs. The main process holds the lock for all processes of the run.
 
-    The lock is one of the system (flock): it ends with the process, however that ends, and on a shared file system it holds
-    across machines where the file system carries locks (NFS does). The file says who holds it and is removed at the end.
+    It is a system lock (flock): it ends with the process, however that ends, and holds across machines if the shared file
+    system supports locks (NFS does). The lock file says who holds it, and is removed at the end.
 
     Raises:
-        UserError: on every process: another run holds it, or the directory cannot be made or written to.
+        UserError: another run holds the lock, or the directory cannot be made or written to; raised on every process.
     """
     descriptor, problem = None, None
     if processes.is_main:
@@ -47,13 +47,13 @@ def saved_dir_lock(directory: Path, processes: Processes) -> Iterator[None]:
             ):  # while it is still locked, so that no other run takes a file about to be removed
                 (directory / LOCK).unlink()
             os.close(descriptor)
-            with contextlib.suppress(OSError):  # only where the run has left nothing in it
+            with contextlib.suppress(OSError):  # fails if the run has left anything in it
                 for path in made:
                     path.rmdir()
 
 
 def _make(directory: Path) -> list[Path]:
-    """Make the directory; returns what was made, the innermost first."""
+    """Make the directory; return the directories made, innermost first."""
     made = [path for path in (directory, *directory.parents) if not path.exists()]
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -65,11 +65,11 @@ def _make(directory: Path) -> list[Path]:
 
 
 def _take(directory: Path) -> int:
-    """The descriptor of the locked file, to be closed by the caller; closing it gives the lock back."""
+    """Return the descriptor of the locked file. The caller closes it, which releases the lock."""
     path = directory / LOCK
     while True:
         descriptor = _open_locked(path)
-        with contextlib.suppress(OSError):  # gone since it was opened, with the run that held it
+        with contextlib.suppress(OSError):  # the run that held it may have removed the file since it was opened
             if os.path.samestat(os.fstat(descriptor), path.stat()):
                 break
         os.close(descriptor)
@@ -78,7 +78,7 @@ def _take(directory: Path) -> int:
 
 
 def _open_locked(path: Path) -> int:
-    # For reading: what is open for writing keeps a file system from being made read-only. NFS locks what can be written.
+    # Try reading first: a file open for writing keeps its file system from being remounted read-only. NFS may require it.
     for mode in (os.O_RDONLY, os.O_RDWR):
         try:
             descriptor = os.open(path, mode | os.O_CREAT, 0o666)

@@ -13,19 +13,19 @@ from bertorch.writing import write_whole, writing
 
 
 def set_up_logging(is_main: bool) -> None:
-    """Only the main process logs; lines go above a progress bar where there is one."""
+    """Log on the main process only; log lines appear above the progress bar, if any."""
     logger.remove()
     if is_main:
         logger.add(lambda line: tqdm.write(line, file=sys.stderr, end=""), level="INFO", colorize=sys.stderr.isatty())
 
 
 def shown(metrics: dict[str, float], originals: dict[str, tuple[str, int]]) -> str:
-    """The figures of an evaluation as a log line has them: the loss, what the original shows beside it, then the others.
+    """Format metrics for a log line: the loss, then the figures that the original bertorch logs, then the others.
 
     Args:
         metrics: the figures.
-        originals: what the original's log lines call a figure -> its name here, and how many digits it has there; people
-            search logs for them.
+        originals: a figure's name in the original's log lines -> its name here and its digits there. People search logs
+            for the old names.
     """
     parts = [f"{name}: {value:.5f}" for name, value in metrics.items()]
     original = [f"{name}: {metrics[own]:.{digits}f}" for name, (own, digits) in originals.items() if own in metrics]
@@ -34,10 +34,10 @@ def shown(metrics: dict[str, float], originals: dict[str, tuple[str, int]]) -> s
 
 
 class Journal:
-    """The figures of a run: ``metrics.jsonl``, a line each, and TensorBoard events where asked for.
+    """Writes a run's figures to ``metrics.jsonl``, one JSON line per record, and to TensorBoard if asked.
 
     Raises:
-        UserError: TensorBoard is asked for and not installed.
+        UserError: TensorBoard is asked for but not installed.
     """
 
     def __init__(self, directory: Path, tensorboard: bool):
@@ -60,7 +60,7 @@ class Journal:
             self.writer.flush()
 
     def forget_after(self, global_step: int) -> None:
-        """Drop the figures of updates that a resumed run will make again, and a line cut short."""
+        """Drop the figures of updates that a resumed run will repeat, and any incomplete line."""
         if not self.path.is_file():
             return
         kept = []
@@ -74,5 +74,5 @@ class Journal:
 
 
 def progress_bar(total: int, done: int) -> tqdm:
-    """A bar with the time left on a terminal; nothing in a file or pipe, where the log lines tell."""
+    """A progress bar with the time left; shown on a terminal only, not in a file or pipe."""
     return tqdm(total=total, initial=done, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)

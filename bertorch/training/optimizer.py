@@ -19,19 +19,19 @@ def make_optimizer(
     rates: dict[str, float] | None = None,
     layer_decay: float = 1.0,
 ) -> torch.optim.Optimizer:
-    """The optimizer; weights decay, biases and layer norms do not (Devlin et al. 2018, A.2).
+    """Make the optimizer. Weights decay; biases and layer norms do not (Devlin et al. 2018, A.2).
 
     Args:
-        name: ``adamw``, which is torch's fused one, or ``lamb``.
-        model: its parameters with ``requires_grad``.
-        learning_rate: the highest of the schedule.
-        weight_decay: of the parameters that decay.
-        rates: another highest learning rate for the parts of the model with these names.
-        layer_decay: the rate of each layer of the encoder is that of the one above it times this, from the top layer, which
-            has it once, down to the embeddings (Howard & Ruder 2018, section 3.2); pooler and head have the full rate.
+        name: ``adamw`` (torch's fused AdamW) or ``lamb``.
+        model: its parameters with ``requires_grad`` are trained.
+        learning_rate: the highest rate of the schedule.
+        weight_decay: for the parameters that decay.
+        rates: name of a part of the model -> its own highest learning rate.
+        layer_decay: multiplies the rate once for the top layer of the encoder, and once more for each layer below, down to
+            the embeddings (Howard & Ruder 2018, section 3.2); pooler and head have the full rate.
 
     Raises:
-        UserError: the layers share their weights.
+        UserError: ``layer_decay`` is set and the layers share their weights.
     """
     norms = {
         id(parameter) for module in model.modules() if isinstance(module, nn.LayerNorm) for parameter in module.parameters()
@@ -53,7 +53,7 @@ def make_optimizer(
 
 
 def _layer_factors(encoder: Encoder, decay: float) -> dict[int, float]:
-    """``id`` of each parameter below the pooler -> ``decay`` to the power of how far below the head its layer is."""
+    """``id`` of each parameter below the pooler -> ``decay`` to the power of its layer's distance from the head."""
     if not has_own_layers(encoder):
         raise UserError(f"--layer_decay {decay}: the layers of this {encoder.config.model_type} share their weights")
     modules = [encoder.embeddings, *encoder.blocks]
@@ -65,16 +65,16 @@ def _layer_factors(encoder: Encoder, decay: float) -> dict[int, float]:
 
 
 class Lamb(torch.optim.Optimizer):
-    """Adam whose step is, in each layer, as long as the weights: for batches of thousands (You et al. 2019, Algorithm 2).
+    """Adam with each parameter's step scaled to the norm of its weights, for batches of thousands.
 
-    The ratio of norms is taken as it is, and groups that say ``decays: False`` (biases, layer norms) make plain Adam steps,
-    as in the authors' code for BERT.
+    You et al. 2019, Algorithm 2. As in the authors' code for BERT, the ratio of norms is not clipped, and groups with
+    ``decays: False`` (biases, layer norms) take plain Adam steps.
 
     Args:
         params: parameter groups, with ``weight_decay`` and ``decays``.
         lr: learning rate.
-        betas: decay of the two moments.
-        eps: added to the root of the second moment.
+        betas: decay rates of the two moments.
+        eps: added to the square root of the second moment.
     """
 
     def __init__(self, params: list[dict], lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6):
@@ -116,7 +116,7 @@ class Lamb(torch.optim.Optimizer):
 def scale_and_clip(parameters: list[nn.Parameter], scale: float, max_norm: float) -> Tensor | None:
     """Multiply all gradients by ``scale``, then clip their norm to ``max_norm`` (0: no clipping), in one pass over them.
 
-    The clipping is that of ``torch.nn.utils.clip_grad_norm_``. Returns the norm before clipping, where it was needed.
+    Clips like ``torch.nn.utils.clip_grad_norm_``. Returns the norm before clipping; None without clipping or gradients.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:

@@ -30,12 +30,12 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those of the run.
+    """This process and its place among those of the run.
 
     Attributes:
         rank: 0 for the main process, which logs and writes.
         local_rank: its number on this machine.
-        world_size: how many there are.
+        world_size: the number of processes.
         device: where this process computes.
     """
 
@@ -65,9 +65,9 @@ class Processes:
         return tensor.tolist()
 
     def first_on_each_machine(self, make: Callable[[], T]) -> T:
-        """``make()``, on one process of each machine first, so that the others find what it left in a cache.
+        """Call ``make()`` on one process of each machine first, so that the others find its results in the cache.
 
-        A UserError of any process is raised on all of them.
+        A UserError on any process is raised on all.
         """
         if self.world_size == 1:
             return make()
@@ -85,15 +85,15 @@ class Processes:
 
 
 def is_main_process() -> bool:
-    """Whether this is the one process that logs and writes; also where no ``Processes`` is at hand."""
+    """Whether this is the process that logs and writes, for code without a ``Processes`` object."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def start_processes(args: argparse.Namespace) -> Processes:
-    """Take this process's place from the environment (torchrun, torch.distributed.launch) and start the process group.
+    """Read this process's rank from the environment (torchrun, torch.distributed.launch) and start the process group.
 
     Raises:
-        UserError: the device asked for is not there, or a precision it cannot compute in.
+        UserError: the device does not exist, or cannot compute in the precision asked for.
     """
     rank = int(os.environ.get("RANK", 0))
     world_size = int(os.environ.get("WORLD_SIZE", 1))
@@ -110,9 +110,9 @@ def start_processes(args: argparse.Namespace) -> Processes:
             count = torch.cuda.device_count()
             _say_once("INFO", f"1 of {count} GPUs is used; torchrun --nproc_per_node={count} {sys.argv[0]} ... uses all")
     if world_size > 1 and not dist.is_initialized():  # one group for all seeds
-        # A handler of ours would not run while torch waits for the others here, and torchrun would wait for the handler.
+        # Our handler could not run while torch waits here for the other processes, and torchrun would wait for the handler.
         handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        # gloo carries the bookkeeping, which lives on the host, nccl the gradients.
+        # gloo carries the bookkeeping, which is on the host; nccl carries the gradients.
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
         signal.signal(signal.SIGTERM, handler)
     return Processes(rank, local_rank, world_size, device)
@@ -124,7 +124,7 @@ def _say_once(level: str, message: str) -> None:
 
 
 def device_of(asked: str | None, local_rank: int = 0, world_size: int = 1) -> torch.device:
-    """The device that is asked for; None: a GPU where there is one, else the CPU.
+    """The device asked for; if None, a GPU if there is one, else the CPU.
 
     Raises:
         UserError: the device does not exist.
@@ -151,22 +151,22 @@ def device_of(asked: str | None, local_rank: int = 0, world_size: int = 1) -> to
 
 
 def set_seed(seed: int, rank: int = 0) -> None:
-    """Seed all generators: one ``seed`` for the run, another stream of dropout masks for each rank."""
+    """Seed all generators with ``seed + rank``, so that each rank draws its own dropout masks."""
     torch.manual_seed(seed + rank)
     random.seed(seed + rank)
     np.random.seed((seed + rank) % 2**32)
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script's ``main`` and end the process with a true exit code: 0, 2 for a user's mistake, 128 + signal.
+    """Run a script's ``main`` and exit with 0, 2 for a user's mistake, 128 + a signal's number, or 1 for anything else.
 
-    The process group is destroyed after everything that ``main`` held is gone: torch 2.13 with gloo aborts at exit now
-    and then when a DistributedDataParallel module outlives its group.
+    The process group is destroyed only after all objects of ``main`` are gone: torch 2.13 with gloo sometimes aborts at
+    exit when a DistributedDataParallel module outlives its group.
     """
     code = 0
-    atexit.register(gc.freeze)  # or the interpreter goes through all objects of torch once more: half a second
+    atexit.register(gc.freeze)  # saves the last garbage collection over all of torch's objects: half a second
     signal.signal(signal.SIGTERM, _stop)
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as the shell has it for what runs in the background
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # the shell ignores it for background jobs
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main()
@@ -176,7 +176,7 @@ def run_script(main: Callable[[], None]) -> None:
         code = _say(2, str(error))
     except Interrupted as error:
         code = _say(128 + error.signal_number, str(error))
-    except KeyboardInterrupt as error:  # of a Run with what became of its state
+    except KeyboardInterrupt as error:  # a Run adds what happened to its state
         code = _say(128 + signal.SIGINT, "; ".join(["interrupted", *error.args]))
     except BrokenPipeError:  # the reader of our standard output is gone: predict.py ... | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -184,17 +184,17 @@ def run_script(main: Callable[[], None]) -> None:
     except Exception as error:
         if _is_lost_connection(error):
             code = _say(1, "another process of the run has ended; its own lines say why. The last saved state is kept", True)
-        elif isinstance(error, OSError) and error.errno in _NO_ROOM:  # for example of a temporary file
+        elif isinstance(error, OSError) and error.errno in _NO_ROOM:  # for example, for a temporary file
             code = _say(2, f"{error.filename or 'what is written'}: {error.strerror}", True)
         elif out_of_memory(error):
             code = _say(2, "out of memory; lower --batch_size or --max_seq_length", True)
         else:
             traceback.print_exc()
             code = 1
-    if dist.is_initialized() and code != 1:  # after an accident the other ranks may never come to meet this one
+    if dist.is_initialized() and code != 1:  # after a crash the other ranks may never join
         gc.collect()
-        # Older torch (2.6 does, 2.11 does not) waits in the group's destructor with the interpreter's lock held. A thread of
-        # gloo that still lets go of a tensor needs that lock, and neither would ever go on.
+        # Older torch (2.6 does, 2.11 does not) holds the GIL while it waits in the group's destructor. A gloo thread that
+        # still has a tensor to release needs the GIL too: a deadlock.
         time.sleep(0.1)
         dist.destroy_process_group()
     sys.stdout.flush()
@@ -213,7 +213,7 @@ def _is_lost_connection(error: Exception) -> bool:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether torch or Python could not get memory, on a GPU or on the host."""
+    """Whether torch or Python ran out of memory, on a GPU or on the host."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 

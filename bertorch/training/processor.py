@@ -1,4 +1,4 @@
-"""What the processor can do, and how much of it other programs leave."""
+"""What the processor supports, and how many of its cores other programs leave free."""
 
 import os
 import time
@@ -11,7 +11,7 @@ _BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # the last is ARM's
 
 
 def lacks_bf16() -> bool:
-    """Whether the processor has no instructions for bf16, which is then slower than fp32; False where nothing tells."""
+    """Whether the processor lacks bf16 instructions, which makes bf16 slower than fp32; False if unknown."""
     try:
         lines = CPUINFO.read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux
@@ -21,10 +21,10 @@ def lacks_bf16() -> bool:
 
 
 class Crowding:
-    """Tells once, at the first ``report``, where several threads compute and other programs leave them fewer cores.
+    """Warns, at the first ``report`` only, if other programs leave fewer cores than this process has threads.
 
     Args:
-        threads: those of this process.
+        threads: number of threads of this process.
     """
 
     def __init__(self, threads: int):
@@ -46,22 +46,22 @@ class Crowding:
 
 
 def _cores() -> float:
-    """How many this process may use, by its affinity and, in a container, its quota."""
+    """The number of cores that this process may use: its affinity and, in a container, its quota."""
     cores = float(len(os.sched_getaffinity(0)))
     try:
         quota, period = QUOTA.read_text(encoding="utf-8").split()
         return min(cores, int(quota) / int(period))
-    except (OSError, ValueError):  # none; "max"
+    except (OSError, ValueError):  # no quota file, or "max"
         return cores
 
 
 def _seconds() -> tuple[float, float, float] | None:
-    """Seconds by the clock, seconds that the cores of this process were busy, and those of this process; None: unknown."""
+    """Wall-clock seconds, busy seconds of this process's cores, and CPU seconds of this process; None if unknown."""
     try:
         lines = STAT.read_text(encoding="utf-8").splitlines()
         names = {f"cpu{core}" for core in os.sched_getaffinity(0)}
     except (OSError, AttributeError):  # not Linux
         return None
     times = [[int(value) for value in line.split()[1:9]] for line in lines if line.split()[0] in names]
-    busy = sum(sum(ticks) - ticks[3] - ticks[4] for ticks in times) / os.sysconf("SC_CLK_TCK")  # less idle, and disk waits
+    busy = sum(sum(ticks) - ticks[3] - ticks[4] for ticks in times) / os.sysconf("SC_CLK_TCK")  # minus idle and disk waits
     return time.perf_counter(), busy, time.process_time()

@@ -1,4 +1,4 @@
-"""Run: the bookkeeping of one training. The loop itself is in the script."""
+"""Run: the bookkeeping of one training run. The loop itself is in the script."""
 
 import argparse
 import contextlib
@@ -46,21 +46,21 @@ from bertorch.training.processor import Crowding
 from bertorch.training.schedules import learning_rate
 from bertorch.training.tricks import average, freeze
 
-_TRIM_STEPS = 50  # updates on a CPU after which freed memory goes back to the system; kept, it would grow for hours
+_TRIM_STEPS = 50  # on a CPU, updates between returns of freed memory to the system; without them it grows for hours
 _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # A resumed run must have the same values as the interrupted one, or its batches would differ.
 _SAME_ON_RESUME = ("batch_size", "gradient_accumulation_steps", "seed", "group_by_length", "world_size", "labels", "data")
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
-    """Compute in ``bf16`` or ``fp16`` where torch considers it safe; nothing for ``fp32``."""
+    """Compute in ``bf16`` or ``fp16`` where torch considers it safe; with ``fp32``, do nothing."""
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=_PRECISIONS[precision])
 
 
 class Description(Protocol):
-    """What the run saves beside the model's weights (see ``tasks/description.py``)."""
+    """The task's description, saved with the model's weights (see ``tasks/description.py``)."""
 
     original_figures: dict[str, tuple[str, int]]
 
@@ -84,33 +84,32 @@ class Run:
 
     The loop that uses it::
 
-        for batch in run.batches():            # every batch of every epoch, on the device, in an order that resumes
+        for batch in run.batches():            # every batch of every epoch, on the device; resumes where it stopped
             with run.autocast():               # --precision
-                loss = run.model(batch)        # through DDP where there are several processes
-            run.backward(loss)                 # may be called more than once a batch (adversarial steps)
-            run.step()                         # clip, update, schedule, count, log; nothing inside an accumulation
-            if run.evaluation_due:             # the model has its averaged weights (--ema_decay) until record()
+                loss = run.model(batch)        # through DDP if there are several processes
+            run.backward(loss)                 # may be called more than once per batch (adversarial steps)
+            run.step()                         # clip, update, schedule, count, log; no update while accumulating
+            if run.evaluation_due:             # with --ema_decay, the model has averaged weights until record()
                 run.record(evaluate(...))      # an Evaluation
             if run.saving_due:
                 run.save()
 
-    What stands here before ``run.evaluation_due``, with the tricks, is ``train_step``.
+    ``train_step`` contains the lines before ``run.evaluation_due``, and the tricks.
 
-    A loss or weights that are not finite end the run with a UserError before any of them is saved.
+    If the loss or the weights are not finite, the run ends with a UserError before saving them.
 
-    Gradients are those of the mean loss over everything the update averages over: all ranks and all accumulated
-    batches, whatever their sizes.
+    Gradients are those of the mean loss over all ranks and all accumulated batches of an update, whatever their sizes.
 
     Args:
         args: the parsed flags.
         model: a head, on its device.
         samples: the training set.
-        processes: this process among the others.
+        processes: this process and its place among the others.
         tokenizer: saved with the model.
-        description: of the task, for ``bertorch.json``.
-        collate: makes the batch of some rows of ``samples``.
-        rates: another highest learning rate for the parts of the model with these names.
-        data_report: what the sets hold, kept in ``saved_dir`` for the report of the run.
+        description: the task's, for ``bertorch.json``.
+        collate: makes a batch from some rows of ``samples``.
+        rates: name of a part of the model -> its own highest learning rate.
+        data_report: statistics of the data sets, kept in ``saved_dir`` for the run's report.
     """
 
     def __init__(
@@ -150,19 +149,19 @@ class Run:
         self.warmup_steps = math.ceil(args.warmup_proportion * self.total_steps)
 
         self.global_step = 0
-        self.epoch = 0  # of the batch in hand, from 0
-        self.batch = 0  # batches taken of this epoch
+        self.epoch = 0  # of the current batch, from 0
+        self.batch = 0  # batches taken from this epoch
         self.best_score: float | None = None
         self.evaluations_without_best = 0
         self.metrics: dict[str, float] = {}
-        self.kept: dict[str, Any] = {}  # what the model keeps of the last evaluation
-        self.evaluation: dict[str, Any] | None = None  # of the model that is kept, with its details
+        self.kept: dict[str, Any] = {}  # ``keep`` of the last evaluation, saved with the model
+        self.evaluation: dict[str, Any] | None = None  # of the saved model, with its details
         self.evaluation_due = self.saving_due = False
         self._improved = self._finished = self._update_due = False
-        self._gradient_count = 0  # what the losses of this update average over, on this rank
+        self._gradient_count = 0  # terms in the losses of this update, on this rank
         self._batch_count = 0
-        self._signal: int | None = None  # the one that this process was sent
-        self._stopping: int | None = None  # the one that all processes stop for
+        self._signal: int | None = None  # the signal that this process received
+        self._stopping: int | None = None  # the signal that all processes stop for
         self.command = shlex.join(sys.argv)  # no flag takes a secret
         self.started = datetime.now().astimezone().isoformat(" ", "seconds")
         self._began, self._seconds_before = time.perf_counter(), 0.0
@@ -191,7 +190,7 @@ class Run:
         self.model = model
         if processes.world_size > 1:
             self.model = DistributedDataParallel(model, gradient_as_bucket_view=True)
-            # Buffers are constants, the same everywhere. Every torch has this name; that of the argument changed with 2.13.
+            # Buffers are the same constants everywhere. Every torch version has this attribute; 2.13 renamed the argument.
             self.model.broadcast_buffers = False
 
     def _plan(self, epoch: int) -> list[np.ndarray]:
@@ -202,10 +201,10 @@ class Run:
         )  # fmt: skip
 
     def batches(self) -> Iterator[MovableBatch]:
-        """Every batch from where the run stands to its end.
+        """Every batch from the current position to the end of the run.
 
         Raises:
-            Interrupted: SIGTERM or Ctrl-C came, and the state is saved.
+            Interrupted: SIGTERM or Ctrl-C was received, and the state is saved.
         """
         handlers = {number: signal.signal(number, self._note_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         bar = progress_bar(self.total_steps, self.global_step) if self.processes.is_main else None
@@ -218,13 +217,13 @@ class Run:
                 while self.batch < len(plan) and not self._finished:
                     self.batch += 1
                     self._update_due = self.batch % self.accumulation == 0 or self.batch == len(plan)
-                    if self.processes.world_size > 1:  # gradients meet once an update; what DDP's no_sync() sets
+                    if self.processes.world_size > 1:  # exchange gradients once per update, as with DDP's no_sync()
                         self.model.require_backward_grad_sync = self._update_due
                     rows = plan[self.batch - 1]
                     batch = self.collate(self.samples, rows)
                     try:
                         yield batch.pin_memory().to(device) if device.type == "cuda" else batch
-                    finally:  # where an evaluation failed, or was not recorded
+                    finally:  # in case an evaluation failed or was not recorded
                         self._put_in(self.weights)
                     if bar is not None and self._update_due:
                         bar.update(self.global_step - bar.n)
@@ -243,22 +242,22 @@ class Run:
                 bar.close()
 
     def _note_signal(self, number: int, frame: object) -> None:
-        if self._signal is not None:  # asked twice: do not wait for the end of the step
+        if self._signal is not None:  # the second signal: do not wait for the end of the step
             raise KeyboardInterrupt("the last saved state is kept")
         self._signal = number
-        if self.processes.is_main:  # not through the logger, which this may have interrupted in the middle of a line
+        if self.processes.is_main:  # not through the logger, which the signal may have interrupted
             os.write(2, f"{signal.Signals(number).name}: stopping after this step; once more stops at once\n".encode())
 
     def autocast(self) -> contextlib.AbstractContextManager:
         return autocast(self.processes.device, self.args.precision)
 
     def backward(self, loss: Loss) -> None:
-        """Add this loss to the update's gradient.
+        """Add the gradient of this loss to that of the update.
 
-        Called twice for one batch, the gradients add up; the batch still counts once.
+        If called twice for a batch, the gradients add up, but the batch counts once.
         """
-        loss.logits = None  # served r_drop; kept, they would lie beside the next step's
-        # A constant all ranks know keeps numbers near those of the mean; step() makes the division exact.
+        loss.logits = None  # r_drop is done with them; free them before the next step's
+        # A constant known to all ranks keeps the values close to the mean; step() makes the division exact.
         self.scaler.scale(loss.total / self._nominal_count).backward()
         self._batch_count = loss.count
         since = self._logged
@@ -277,18 +276,18 @@ class Run:
         self._gradient_count += self._batch_count
         if not self._update_due:
             return
-        # One exchange an update: how much it averages over, whether a rank was asked to stop, whether its loss is a number.
+        # One exchange per update: the number of terms, whether a rank was asked to stop, whether a loss is not finite.
         count, stop, lost = self.processes.sum([self._gradient_count, float(self._signal or 0), float(self._loss_is_lost())])
-        if lost:  # before the weights are
+        if lost:  # before the weights are lost too
             raise UserError(self._lost(self.global_step + 1, "the loss is not a finite number"))
-        if stop:  # from here on; a signal that comes while this step is evaluated and saved waits for the next
+        if stop:  # a signal that comes later, during evaluation or saving, waits for the next update
             self._stopping = self._signal or signal.SIGTERM
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(
                 self.args.scheduler, group["highest"], self.global_step, self.warmup_steps, self.total_steps
             )
         self.scaler.unscale_(self.optimizer)
-        # DDP has averaged over ranks what must be summed over them and divided by the count.
+        # DDP averages over ranks, but the gradients must be summed over ranks and divided by the count.
         scale_and_clip(self.parameters, self.processes.world_size * self._nominal_count / count, self.args.max_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -314,22 +313,22 @@ class Run:
 
     @property
     def _seconds(self) -> float:
-        """How long the run has taken, including the parts before it was resumed."""
+        """Duration of the run so far, including the parts before it was resumed."""
         return round(self._seconds_before + time.perf_counter() - self._began, 1)
 
     def _due(self, every: int) -> bool:
         return self.global_step % every == 0 or self._finished
 
     def _loss_is_lost(self) -> bool:
-        """Whether this rank's loss is NaN or infinite; on a GPU, which would have to wait, looked at once a log line."""
+        """Whether this rank's loss is NaN or infinite; on a GPU, checked once per log line, because checking waits."""
         if self.processes.device.type == "cuda" and (self.global_step + 1) % self.args.logging_steps:
             return False
         if math.isfinite(float(self._logged.total)):
             return False
-        return not self.scaler.is_enabled() or self.scaler.get_scale() < 1  # fp16 leaves out single updates by itself
+        return not self.scaler.is_enabled() or self.scaler.get_scale() < 1  # fp16 skips single updates by itself
 
     def _lost(self, step: int, what: str) -> str:
-        """The message of a run that cannot continue."""
+        """The error message for a run that cannot continue."""
         before = f" or one of the {self.args.logging_steps} before" if self.processes.device.type == "cuda" else ""
         state = latest_state(self.directory)
         kept = f"go on from {state} with --resume" if state else "nothing was saved yet; start again with --overwrite"
@@ -362,8 +361,8 @@ class Run:
         self._logged = _SinceLogged(started=now)
 
     def _put_in(self, weights: list[Tensor] | None) -> None:
-        """Let the model have ``self.averages``, to be evaluated or saved, or ``self.weights``, to be trained."""
-        if self.averages is not None:  # otherwise it has only its weights
+        """Put ``self.averages`` (to evaluate or save) or ``self.weights`` (to train) into the model."""
+        if self.averages is not None:  # without averages, the model always has its weights
             for parameter, weight in zip(self.parameters, weights, strict=True):
                 parameter.data = weight
 
@@ -393,14 +392,14 @@ class Run:
     def _made(self, details: Callable[[], dict[str, Any]] | None) -> dict[str, Any]:
         try:
             made = with_texts(details(), self.tokenizer) if details is not None else {}
-            json.dumps(made, ensure_ascii=False).encode()  # what cannot be written must not stop the saving of a model
+            json.dumps(made, ensure_ascii=False).encode()  # unwritable details must not stop the saving of a model
             return made
-        except Exception as error:  # whatever it is, the training is worth more than its report
+        except Exception as error:  # whatever the error, the training is worth more than its report
             logger.warning(f"the report will lack the details of this evaluation ({type(error).__name__}: {error})")
             return {}
 
     def report(self, kind: str, metrics: dict[str, float], remark: str = "") -> None:
-        """Log figures of this step, ``eval`` or ``test``, and write them down."""
+        """Log the metrics of this step, and write them to the journal; ``kind`` is ``eval`` or ``test``."""
         logger.info(f"{kind} {shown(metrics, self._originals)}{remark}")
         if self.processes.is_main:
             self.journal.write(kind, self.global_step, metrics)
@@ -424,7 +423,7 @@ class Run:
             logger.info(f"saved the model of global step {self.global_step} in {self.directory}")
 
     def save(self) -> None:
-        """Write the training state, and the model unless ``--save_best_model`` decides on that."""
+        """Write the training state, and the model unless ``--save_best_model`` is set or the run is being stopped."""
         paused = time.perf_counter()
         if not self.args.save_best_model and self._stopping is None:
             self._save_model()
@@ -478,7 +477,7 @@ class Run:
 
     def _resume_or_start(self) -> bool:
         path = latest_state(self.directory) if self.args.resume else None
-        # Also keeps ranks from looking for a state that the main process has already removed.
+        # This also keeps ranks from looking for a state that the main process has already removed.
         if len(set(self.processes.gather(path and path.name))) > 1:
             raise UserError(f"--saved_dir {self.directory}: not all processes see the same state; use a shared file system")
         if path is None:
@@ -495,18 +494,18 @@ class Run:
         ]
         if changed:
             logger.warning(f"resuming with different flags: {', '.join(changed)}")
-        highest = [group["highest"] for group in self.optimizer.param_groups]  # as the flags say now
+        highest = [group["highest"] for group in self.optimizer.param_groups]  # from the current flags
         self.optimizer.load_state_dict(tensors["optimizer"])
         for group, rate in zip(self.optimizer.param_groups, highest, strict=True):
             group["highest"] = rate
         self.scaler.load_state_dict(tensors["scaler"])
-        if self.averages is not None:  # of a run without them they begin here
+        if self.averages is not None:  # if the earlier run had none, they start here
             for own, kept in zip(self.averages, tensors.get("averages") or self.parameters, strict=True):
                 own.copy_(kept.detach())
         _restore_random_states(tensors["generators"][self.processes.rank], self.processes.device)
         for name in ("global_step", "epoch", "batch", "best_score", "evaluations_without_best", "metrics"):
             setattr(self, name, state[name])
-        self.kept = state.get("kept", {})  # states of earlier versions lack it, and the next two
+        self.kept = state.get("kept", {})  # states of earlier versions lack this and the next two
         self.started, self._seconds_before = state.get("started", self.started), state.get("seconds", 0.0)
         logger.info(f"resumed from {path}: epoch {self.epoch + 1}, batch {self.batch}, global step {self.global_step}")
         return True
@@ -524,7 +523,7 @@ def _change_of_labels(before: list[str] | None, now: list[str] | None) -> str:
 
 
 def all_finite(tensors: list[Tensor]) -> bool:
-    """Whether there is no NaN and no infinity in them; the host waits once."""
+    """Whether all values are finite; the host waits for the GPU only once."""
     return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())
 
 

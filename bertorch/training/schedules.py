@@ -1,4 +1,4 @@
-"""Learning-rate schedules, as ``transformers.get_scheduler`` computes them."""
+"""Learning-rate schedules, the same as those of ``transformers.get_scheduler``."""
 
 import math
 
@@ -10,11 +10,11 @@ def learning_rate(name: str, highest: float, step: int, warmup_steps: int, total
     """The learning rate of update number ``step`` (from 0).
 
     Args:
-        name: one of ``SCHEDULES``. ``constant`` has no warm-up, ``cosine_with_restarts`` one cycle, ``polynomial`` is of
-            power 1 and ends at 1e-7, whatever the parameter group starts from.
+        name: one of ``SCHEDULES``. ``constant`` has no warm-up, ``cosine_with_restarts`` has one cycle, ``polynomial`` has
+            power 1 and ends at 1e-7, whatever the parameter group's highest rate.
         highest: the rate at the end of the warm-up.
-        warmup_steps: updates over which it rises linearly from 0.
-        total_steps: updates of the whole run.
+        warmup_steps: number of updates over which the rate rises linearly from 0.
+        total_steps: number of updates in the whole run.
     """
     if name == "constant":
         return highest

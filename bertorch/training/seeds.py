@@ -1,4 +1,4 @@
-"""One training after another with several seeds: how far luck goes."""
+"""Train once per seed, one after another, to see how much the results vary."""
 
 import argparse
 import gc
@@ -23,16 +23,16 @@ _SUMMARY = "seeds.json"
 
 
 def for_each_seed(args: argparse.Namespace, train: Callable[[argparse.Namespace], None]) -> None:
-    """``train(args)``; with ``--seeds`` once for each, in ``saved_dir/seed-N``.
+    """Call ``train(args)``; with ``--seeds``, once per seed, in ``saved_dir/seed-N``.
 
-    Then the figures of all seeds are logged and written to ``saved_dir/seeds.json``: mean, highest and standard deviation
-    of each, for the development set at the evaluation that a run keeps its model of, and for the test set. ``saved_dir``
-    itself gets the model that is best by ``--metric``.
+    With ``--seeds``, the mean, highest value and standard deviation of each figure are then logged and written to
+    ``saved_dir/seeds.json``, for the development set (at the evaluation whose model a run keeps) and the test set.
+    ``saved_dir`` itself gets the best model by ``--metric``.
 
-    At the end of each run its report is written, and for several seeds one that shows them side by side.
+    Each run writes its report at the end; several seeds also get a report that compares them.
 
     Raises:
-        UserError: no development set, a seed twice, or ``saved_dir`` holds a run already, or another run writes there.
+        UserError: no development set, a repeated seed, ``saved_dir`` already holds a run, or another run writes there.
     """
     if args.seeds is not None:
         _check_seeds(args)
@@ -60,11 +60,11 @@ def _train_each(args: argparse.Namespace, train: Callable[[argparse.Namespace], 
     for seed, folder in folders.items():
         with saved_dir_lock(folder, processes):
             _train(argparse.Namespace(**{**vars(args), "seed": seed, "seeds": None, "saved_dir": str(folder)}), train)
-        gc.collect()  # the model of one seed is gone before the next is built
+        gc.collect()  # free the model of one seed before building the next
     if processes.is_main:
         _summarize(args, root, folders)
         report_finished(list(folders.values()), root)
-    processes.gather(None)  # no process leaves before the best model is written
+    processes.gather(None)  # wait until the best model is written
 
 
 def _train(args: argparse.Namespace, train: Callable[[argparse.Namespace], None]) -> None:
@@ -97,7 +97,7 @@ def _summarize(args: argparse.Namespace, root: Path, folders: dict[int, Path]) -
         for path in sorted(folders[best].rglob("*"))
         if path.is_file() and STATES not in path.parts and path.name != REPORT
     ]
-    paths.sort(key=lambda path: path.name == DESCRIPTION)  # last: what names the task of the rest
+    paths.sort(key=lambda path: path.name == DESCRIPTION)  # last: it declares what the other files are
     copies = {root / path.relative_to(folders[best]): path for path in paths if "tensorboard" not in path.parts}
     write_all({copy: lambda unfinished, path=path: shutil.copyfile(path, unfinished) for copy, path in copies.items()})
     text = json.dumps(summary, indent=2) + "\n"
@@ -106,7 +106,7 @@ def _summarize(args: argparse.Namespace, root: Path, folders: dict[int, Path]) -
 
 
 def _figures(folder: Path, args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """The evaluation that a run keeps its model of, and its test, as ``metrics.jsonl`` has them."""
+    """The lines of ``metrics.jsonl`` for the evaluation whose model a run keeps, and for the test."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     evaluations = [line for line in lines if line["kind"] == "eval"]
     tests = [line for line in lines if line["kind"] == "test"]

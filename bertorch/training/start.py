@@ -1,4 +1,4 @@
-"""What every training script does before its model: flags, processes, the encoder's directory, the data sets."""
+"""What every training script does before it builds a model: flags, processes, tokenizer, labels and data sets."""
 
 import argparse
 from collections.abc import Callable
@@ -18,7 +18,7 @@ def start_training(args: argparse.Namespace) -> Processes:
     """Join the other processes, check the flags and seed all generators.
 
     Raises:
-        UserError: flags that contradict each other, or ``--saved_dir`` holds a run already.
+        UserError: flags contradict each other, or ``--saved_dir`` already holds a run.
     """
     processes = start_processes(args)
     check_training_arguments(args)
@@ -28,13 +28,13 @@ def start_training(args: argparse.Namespace) -> Processes:
 
 
 def open_tokenizer(args: argparse.Namespace, processes: Processes) -> tuple[Path, TextTokenizer]:
-    """The directory of ``--pretrained_model_name_or_path``, and how it reads texts.
+    """Find the directory of ``--pretrained_model_name_or_path`` and open its tokenizer.
 
-    A model that is named is downloaded, one of ``--from_tf`` is converted into the cache. ``--config_file`` and
-    ``--vocab_file`` stand for the files of standard names.
+    A name on the hub is downloaded; with ``--from_tf``, the checkpoint is converted into the cache. ``--config_file`` and
+    ``--vocab_file`` replace the files with standard names.
 
     Raises:
-        UserError: no such model, one without positions for ``--max_seq_length``, or with another model's vocabulary.
+        UserError: the model does not exist, has too few positions for ``--max_seq_length``, or another model's vocabulary.
     """
     name = args.pretrained_model_name_or_path
     named = (args.config_file, args.vocab_file)
@@ -49,16 +49,16 @@ def open_tokenizer(args: argparse.Namespace, processes: Processes) -> tuple[Path
 
 
 def load_labels(args: argparse.Namespace, is_text_pair: bool) -> list[str]:
-    """The labels of ``--label_file``, or without it those of the training set; see ``find_labels``."""
+    """Read the labels from ``--label_file``, or else from the training set; see ``find_labels``."""
     if args.label_file:
         return read_labels(args.label_file)
     return find_labels(args.train_data_file, is_text_pair, **reading_flags(args, "train"))
 
 
 def load_sets(args: argparse.Namespace, processes: Processes, load: Callable[[str, str], Samples]) -> dict[str, Samples]:
-    """``load(path, name)`` of the sets that the flags name: ``train``, ``dev``, and ``test`` with ``--do_test``.
+    """Call ``load(path, name)`` for the data sets in the flags: ``train``, ``dev``, and ``test`` with ``--do_test``.
 
-    Further development files stand between them, under the names of ``further_dev_files``.
+    Further development files come before ``test``, under their names in ``further_dev_files``.
     """
     further = args.further_dev_files
     files = {"train": args.train_data_file, "dev": args.dev_data_file, **further}

@@ -1,4 +1,4 @@
-"""One batch of a training: forward, tricks, backward, update."""
+"""One training step: forward, tricks, backward, update."""
 
 import torch
 
@@ -8,7 +8,7 @@ from bertorch.training.tricks import r_drop
 
 
 def train_step(run: Run, batch: MovableBatch) -> None:
-    """Train on one batch. To experiment with a step, paste these lines into the loop of a script and change them there."""
+    """Train on one batch. To experiment, paste these lines into a script's loop and change them there."""
     args = run.args
     with run.autocast():
         loss = run.model(batch)
@@ -21,10 +21,10 @@ def train_step(run: Run, batch: MovableBatch) -> None:
 
 
 def adversarial_step(run: Run, batch: MovableBatch, epsilon: float) -> None:
-    """Add the gradient of the batch under attack: its word embeddings moved to where the loss grows fastest.
+    """Add the gradient of an adversarial batch, with word embeddings moved in the direction that raises the loss most.
 
-    They move by ``epsilon * g / |g|`` (Miyato et al. 2017, eq. 5, FGM), g the gradient at hand, of the whole embedding
-    matrix, as is usual for BERT; the paper has that of each text.
+    They move by ``epsilon * g / |g|`` (Miyato et al. 2017, eq. 5, FGM), where g is the current gradient of the whole
+    embedding matrix, as is usual for BERT; the paper uses the gradient for each text.
     """
     weight = run.bare_model.encoder.embeddings.word.weight
     before = weight.detach().clone()
@@ -33,6 +33,6 @@ def adversarial_step(run: Run, batch: MovableBatch, epsilon: float) -> None:
         weight.add_(weight.grad * torch.where(norm > 0, epsilon / norm, 0.0))
     with run.autocast():
         loss = run.model(batch)
-    run.backward(loss)  # before the embeddings are back: a tied decoder's gradient needs them as they were
+    run.backward(loss)  # before the embeddings are restored: a tied decoder's gradient needs the moved ones
     with torch.no_grad():
         weight.copy_(before)

@@ -1,4 +1,4 @@
-"""Training tricks that change a step or what is trained, each under its flag."""
+"""Training tricks that change a step or what is trained, each with its own flag."""
 
 import argparse
 import math
@@ -14,28 +14,28 @@ from bertorch.heads.loss import ClassLoss, LabelsLoss, Loss
 
 
 def r_drop(first: Loss, second: Loss, weight: float) -> Loss:
-    """Two passes of one batch under different dropout, drawn towards the same answers (Liang et al. 2021, eq. 4).
+    """Combine two passes of a batch with different dropout, and pull their outputs together (Liang et al. 2021, eq. 4).
 
-    Half of the paper's loss, so that its size is that of a single pass: ``(first + second) / 2 + weight / 4 *
-    (KL(p || q) + KL(q || p))``, the divergences averaged over the distributions of the batch, as the losses are over
-    their terms.
+    The result is half of the paper's loss, so that it is as large as that of a single pass: ``(first + second) / 2 +
+    weight / 4 * (KL(p || q) + KL(q || p))``. The divergences are averaged over the distributions of the batch, as the
+    losses are over their terms.
 
     Args:
-        first, second: with their ``logits``.
+        first, second: the losses of the passes, with ``logits``.
         weight: the paper's alpha.
     """
     p, q = (loss.logits.float().log_softmax(dim=-1) for loss in (first, second))
-    # (p - q)(log p - log q) sums both directions; what is impossible in both (-inf) adds nothing.
+    # (p - q)(log p - log q) sums both directions; a class impossible in both (-inf) adds nothing.
     apart = (p - q).masked_fill(p.isneginf() & q.isneginf(), 0.0)
     divergence = ((p.exp() - q.exp()) * apart).sum() / (p.numel() / p.shape[-1])
     return replace(first, total=(first.total + second.total) / 2 + weight / 4 * divergence * first.count)
 
 
 def freeze(encoder: Encoder, embeddings: bool, layers: int) -> None:
-    """Keep the embeddings (``embeddings`` or any layer) and the lowest ``layers`` of an encoder as they are.
+    """Freeze the lowest ``layers`` of an encoder, and its embeddings if ``embeddings`` or any layer is frozen.
 
     Raises:
-        UserError: the encoder has fewer layers, or they share their weights.
+        UserError: the encoder has fewer layers, or its layers share their weights.
     """
     config = encoder.config
     if layers > config.num_hidden_layers:
@@ -48,16 +48,16 @@ def freeze(encoder: Encoder, embeddings: bool, layers: int) -> None:
 
 
 def has_own_layers(encoder: Encoder) -> bool:
-    """Whether each layer is one block with its own weights, unlike ALBERT's."""
+    """Whether each layer is one block with its own weights, unlike in ALBERT."""
     config = encoder.config
     return config.inner_group_num == 1 and config.num_hidden_groups == config.num_hidden_layers
 
 
 def average(averages: list[Tensor], parameters: list[Tensor], decay: float, step: int) -> None:
-    """Move the exponential moving averages of weights on by a step: ``decay`` of the old, the rest of the new.
+    """Update the exponential moving averages of the weights: ``decay`` of the old average, the rest from the weights.
 
-    In the first steps the decay is lower, ``(1 + step) / (10 + step)``, so that the averages do not hang on to where the
-    training began (TensorFlow's ``ExponentialMovingAverage`` with ``num_updates``).
+    In the first steps the decay is lower, ``(1 + step) / (10 + step)``, so that the averages forget the initial weights
+    sooner (TensorFlow's ``ExponentialMovingAverage`` with ``num_updates``).
     """
     torch._foreach_lerp_(averages, parameters, 1 - min(decay, (1 + step) / (10 + step)))
 
@@ -65,12 +65,12 @@ def average(averages: list[Tensor], parameters: list[Tensor], decay: float, step
 def class_loss(args: argparse.Namespace, counts: Sequence[int]) -> ClassLoss:
     """The loss that ``--label_smoothing``, ``--focal_gamma`` and ``--class_weights`` ask for.
 
-    ``balanced`` weighs a class with ``n / (classes * its count)``, so that all count alike and the mean over the training
-    set stays 1 (King & Zeng 2001, as scikit-learn has it).
+    ``balanced`` weights a class by ``n / (classes * its count)``, so that all classes count equally and the mean over the
+    training set stays 1 (King & Zeng 2001, as in scikit-learn).
 
     Args:
         args: the flags.
-        counts: how often each class stands in the training set.
+        counts: how often each class occurs in the training set.
 
     Raises:
         UserError: ``--class_weights`` are not numbers above 0, one for each class.
@@ -84,17 +84,17 @@ def class_loss(args: argparse.Namespace, counts: Sequence[int]) -> ClassLoss:
 
 
 def labels_loss(args: argparse.Namespace, counts: Sequence[int], rows: int) -> LabelsLoss:
-    """``class_loss`` where a row may have several labels: the weights are those of the rows that have a label.
+    """Like ``class_loss``, for rows with several labels: a label's weight applies to the rows that have the label.
 
-    ``balanced`` weighs them with ``(rows - count) / count``, so that rows with a label and rows without it count alike.
+    ``balanced`` weights them by ``(rows - count) / count``, so that rows with a label and rows without it count equally.
 
     Args:
         args: the flags.
         counts: how many rows of the training set have each label.
-        rows: of the training set.
+        rows: number of rows in the training set.
 
     Raises:
-        UserError: as ``class_loss``.
+        UserError: as in ``class_loss``.
     """
     if args.class_weights is None:
         return LabelsLoss(args.focal_gamma)
@@ -119,7 +119,7 @@ def check_tricks(args: argparse.Namespace) -> None:
     """Refuse tricks that contradict each other.
 
     Raises:
-        UserError: they do.
+        UserError: tricks contradict each other.
     """
     if args.fgm_epsilon and (args.freeze_embeddings or args.freeze_layers):
         raise UserError(
