@@ -31,7 +31,7 @@ def main(args):
     if args.sort is not None:
         rows = sorted_by(columns, rows, args.sort)
     text = FORMATS[args.format](columns, rows)
-    print(text.encode(errors="replace").decode())  # half characters, as JSON may hold them, cannot be printed
+    print(text.encode(errors="replace").decode())  # JSON may hold lone surrogates, which cannot be printed
 
 
 if __name__ == "__main__":

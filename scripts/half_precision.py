@@ -1,4 +1,4 @@
-"""Save a model in half the space: its weights in 16 bits, which loses nothing that fine-tuning would notice.
+"""Save a model in half the space, with 16-bit weights; fine-tuning does not notice the difference.
 
     python scripts/half_precision.py --model_dir runs/pretraining --output_dir models/my-encoder
 

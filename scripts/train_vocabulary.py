@@ -5,7 +5,7 @@
     python run_pretraining.py --pretrained_model_name_or_path my-encoder ...
 
 WordPiece reads text as BERT does: every Chinese character is a word, so only Latin words and numbers give pieces of
-several characters. ``--kind sentencepiece`` has the settings of Google's ``30k-clean.model``
+several characters. ``--kind sentencepiece`` uses the settings of Google's ``30k-clean.model``
 (``spm_train`` in the README of github.com/google-research/albert), and reads text as ALBERT does.
 """
 
@@ -26,7 +26,7 @@ from bertorch.errors import UserError
 from bertorch.training.arguments import ArgumentParser, count, proportion, whole_number
 from bertorch.training.process_group import run_script
 
-DEFAULTS = {  # of the flags that the two kinds do not share, or not with the same value
+DEFAULTS = {  # of the flags that only one kind has, or whose defaults differ
     "wordpiece": {"vocab_size": 21128, "character_coverage": 0.9995, "unused": 99, "min_frequency": 2},
     "sentencepiece": {"vocab_size": 30000, "character_coverage": 0.99995, "unused": None, "min_frequency": None},
 }
@@ -35,7 +35,7 @@ ALBERT = {
     "user_defined_symbols": ["(", ")", '"', "-", ".", "–", "£", "€"], "shuffle_input_sentence": True,
     "input_sentence_size": 10_000_000, "model_type": "unigram",
 }  # fmt: skip
-LONGEST_LINE = 4192  # bytes; what sentencepiece leaves out otherwise, without a word
+LONGEST_LINE = 4192  # bytes; sentencepiece silently drops longer lines
 
 
 def parse_args():
@@ -74,14 +74,14 @@ def parse_args():
 
 
 def train_vocabulary(args):
-    """The tokens in their order: special ones as in Google's vocabularies, characters, pieces of words.
+    """The tokens in order: special tokens as in Google's vocabularies, characters, pieces of words.
 
     Raises:
         UserError: there is no text, or more distinct characters than ``--vocab_size``.
     """
     tokenizer = BertWordPieceTokenizer(lowercase=not args.cased)
     normalize = tokenizer._tokenizer.normalizer.normalize_str  # `tokenizer.normalize` needs tokenizers 0.23
-    words = Counter()  # between blanks; Chinese characters stand alone
+    words = Counter()  # split at blanks; each Chinese character is a word
     for path in args.train_data_file:
         for _, line in read_lines(path):
             words.update(normalize(line).split())
@@ -96,7 +96,7 @@ def train_vocabulary(args):
     alphabet = set(by_number[:needed])
     split = tokenizer._tokenizer.pre_tokenizer.pre_tokenize_str
     inside = {character for word in words if len(word) > 1 for piece, _ in split(word) for character in piece[1:]}
-    # Given beforehand, so that their numbers, and with them the order of equally frequent pieces, do not depend on luck.
+    # Given in advance, so that their ids, and thus the order of equally frequent pieces, are always the same.
     singles = sorted(alphabet) + [f"##{character}" for character in sorted(inside & alphabet)]
     special = ["[PAD]", *(f"[unused{number}]" for number in range(1, args.unused + 1)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     left = args.vocab_size - len(special)
@@ -131,7 +131,7 @@ def train_sentencepiece(args):
         )
         return (line for line in lines if line)
 
-    too_long = Counter(len(line.encode()) > LONGEST_LINE for line in sentences())  # and a mistake in the files shows here
+    too_long = Counter(len(line.encode()) > LONGEST_LINE for line in sentences())  # also finds bad files early
     if not too_long:
         raise UserError(f"{', '.join(args.train_data_file)}: no text in it")
     if too_long[True]:

@@ -43,7 +43,7 @@ def parse_args():
 
 
 def fit(blocks, components):
-    """The whitening layer for vectors that come in blocks ``[rows, width]``; their sums are kept, not they.
+    """The whitening layer for vectors that come in blocks ``[rows, width]``; only their sums are kept in memory.
 
     Raises:
         UserError: the texts span fewer dimensions than ``components``.
@@ -95,7 +95,7 @@ def main():
         pooling_mode=predictor.description.pooling_mode or sentence.pooling_mode,
         max_seq_length=tokenizer.max_seq_length,
         whiten_components=args.whiten_components,
-        objective=None,  # a classifier's input has another width now
+        objective=None,  # a classifier's input width has changed
         labels=None,
         concat_multiply=None,
     )

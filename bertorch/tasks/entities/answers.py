@@ -29,8 +29,8 @@ class Findings:
     """What a head finds in each row of its samples.
 
     Attributes:
-        spans: type, first unit and unit after the last, of each row, by start; read strictly by the scheme.
-        confidences: the probability of each of them; empty where none was asked for.
+        spans: (type, first unit, unit after the last) of each row's entities, by start; read strictly by the scheme.
+        confidences: the probability of each span; empty unless requested.
         lenient: the spans as conlleval reads the tags; None for a head without tags.
         loss: as in training, averaged over all places (a tagger) or over windows and types (spans); None without tags.
         emissions: tag scores of each unit, float32 ``[total_units, num_tags]``; None for a head without tags.
@@ -53,14 +53,14 @@ def _entity_head(encoder: Encoder, description: Description) -> Tagger | GlobalP
 def load_entity_head(
     directory: str | Path, description: Description, init_from_ckpt: str | Path | None = None
 ) -> Tagger | GlobalPointer:
-    """The head that ``description`` (as in ``bertorch.json``) tells of, to be trained; see ``load_head``."""
+    """Load the head that ``description`` (from ``bertorch.json``) describes, for training; see ``load_head``."""
     return load_head(directory, lambda encoder: _entity_head(encoder, description), init_from_ckpt)
 
 
 def load_trained_entity_head(
     directory: str | Path, description: Description, weights: str | Path | None = None
 ) -> Tagger | GlobalPointer:
-    """The same, to predict with; see ``load_trained_head``."""
+    """Load the same head for prediction; see ``load_trained_head``."""
     return load_trained_head(directory, lambda encoder: _entity_head(encoder, description), weights)
 
 
@@ -70,7 +70,7 @@ def read_entities(
     compute: Compute,
     with_confidence: bool = False,
 ) -> Findings:
-    """The entities of every row, on every rank; work is shared, and the result does not depend on the number of ranks."""
+    """Find the entities of every row. Ranks share the work; all get the result, which does not depend on their number."""
     if isinstance(model, GlobalPointer):
         return _read_spans(model, samples, compute)
     emissions = compute.of_tokens(model, model.logits, samples)[samples.unit_tokens]
@@ -102,7 +102,7 @@ def _decode(
     with_confidence: bool,
     processes: Processes,
 ) -> tuple[np.ndarray, list[list[Span]], list[list[Span]], list[list[float]], float]:
-    """Rows, strict and lenient spans, confidences, and the sum of the loss."""
+    """Decode rows; return them, their strict and lenient spans, confidences, and the summed loss."""
     places = [slice(samples.unit_starts[row], samples.unit_starts[row + 1]) for row in rows]
     lengths = [place.stop - place.start for place in places]
     scores = torch.from_numpy(np.concatenate([emissions[place] for place in places])).to(processes.device)
@@ -127,7 +127,7 @@ def _read_spans(model: GlobalPointer, samples: TaggedSamples, compute: Compute) 
     parts = compute.batches(model, spans_above_zero, samples)
     parts.sort(key=lambda part: part[0][0])
     found: list[dict[Span, float]] = [{} for _ in range(len(samples))]
-    bounds_of = cache(lambda row: _bounds(samples, row))  # once a text, however many spans it has
+    bounds_of = cache(lambda row: _bounds(samples, row))  # once per text, however many spans it has
     for sequences, (above, scores, _, _) in parts:
         rows = np.searchsorted(samples.row_starts, sequences, side="right") - 1
         for (window, kind, first, last), score in zip(above.tolist(), scores.tolist(), strict=True):
@@ -154,7 +154,7 @@ def _bounds(samples: TaggedSamples, row: int) -> list[tuple[int, int]]:
 
 
 def _deciding_window(bounds: list[tuple[int, int]], span: Span) -> int:
-    """The window that holds a span with most context on its shorter side; the ends of the text count as enough."""
+    """The window with the most context on a span's shorter side; an end of the text counts as enough context."""
     _, first, last = span
 
     def context(window: int) -> float:
@@ -167,7 +167,7 @@ def _deciding_window(bounds: list[tuple[int, int]], span: Span) -> int:
 
 
 def in_characters(samples: TaggedSamples, row: int, spans: list[Span]) -> list[Entity]:
-    """Spans of units as type, start and end in characters of the text, without blanks at their edges."""
+    """Convert spans of units to (type, start, end) in characters of the text, without blanks at the edges."""
     own = slice(samples.unit_starts[row], samples.unit_starts[row + 1])
     offsets, spaces = samples.unit_offsets[own], samples.spaces[own]
     entities = []
@@ -179,10 +179,10 @@ def in_characters(samples: TaggedSamples, row: int, spans: list[Span]) -> list[E
 
 
 def entity_metrics(samples: TaggedSamples, reading: Findings, types: list[str]) -> tuple[dict[str, float], str]:
-    """Scores of a reading against the entities of the rows, and the table by type.
+    """Score found entities against those of the rows; return the metrics and the table by type.
 
-    ``precision``, ``recall`` and ``f1`` count entities that are written as the scheme wants them (seqeval's strict mode);
-    ``conlleval_f1`` counts them as conlleval does, which takes an I after O for a beginning.
+    ``precision``, ``recall`` and ``f1`` count entities that follow the scheme (seqeval's strict mode);
+    ``conlleval_f1`` counts them as conlleval does, where an I after O begins an entity.
     """
     gold = [samples.gold(row, types) for row in range(len(samples))]
     found = [set(in_characters(samples, row, spans)) for row, spans in enumerate(reading.spans)]

@@ -53,7 +53,7 @@ def add_entity_arguments(parser: ArgumentParser) -> None:
 
 
 def settle_entity_arguments(parser: ArgumentParser, args: argparse.Namespace) -> None:
-    """Let ``--use_crf`` be ``--ner_head crf``; end with one line for flags that contradict the head."""
+    """Turn ``--use_crf`` into ``--ner_head crf``; exit with a one-line error if flags contradict the head."""
     if args.use_crf and args.ner_head == "global_pointer":
         parser.error("--use_crf and --ner_head global_pointer contradict each other; give one")
     if args.ner_head == "global_pointer" and args.metric != "f1":
@@ -66,5 +66,5 @@ def settle_entity_arguments(parser: ArgumentParser, args: argparse.Namespace) ->
 
 
 def how_to_read(args: argparse.Namespace) -> dict[str, str | None]:
-    """What ``read_documents`` is told by the flags; it belongs to the key of what is cached."""
+    """The arguments of ``read_documents`` that flags set; part of the cache key."""
     return {"bad_rows": args.bad_rows, "kind": args.input_format, "encoding": args.encoding}

@@ -1,4 +1,4 @@
-"""Batches of documents: to be tagged, or to have their spans scored."""
+"""Batches of documents, for tagging or for scoring spans."""
 
 from dataclasses import dataclass
 
@@ -13,13 +13,13 @@ from bertorch.tasks.entities.windows import TaggedSamples
 
 @dataclass
 class TagBatch(MovableBatch):
-    """Texts to be tagged: all windows of all of them, packed.
+    """Texts to tag, with all their windows packed.
 
     Attributes:
         tokens: the windows.
-        places: where in ``tokens`` each unit is decided, text after text, LongTensor ``[total_units]``.
+        places: the token in ``tokens`` that decides each unit, text after text, LongTensor ``[total_units]``.
         tags: tag ids, LongTensor ``[total_units]``.
-        lengths: units of each text, on the host.
+        lengths: number of units of each text, on the host.
     """
 
     tokens: TokenBatch
@@ -35,7 +35,7 @@ class SpanBatch(MovableBatch):
     Attributes:
         tokens: the windows.
         places: where in ``tokens`` each unit begins, window after window, LongTensor ``[units of all windows]``.
-        lengths: units of each window, on the host.
+        lengths: number of units of each window, on the host.
         spans: window, type id, first and last unit (within the window) of each entity, LongTensor ``[entities, 4]``.
     """
 
@@ -67,12 +67,12 @@ def collate_spans(samples: TaggedSamples, rows: np.ndarray) -> SpanBatch:
 
 
 def span_batch(samples: TaggedSamples, tokens: TokenBatch, sequences: np.ndarray) -> SpanBatch:
-    """Windows already packed, with their units and entities; an entity counts in every window that holds it whole.
+    """Add units and entities to packed windows; an entity counts in every window that holds it whole.
 
     Args:
-        samples: what they are of.
+        samples: the documents of the windows.
         tokens: the packed windows.
-        sequences: which ones, in the order of ``tokens``.
+        sequences: the indices of the windows, in the order of ``tokens``.
     """
     rows = np.searchsorted(samples.row_starts, sequences, side="right") - 1
     places, lengths, found, start = [], [], [], 0
@@ -91,6 +91,6 @@ def span_batch(samples: TaggedSamples, tokens: TokenBatch, sequences: np.ndarray
 
 
 def _of_rows(starts: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The members of each row, row after row, where a row's members go from ``starts[row]`` to ``starts[row + 1]``."""
+    """The members of the given rows, row after row; a row has those from ``starts[row]`` to ``starts[row + 1]``."""
     counts = starts[rows + 1] - starts[rows]
     return np.repeat(starts[rows] - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts) + np.arange(counts.sum())

@@ -1,7 +1,7 @@
 """Linear-chain conditional random field (Lafferty, McCallum & Pereira 2001) over packed texts.
 
-No padding and no loop over the batch: texts are laid out step by step, first all their first places, then all second ones,
-the longest text first, so that the texts still going on at a step are the first rows of it.
+It needs no padding and no loop over the batch. Texts are laid out step by step: the first places of all texts, then all
+second places, and so on. The longest text comes first, so the texts that reach a step are its first rows.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-_FORBIDDEN = -1e200  # in place of -inf, where that would make gradients of nothing
+_FORBIDDEN = -1e200  # instead of -inf where that would give NaN gradients
 
 
 @dataclass
@@ -18,12 +18,12 @@ class Steps:
     """Packed texts laid out step by step.
 
     Attributes:
-        order: which text each row of a step is, the longest first, int64 ``[texts]``.
-        sizes: how many texts have a step t, one a step.
-        places: where in the packed texts each row of the layout stands, ``[total]``.
-        previous: the row one step before, for the rows from the second step on, ``[total - texts]``.
+        order: the text of each row of a step, the longest first, int64 ``[texts]``.
+        sizes: for each step, the number of texts that reach it.
+        places: the position in the packed texts of each row of the layout, ``[total]``.
+        previous: the row one step earlier, for rows from the second step on, ``[total - texts]``.
         last: the row of each text's last step, in the layout's order, ``[texts]``.
-        texts: which text (in the layout's order) a row belongs to, ``[total]``.
+        texts: the text (in the layout's order) that each row belongs to, ``[total]``.
     """
 
     order: np.ndarray
@@ -50,7 +50,7 @@ class Steps:
         return cls(order, active.tolist(), *(torch.from_numpy(values).to(device) for values in tensors))
 
     def as_given(self, values: Tensor) -> Tensor:
-        """``[texts, ...]`` from the layout's order to that of the lengths."""
+        """Reorder ``[texts, ...]`` from the layout's order to that of ``lengths``."""
         back = torch.from_numpy(np.argsort(self.order)).to(values.device)
         return values.index_select(0, back)
 
@@ -58,7 +58,7 @@ class Steps:
 def forward_backward(
     emissions: Tensor, start: Tensor, transitions: Tensor, end: Tensor, steps: Steps
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The sum-product recursions as matrix products, in double precision, rescaled at each step (Rabiner 1989, V.A).
+    """Run the sum-product recursions as matrix products, in double precision, rescaled at each step (Rabiner 1989, V.A).
 
     Args:
         emissions: laid out by ``steps``, ``[total, tags]``.
@@ -67,9 +67,9 @@ def forward_backward(
         steps: the layout.
 
     Returns:
-        The log-partition of each text ``[texts]`` in the layout's order; ``alpha`` (rows sum to 1) and ``beta`` with
-        ``alpha * beta`` the probability of each tag, ``[total, tags]`` each; ``beta`` times the emission factor, rescaled,
-        ``[total, tags]``; the log of what ``alpha`` was rescaled by up to and with each row, ``[total]``.
+        The log-partition of each text ``[texts]`` in the layout's order; ``alpha`` (rows sum to 1) and ``beta``, whose
+        product is the probability of each tag, ``[total, tags]`` each; ``beta`` times the emission factor, rescaled,
+        ``[total, tags]``; the log of the factor by which ``alpha`` was rescaled at each row, ``[total]``.
     """
     total, tags = emissions.shape
     texts = steps.sizes[0]
@@ -127,7 +127,7 @@ class _LogPartition(torch.autograd.Function):
 
 
 def _log_partition_in_logs(emissions: Tensor, start: Tensor, transitions: Tensor, end: Tensor, steps: Steps) -> Tensor:
-    """The same where scores lie so far apart that their exponentials vanish: slower, and exact for any finite score."""
+    """The same for scores so far apart that their exponentials vanish: slower, but exact for any finite score."""
     start, transitions, end = (scores.clamp(min=_FORBIDDEN) for scores in (start, transitions, end))
     by_step = emissions.split(steps.sizes)
     alpha = by_step[0] + start
@@ -146,21 +146,21 @@ def log_partition(emissions: Tensor, start: Tensor, transitions: Tensor, end: Te
         apart = (emissions.amax(dim=1) - emissions.amin(dim=1)).max()
         for scores in (start, transitions, end):
             apart = apart + 2 * scores.masked_fill(scores == -torch.inf, 0.0).abs().max()
-    # e^-700 is the smallest double; paths that constraints lead around a tag may meet such a difference three times.
+    # e^-700 is about the smallest double; a path that constraints force around a tag may meet the difference three times.
     recursion = _LogPartition.apply if apart < 200 else _log_partition_in_logs
     return recursion(emissions, start, transitions, end, steps)
 
 
 class CRF(nn.Module):
-    """Scores of whole tag sequences: emissions, plus a score for each pair of neighbouring tags, for the first and the last.
+    """Scores of whole tag sequences: emissions, plus scores of each pair of neighbouring tags, the first tag and the last.
 
     Methods take texts packed one after the other, real tokens only: ``emissions`` ``[total, num_tags]`` and ``lengths``, the
-    number of places of each text. All sums are made in double precision, also under autocast.
+    number of places of each text. All sums use double precision, even under autocast.
 
     Args:
-        num_tags: how many tags there are.
-        allowed: which tag may follow which (bool ``[num_tags, num_tags]``, from row to column), begin a text, end it
-            (bool ``[num_tags]``); None allows everything. What is forbidden has probability zero.
+        num_tags: the number of tags.
+        allowed: which tag may follow which (bool ``[num_tags, num_tags]``, from row to column), begin a text, and end it
+            (bool ``[num_tags]``); None allows everything. A forbidden sequence has probability zero.
     """
 
     def __init__(self, num_tags: int, allowed: tuple[Tensor, Tensor, Tensor] | None = None):
@@ -201,7 +201,7 @@ class CRF(nn.Module):
 
     @torch.no_grad()
     def decode(self, emissions: Tensor, lengths: list[int]) -> Tensor:
-        """The most probable tags of each text (Viterbi 1967), LongTensor ``[total]``, texts packed as given."""
+        """The most probable tags of each text (Viterbi 1967), LongTensor ``[total]``, packed like ``emissions``."""
         steps = Steps.of(lengths, emissions.device)
         start, transitions, end = self.scores()
         arriving = transitions.t().contiguous()  # [to, from]
@@ -228,7 +228,7 @@ class CRF(nn.Module):
 
         Args:
             emissions: ``[length, num_tags]``.
-            n: how many; a short text may have fewer.
+            n: how many to find; a short text may have fewer.
 
         Returns:
             LongTensor ``[found, length]`` and float64 ``[found]``.

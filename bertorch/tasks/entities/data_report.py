@@ -1,4 +1,4 @@
-"""What the sets of entities hold, before training."""
+"""Statistics of entity data sets, before training."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from bertorch.tasks.entities.windows import TaggedSamples
 
 
 def report_entities(sets: dict[str, TaggedSamples], types: Sequence[str], max_seq_length: int) -> Report:
-    """What each set holds: texts, their lengths in units and tokens, entities by type, unknown units; shared texts."""
+    """Report each set's texts, their lengths in units and tokens, entities by type, unknown units, and shared texts."""
     report: Report = {}
     for name, samples in sets.items():
         counts = samples.unit_counts

@@ -1,4 +1,4 @@
-"""What ``bertorch.json`` says of a model that finds entities."""
+"""What ``bertorch.json`` says about a model that finds entities."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +24,8 @@ class Description(task.Description):
         types: the entity types.
         labels: the tags, in the order of the logits; the types where spans are scored.
         tag: the scheme of the tags.
-        crf_constraints: the CRF forbids what the scheme does.
-        unit: what a plain text is divided into.
+        crf_constraints: whether the CRF forbids what the scheme forbids.
+        unit: what to divide plain texts into.
         doc_stride: tokens that neighbouring windows of a long text share; None for half a window.
     """
 
@@ -57,11 +57,11 @@ class Description(task.Description):
     def of_transformers(
         cls, directory: Path, labels: list[str] | None = None, weights: str | Path | None = None
     ) -> "Description":
-        """That of a token classifier of transformers or of the original bertorch, by its tags.
+        """Describe a token classifier of transformers or of the original bertorch by its tags.
 
         Args:
-            directory: of the model.
-            labels: in place of those that ``config.json`` names.
+            directory: the model's directory.
+            labels: used instead of those in ``config.json``.
             weights: a file with the trained weights, where the directory has none.
 
         Raises:

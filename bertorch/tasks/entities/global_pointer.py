@@ -1,4 +1,4 @@
-"""Efficient Global Pointer: a score for each span and type, so that entities may lie within each other.
+"""Efficient Global Pointer: a score for each span and type, so that entities may be nested.
 
 Source: Su et al. 2022, "Global Pointer: Novel Efficient Span-based Approach for Named Entity Recognition", arXiv:2208.03054,
 the section on Efficient GlobalPointer; the factor 1/2 on the type scores is that of the authors' code.
@@ -18,10 +18,10 @@ _ROPE_BASE = 10000.0
 
 
 class GlobalPointer(nn.Module):
-    """Scores of spans: above 0 is an entity.
+    """Scores of spans; a score above 0 means an entity.
 
-    One pair of query and key for all types finds spans; two numbers a type and position, from the same query and key, name
-    them.
+    One query and key per position, shared by all types, find spans. Two numbers per type and position, computed from the
+    same query and key, name them.
 
     Args:
         encoder: without pooler.
@@ -48,7 +48,7 @@ class GlobalPointer(nn.Module):
         Args:
             tokens: the windows.
             places: where in ``tokens`` each unit begins, window after window, ``[total]``.
-            lengths: units of each window; the tensor is as wide as the longest.
+            lengths: number of units of each window; the result is as wide as the longest.
         """
         states = self.encoder(tokens).index_select(0, places)
         both = self.query_key(self.dropout(states))  # [total, 2 * head_size]
@@ -69,10 +69,10 @@ class GlobalPointer(nn.Module):
         return self.loss(self.scores(batch.tokens, batch.places, batch.lengths), batch.spans)
 
     def loss(self, scores: Tensor, spans: Tensor) -> Loss:
-        """One term a window and type: log(1 + sum over the other spans of e^s) + log(1 + sum over entities of e^-s).
+        """One term per window and type: log(1 + sum over the other spans of e^s) + log(1 + sum over entities of e^-s).
 
         Args:
-            scores: as ``scores`` gives them.
+            scores: the result of ``scores``.
             spans: window, type, first and last unit of each entity, LongTensor ``[entities, 4]``.
         """
         is_entity = torch.zeros_like(scores, dtype=torch.bool)

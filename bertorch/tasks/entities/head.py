@@ -1,4 +1,4 @@
-"""Tagger: a tag for each character or word, by a linear layer alone or with a CRF on top."""
+"""Tagger: a tag for each character or word, from a linear layer alone or with a CRF on top."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,17 +18,17 @@ from bertorch.tasks.entities.tags import Span, TagSet
 
 
 class Tagger(nn.Module):
-    """A linear layer over the token states (Devlin et al. 2018, section 5.3), and a CRF over its scores where asked for.
+    """A linear layer over the token states (Devlin et al. 2018, section 5.3), with an optional CRF over its scores.
 
     The loss of both is divided by the number of tagged places: cross-entropy of each place, or the negative log-likelihood
-    of whole texts. A text's likelihood divided by texts would be some hundred times larger, and gradient clipping, not the
-    learning rate, would decide the step.
+    of whole texts. Dividing the likelihood by the number of texts would make it about a hundred times larger, and gradient
+    clipping, not the learning rate, would decide the step.
 
     Args:
         encoder: without pooler.
         tag_set: the tags.
         with_crf: put a CRF on top.
-        constrained: the CRF forbids what the scheme does, such as I after O.
+        constrained: the CRF forbids what the scheme forbids, such as I after O.
     """
 
     architecture = "ForTokenClassification"
@@ -60,18 +60,18 @@ class Tagger(nn.Module):
         return Loss(total, len(batch.tags), logits=emissions)
 
     def loss(self, emissions: Tensor, tags: Tensor, lengths: list[int]) -> Tensor:
-        """The sum over all places: ``[total_units, num_tags]``, ``[total_units]`` and units of each text -> scalar."""
+        """The loss summed over all units: ``[total_units, num_tags]``, ``[total_units]``, units of each text -> scalar."""
         if self.crf is None:
             return self.class_loss(emissions, tags)
         return -self.crf.log_likelihood(emissions, tags, lengths).sum()
 
     def decode(self, emissions: Tensor, lengths: list[int]) -> Tensor:
-        """The most probable tags, LongTensor ``[total_units]``: of each place, with a CRF of each text as a whole."""
+        """The most probable tags, LongTensor ``[total_units]``: unit by unit, or with a CRF for each text as a whole."""
         return emissions.argmax(dim=1) if self.crf is None else self.crf.decode(emissions, lengths)
 
     @torch.no_grad()
     def confidence(self, emissions: Tensor, tags: Sequence[int], spans: Sequence[Span]) -> list[float]:
-        """The probability of each entity: that its places carry its tags and the next does not make it longer.
+        """The probability of each entity: that its units have its tags and the next unit does not make it longer.
 
         Args:
             emissions: of one text, ``[units, num_tags]``.
@@ -80,7 +80,7 @@ class Tagger(nn.Module):
         """
         crf = self.crf or CRF(emissions.shape[1]).to(emissions.device)  # all transitions 0: the linear layer alone
         steps = Steps.of([len(tags)], emissions.device)
-        # Beside the best tag of a place, e^-100 is nothing, and scores further down would overflow the recursion.
+        # Compared with a place's best tag, e^-100 is negligible; lower scores would overflow the recursion.
         emissions = (emissions - emissions.amax(dim=1, keepdim=True)).double().clamp(min=-100)
         start, transitions, end = crf.scores()
         _, alpha, beta, arriving, scale = forward_backward(emissions, start, transitions, end, steps)
@@ -101,6 +101,6 @@ class Tagger(nn.Module):
         return result
 
     def fill_head(self, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
-        """See ``Head``; layer by layer, as a tagger without a CRF may be where one is put on top."""
+        """See ``Head``; fill layer by layer, as a CRF may be added to a tagger that has none."""
         tensors = without_padding_tag(tensors, len(self.tag_set.labels), self.tag_set.ids["O"])
         return fill_own_layers(self, tensors, source, required)

@@ -1,4 +1,4 @@
-"""Taggers of the original bertorch (see ``tasks/original.py``), read as ours."""
+"""Read taggers of the original bertorch (see ``tasks/original.py``) as ours."""
 
 from torch import Tensor
 
@@ -6,14 +6,14 @@ from bertorch.tasks.original import CLASSIFIER, WORDS
 
 
 def without_padding_tag(tensors: dict[str, Tensor], num_labels: int, outside: int) -> dict[str, Tensor]:
-    """The tensors of a tagger, without [PAD] where the original's is the tag too much; others as they are.
+    """The tensors of a tagger without the original's extra tag [PAD]; other taggers stay as they are.
 
-    The CRF becomes one over the characters alone. [CLS] and [SEP] are O in every text it was trained on, so what it adds for
-    the first character is the step from O, and for the last the step to O; what is the same for all tags drops out.
+    The CRF becomes one over the characters alone. [CLS] and [SEP] are O in every text it was trained on, so the
+    start scores are those of a step from O, and the end scores those of a step to O; terms equal for all tags drop out.
 
     Args:
         tensors: the checkpoint.
-        num_labels: of the model.
+        num_labels: the number of the model's tags.
         outside: the id of O.
     """
     weight = tensors.get("classifier.weight")

@@ -1,4 +1,4 @@
-"""Entities of texts of any length."""
+"""Predict the entities of texts of any length."""
 
 import argparse
 import re
@@ -20,7 +20,7 @@ _COLOURS = (41, 42, 43, 44, 45, 46, 101, 102, 103, 104, 105, 106)  # of the back
 
 
 def predict(args: argparse.Namespace, directory: Path, compute: Compute) -> None:
-    """Type, text, start, end and confidence of each entity; with --evaluate scores against those of the file."""
+    """Write each entity's type, text, start, end and confidence; with --evaluate score against those of the file."""
     predictor = Predictor.open(
         directory, compute, read_labels(args.label_file) if args.label_file else None, args.init_from_ckpt, args.unit,
         args.doc_stride, args.max_seq_length,
@@ -36,7 +36,7 @@ def predict(args: argparse.Namespace, directory: Path, compute: Compute) -> None
     usable = [document for document in documents if (document.text or "").strip()]
     path = args.input_file or "<stdin>"
     if args.evaluate:
-        of_run = predictor.description.max_seq_length is not None  # other tools need not have all tags of a scheme
+        of_run = predictor.description.max_seq_length is not None  # models of other tools may lack tags of the scheme
         samples = predictor.samples(usable, path, model.tag_set if of_run and isinstance(model, Tagger) else None)
         found = predictor.find(samples, with_confidence=True)
         if is_main:
@@ -51,7 +51,7 @@ def predict(args: argparse.Namespace, directory: Path, compute: Compute) -> None
 
 
 def _documents(args: argparse.Namespace, types: list[str]) -> list[Document]:
-    """Every text of the input; one that cannot be used is kept without text."""
+    """Read every row of the input; one that cannot be used is kept without text."""
     if args.columns is not None or args.is_text_pair or args.corpus is not None:
         raise UserError("--columns, --is_text_pair and --corpus are not for entities")
     kind = args.input_format
@@ -68,7 +68,7 @@ def _documents(args: argparse.Namespace, types: list[str]) -> list[Document]:
         label_needed=args.evaluate,
         stream=None if args.input_file else as_stream(standard_input()),
         kind=kind,
-        keep_all=args.output_file is not None or not args.evaluate,  # answers lose no row
+        keep_all=args.output_file is not None or not args.evaluate,  # every row gets an answer
         encoding=args.encoding,
     )
     return documents if args.evaluate else [replace(document, entities=None) for document in documents]
@@ -77,7 +77,7 @@ def _documents(args: argparse.Namespace, types: list[str]) -> list[Document]:
 def _lines(
     args: argparse.Namespace, documents: list[Document], answers: Iterator[Answer], types: list[str]
 ) -> Iterator[str]:
-    """An object a text in json lines; otherwise a line an entity, which begins with the line of its text."""
+    """One object per text in json lines; otherwise one line per entity, starting with the line number of its text."""
     for document in documents:
         text = document.text
         answer = next(answers) if (text or "").strip() else Answer()
@@ -92,7 +92,7 @@ def _lines(
 
 
 def _coloured(text: str, entities: list[Entity], types: list[str]) -> str:
-    """The text with its entities coloured by type, the type behind each; of entities within each other, the outermost."""
+    """The text with its entities coloured by type, each followed by its type; of nested entities, only the outermost."""
     parts, done = [], 0
     for kind, start, end in sorted(entities, key=lambda entity: (entity[1], -entity[2])):
         if start >= done:

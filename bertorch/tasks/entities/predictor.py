@@ -1,4 +1,4 @@
-"""A trained tagger or span scorer that answers."""
+"""Prediction with a trained tagger or span scorer."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,12 +25,12 @@ _BLOCK = 512  # texts read at a time
 
 @dataclass
 class Answer:
-    """What was found in a text.
+    """The entities found in a text.
 
     Attributes:
         entities: type, start and end in characters.
-        confidences: the probability of exactly each of them.
-        readings: the likeliest readings of the text and their probabilities, where they were asked for.
+        confidences: the probability of exactly each entity.
+        readings: the likeliest readings of the text with their probabilities, if requested.
     """
 
     entities: list[Entity] = field(default_factory=list)
@@ -77,13 +77,13 @@ class Predictor:
         """See ``contract.Predictor``.
 
         Args:
-            directory: of a run, or of a token classifier of transformers.
-            compute: how answers are computed.
-            labels: the tags, where another tool's directory does not name them.
-            weights: a file with the trained weights, where the directory has none.
-            unit: what plain texts are divided into, ``character`` or ``word``.
+            directory: that of a run, or of a token classifier of transformers.
+            compute: the device and batches of computation.
+            labels: the tags, if another tool's directory does not name them.
+            weights: a file with the trained weights, if the directory has none.
+            unit: what to divide plain texts into, ``character`` or ``word``.
             doc_stride: tokens that neighbouring windows share.
-            max_seq_length: of a window, in tokens.
+            max_seq_length: length of a window, in tokens.
 
         Raises:
             UserError: something is missing, damaged or does not fit.
@@ -96,7 +96,7 @@ class Predictor:
         return cls(model, UnitTokenizer(texts, unit or description.unit, stride), description, compute)
 
     def __call__(self, rows: Sequence[str]) -> list[dict[str, Any]]:
-        """Of each text its ``entities``: type, text, start and end in characters, confidence."""
+        """The ``entities`` of each text: type, text, start and end in characters, confidence."""
         documents = [Document(line, text) for line, text in enumerate(rows, 1)]
         usable = [document for document in documents if document.text.strip()]
         answers = self.answers(usable) if usable else iter(())
@@ -107,17 +107,17 @@ class Predictor:
         return read_entities(self.model, samples, self.compute, with_confidence)
 
     def samples(self, documents: list[Document], path: str = "<rows>", tag_set: TagSet | None = None) -> TaggedSamples:
-        """Windows of documents, all of which have texts; with their tags where ``tag_set`` is given."""
+        """The windows of documents that all have texts; with their tags if ``tag_set`` is given."""
         return tag_documents(documents, self.tokenizer, self.description.types, tag_set, path)
 
     def answers(self, documents: list[Document], path: str = "<rows>", n_best: int = 0) -> Iterator[Answer]:
-        """The answer to each of the documents, all of which have texts; a few hundred are read at a time."""
+        """The answer for each document; all must have texts. A few hundred are read at a time."""
         for start in range(0, len(documents), _BLOCK):
             samples = self.samples(documents[start : start + _BLOCK], path)
             yield from self.answers_of(samples, self.find(samples, with_confidence=True), n_best)
 
     def answers_of(self, samples: TaggedSamples, found: Findings, n_best: int = 0) -> Iterator[Answer]:
-        """``found``, in characters; with ``n_best`` also the likeliest readings by the CRF."""
+        """``found`` as answers in characters; with ``n_best``, also the CRF's likeliest readings."""
         for row, spans in enumerate(found.spans):
             readings = self._readings(samples, found, row, n_best) if n_best else []
             yield Answer(in_characters(samples, row, spans), found.confidences[row], readings)

@@ -1,4 +1,4 @@
-"""Entities: what an evaluation keeps, and how the report shows it."""
+"""Entities: the details that an evaluation saves, and their section in the report."""
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
@@ -17,15 +17,15 @@ EXAMPLES = 50
 _AROUND = 15  # units of text on either side of a mistake
 KINDS = ("wrong type", "wrong bounds", "both wrong", "missed", "invented")
 
-Mistake = tuple[str, Entity | None, Entity | None]  # kind, the entity that is there, the one that was found
+Mistake = tuple[str, Entity | None, Entity | None]  # kind, the gold entity, the found one
 
 
 def entity_details(samples: TaggedSamples, found: Iterable[Sequence[Entity]], types: Sequence[str]) -> dict[str, Any]:
-    """Counts by type, what became of the entities that were not found, and some of the mistakes with their texts.
+    """Counts by type, kinds of mistakes, and some of the mistakes with their texts.
 
     Args:
         samples: the rows, with their entities.
-        found: of each row, in characters.
+        found: the entities found in each row, in characters.
         types: the entity types.
     """
     right, labelled, given = Counter(), Counter(), Counter()
@@ -56,10 +56,10 @@ def entity_details(samples: TaggedSamples, found: Iterable[Sequence[Entity]], ty
 
 
 def mistakes(there: set[Entity], found: set[Entity]) -> list[Mistake]:
-    """What is wrong in a text, by start.
+    """The mistakes in a text, by start.
 
-    An entity that was not found goes with one that was found wrongly and overlaps it: one of the same bounds before one of
-    the same type before any other. Without such a one it was missed; what was found and goes with none was invented.
+    An entity that was not found is paired with a wrongly found one that overlaps it: preferably one with the same bounds,
+    then one of the same type. Without a partner it was missed; a found entity that overlaps none of these was invented.
     """
     lacking, surplus = sorted(there - found, key=_by_place), sorted(found - there, key=_by_place)
     listed: list[Mistake] = []
@@ -99,19 +99,19 @@ def _example(samples: TaggedSamples, row: int, mistake: Mistake) -> dict[str, An
 
 
 def _units_of(samples: TaggedSamples, row: int, start: int, end: int) -> tuple[int, int]:
-    """First unit and unit after the last of what stands between two characters of a row's text."""
+    """(first unit, unit after the last) between two characters of a row's text."""
     offsets = samples.unit_offsets[samples.unit_starts[row] : samples.unit_starts[row + 1]]
     return bisect_right(offsets[:, 1], start), bisect_left(offsets[:, 0], end)
 
 
 def _unit_tokens(samples: TaggedSamples, row: int, low: int, high: int) -> list[int]:
-    """All tokens of some units of a row, those of each unit from the window that decides it."""
+    """All tokens of some units of a row, each unit's from the window that decides it."""
     first = samples.unit_starts[row]
     places = samples.unit_tokens[first + max(low, 0) : min(first + high, samples.unit_starts[row + 1])]
     ids: list[int] = []
     for place in places:
         end = place + 1
-        while end < len(samples.units) and samples.units[end] < 0:  # special tokens at a window's end become no text
+        while end < len(samples.units) and samples.units[end] < 0:  # special tokens at a window's end are not shown
             end += 1
         ids += samples.input_ids[place:end].tolist()
     return ids
@@ -121,7 +121,7 @@ TITLE = "Entities"
 
 
 def section(details: dict[str, Any], labels: Sequence[str] | None) -> Html:
-    """Scores and mistakes by type, types that are taken for one another, mistakes in their texts."""
+    """Scores and mistakes by type, types mistaken for one another, and mistakes in their texts."""
     rows = []
     for one in details["types"]:
         scores = precision_recall_f1(one["right"], one["labelled"], one["found"])

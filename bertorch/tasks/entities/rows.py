@@ -17,7 +17,7 @@ ENTITY_FORMATS = ("text", "columns", "jsonl", "json")
 UNITS = ("character", "word")
 _CJK = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+|\S")
-# Cells that give the header row of a column file away; compared in lower case.
+# Cells that mark the header row of a column file, in lower case.
 _HEADER_WORDS = {
     *HEADER_WORDS, "token", "tokens", "word", "words", "form", "char", "chars", "character", "characters", "tag", "tags",
     "ner", "ner_tag", "ner_tags", "bio", "entity", "entities", "pos", "pos_tag", "chunk", "lemma", "sentence #", "字", "词",
@@ -33,10 +33,10 @@ class Document:
 
     Attributes:
         line: where it starts in its file, from 1.
-        text: the text; where the file lists characters or words, these joined, words with a space between. None for a bad
-            row or a blank line of json lines that prediction keeps the place of.
-        units: the characters or words that the file lists, as (start, end) in ``text``; None where it holds a plain text.
-        entities: type, start and end (exclusive) in characters of ``text``; None where the file has no labels.
+        text: the text, or the file's characters or words joined, words by spaces. None for a bad row, or for a blank line
+            of json lines, that prediction keeps.
+        units: the characters or words that the file lists, as (start, end) in ``text``; None for plain text.
+        entities: type, start and end (exclusive) in characters of ``text``; None if the file has no labels.
     """
 
     line: int
@@ -61,24 +61,24 @@ def read_documents(
       "entities": [[0, 2, "PER"]]}``, end exclusive, also ``{"start": 0, "end": 2, "type": "PER"}`` or doccano's
       ``start_offset``, ``end_offset`` and ``label``; and CLUENER's
       ``{"text": …, "label": {"name": {"小明": [[0, 1]]}}}``, end inclusive.
-      A list of such objects (``json``), or objects over several lines, hold the same.
-    - column files (any other ending): a token and its tag a line, a blank line between texts; or a text a line, tokens and
-      tags separated by a TAB. Where there are more columns, the first and the last count. A header row is passed over.
-    - plain text (``kind`` text), a text a line.
+      A list of such objects (``json``), or objects that span several lines, are read too.
+    - column files (any other ending): a token and its tag per line, a blank line between texts; or a text per line, tokens
+      and tags separated by a TAB. If there are more columns, the first and the last count. A header row is skipped.
+    - plain text (``kind`` text), a text per line.
 
     Tags may be of any scheme. They are read as conlleval reads them, so an I- that continues nothing begins an entity; a
     warning says how many did. All files may end in ``.gz``.
 
     Args:
         path: the file, and its name in messages.
-        types: the entity types there may be; None takes any.
+        types: the allowed entity types; None allows any.
         bad_rows: ``error`` or ``skip``.
-        label_needed: False reads texts without labels too.
+        label_needed: False also reads texts without labels.
         stream: read this instead of opening ``path``.
-        kind: one of ``ENTITY_FORMATS``; None goes by the ending of ``path``.
-        keep_all: for prediction, which loses no row: blank texts stay where no labels are needed; a bad row that is skipped
-            and a blank line of json lines leave a Document without text.
-        encoding: of the file; None detects it.
+        kind: one of ``ENTITY_FORMATS``; None decides by the ending of ``path``.
+        keep_all: for prediction, which keeps every row: blank texts stay if no labels are needed; skipped bad rows and
+            blank lines of json lines become Documents without text.
+        encoding: the file's encoding; None detects it.
 
     Raises:
         UserError: the file cannot be read, is empty, or has bad rows.
@@ -134,14 +134,14 @@ def read_documents(
 
 
 def find_types(path: str | Path, **reading: str | None) -> list[str]:
-    """The entity types of a training set whose label file is not given, sorted.
+    """The entity types of a training set without a label file, sorted.
 
     Args:
         path: the file.
         reading: as for ``read_documents``.
 
     Raises:
-        UserError: as ``read_documents``, or there is no entity in it.
+        UserError: as ``read_documents``, or the file has no entity.
     """
     types = sorted({kind for document in read_documents(path, None, **reading) for kind, _, _ in document.entities})
     if not types:
@@ -152,7 +152,7 @@ def find_types(path: str | Path, **reading: str | None) -> list[str]:
 
 @dataclass
 class _Tokens:
-    """Tokens and tags as a file lists them; tags None where it has none."""
+    """Tokens and tags as a file lists them; tags are None if it has none."""
 
     tokens: list[str]
     tags: list[str] | None
@@ -179,7 +179,7 @@ def _list_rows(
 def _column_rows(
     path: str | Path, stream: BinaryIO | None, encoding: str | None, bad: BadRows, label_needed: bool
 ) -> Iterator[tuple[int, _Tokens | None]]:
-    """Texts of a column file. A line that cannot be read spoils its text: (line, None)."""
+    """Texts of a column file. A line that cannot be read makes its whole text unusable: (line, None)."""
     first, tokens, tags, spoiled = 0, [], [], False
     begun = text_a_line = False
     for number, line in read_lines(path, stream, encoding):
@@ -195,7 +195,7 @@ def _column_rows(
             begun = True
             continue
         if not text_a_line and "\t" in line and len(cells) == 2 and " " in cells[1]:
-            # The first line tells, or a later one that cannot be another layout: until then each was a text of one token.
+            # The first line decides, or a later one that fits no other layout: until then each was a text of one token.
             text_a_line = not begun or None not in map(parse_tag, cells[1].split())
             if text_a_line and spoiled:
                 yield first, None
@@ -245,7 +245,7 @@ def _document(
         if given is None and label_needed:
             raise UnusableRow("no labels (key entities or label)", "add them: a list, empty where the text has no entity")
         if isinstance(text, str) and isinstance(given, list) and given and all(isinstance(tag, str) for tag in given):
-            text = list(text)  # a tag a character
+            text = list(text)  # one tag per character
         if isinstance(text, str):
             entities = None if given is None else _character_spans(text, given, types)
             return Document(line, text, entities=entities)
@@ -256,7 +256,7 @@ def _document(
 
 
 def _tagged(line: int, content: _Tokens, types: list[str] | None, repaired: list[tuple[int, int]]) -> Document:
-    """The document of tokens and tags."""
+    """Build the document of tokens and tags."""
     tokens, tags = content.tokens, content.tags
     odd = [token for token in tokens if not isinstance(token, str) or not token]
     if odd:
@@ -336,8 +336,8 @@ def split_units(text: str, unit: str) -> list[tuple[int, int]]:
 
     Args:
         text: any text.
-        unit: ``character`` takes every character, blank ones too; ``word`` takes each CJK character, each run of other
-            letters and digits, and each other sign, as BERT's tokenizer does before it looks words up.
+        unit: ``character`` takes every character, blanks included; ``word`` takes each CJK character, each run of other
+            letters and digits, and each other sign, as BERT's tokenizer does before it looks up words.
     """
     if unit == "character":
         return [(place, place + 1) for place in range(len(text))]

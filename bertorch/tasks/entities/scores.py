@@ -1,4 +1,4 @@
-"""Entity precision, recall and F1: an entity is right where type, start and end are."""
+"""Entity precision, recall and F1: an entity is right if its type, start and end are right."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -11,17 +11,17 @@ Entity = tuple[str, int, int]  # type, start, end
 
 
 def entity_scores(gold: Iterable[set[Entity]], found: Iterable[set[Entity]]) -> tuple[float, float, float]:
-    """Micro-averaged precision, recall and F1 over texts; 0 where nothing was found or nothing is there.
+    """Micro-averaged precision, recall and F1 over texts; 0 if there are no found or no gold entities.
 
     Args:
-        gold: the entities of each text; all count, also those that the model cannot write.
-        found: those of the model.
+        gold: the entities of each text; all count, even those that the model cannot express.
+        found: the entities that the model found in each text.
     """
     return precision_recall_f1(*(sum(counts.values()) for counts in _counts(gold, found)))
 
 
 def entity_table(gold: Iterable[set[Entity]], found: Iterable[set[Entity]]) -> str:
-    """Precision, recall, F1 and the number of gold and found entities of each type that occurs, and of all, as text."""
+    """A text table of precision, recall, F1, gold and found entities, for each type that occurs and for all."""
     right, wanted, given = _counts(gold, found)
     names = [*sorted({*wanted, *given}), "all"]
     for counts in (right, wanted, given):
@@ -35,7 +35,7 @@ def entity_table(gold: Iterable[set[Entity]], found: Iterable[set[Entity]]) -> s
 
 
 def _counts(gold: Iterable[set[Entity]], found: Iterable[set[Entity]]) -> tuple[Counter, Counter, Counter]:
-    """Entities by type: right ones, those wanted, those given."""
+    """Count entities by type: right, gold and found."""
     right, wanted, given = Counter(), Counter(), Counter()
     for there, answer in zip(gold, found, strict=True):
         right.update(kind for kind, _, _ in there & answer)

@@ -1,7 +1,7 @@
-"""Tags of entities: schemes, what follows what, and from tags to entities and back.
+"""Tags of entities: schemes, allowed transitions, and conversion between tags and entities.
 
-A tag is ``O``, or a letter and a type: ``B-PER``. Letters are read as B (begins), I or M (inside), E or L (ends) and S or U
-(an entity of one place), so that bio, bios, bioes, bmes and bilou are read alike.
+A tag is ``O``, or a letter and a type: ``B-PER``. The letters are B (begins), I or M (inside), E or L (ends), and S or U
+(an entity of one place), so bio, bios, bioes, bmes and bilou can all be read.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bertorch.errors import UserError
 
-# The letters of each scheme: begins, inside, ends, alone; None where it has none.
+# The letters of each scheme: begins, inside, ends, alone; None for a letter that it lacks.
 SCHEMES = {
     "bios": ("B", "I", None, "S"),
     "bio": ("B", "I", None, None),
@@ -28,7 +28,7 @@ Span = tuple[str, int, int]  # type, first place, place after the last
 
 
 def parse_tag(text: str) -> Tag | None:
-    """A tag's letter and type; None for what is not a tag."""
+    """A tag's letter and type; None if the text is not a tag."""
     if text == "O":
         return _OUTSIDE
     if len(text) > 2 and text[1] == "-" and text[0] in _LETTERS and len(text.split()) == 1:
@@ -57,14 +57,14 @@ def _continues(before: Tag, tag: Tag) -> bool:
 
 
 def count_repairs(tags: Sequence[Tag]) -> int:
-    """How many tags continue nothing, and so begin an entity without saying so."""
+    """The number of I and E tags that continue no entity, and so begin one."""
     return sum(tag[0] in "IE" and not _continues(before, tag) for before, tag in zip((_OUTSIDE, *tags), tags, strict=False))
 
 
 def strict_spans(tags: Sequence[Tag], scheme: str) -> list[Span]:
-    """Entities that are written as the scheme wants them; what is not written so is none. As seqeval's strict mode.
+    """Entities whose tags follow the scheme, and no others; as seqeval's strict mode.
 
-    ``bio`` and ``bios``: B and all I of its type that follow; ``bioes`` and ``bmes``: B, any I, E, all of one type. S alone.
+    ``bio`` and ``bios``: B and all following I of its type; ``bioes`` and ``bmes``: B, any I, E, all of one type. S alone.
     """
     has_end = SCHEMES[scheme][2] is not None
     spans: list[Span] = []
@@ -88,7 +88,7 @@ def types_of(labels: Sequence[str], path: str | Path) -> list[str]:
     """The entity types of a label file, which lists tags (``B-PER``) or types (``PER``), in the order they first appear.
 
     Raises:
-        UserError: it lists both, or neither.
+        UserError: it lists both tags and types, or neither.
     """
     named = [label for label in labels if label != "O"]
     parsed = [parse_tag(label) for label in named]
@@ -102,11 +102,11 @@ class TagSet:
     """The tags of a model: what each tag id means.
 
     Args:
-        labels: tag by id.
+        labels: the tags by id.
         scheme: a key of ``SCHEMES``.
 
     Attributes:
-        tags: letter and type by id.
+        tags: letter and type by tag id.
         types: the entity types, in the order they first appear.
     """
 
@@ -118,14 +118,14 @@ class TagSet:
 
     @classmethod
     def from_labels(cls, labels: Sequence[str], types: Sequence[str], scheme: str) -> "TagSet":
-        """The tags of a label file in its order, where they are tags of ``scheme``; else all tags of its types."""
+        """The tags of a label file in its order, if they are those of ``scheme``; else all tags of its types."""
         full = ["O", *(f"{letter}-{kind}" for letter in SCHEMES[scheme] if letter for kind in types)]
-        # Every type needs a way to be written at any length; S may be missing from bios, where B alone does as well.
+        # Entities of any type and length need tags; S may be missing from bios, where B alone also works.
         optional = {f"S-{kind}" for kind in types} if scheme == "bios" else set()
         return cls(labels if set(full) - optional <= set(labels) <= set(full) else full, scheme)
 
     def encode(self, spans: Iterable[Span], length: int) -> tuple[np.ndarray, int]:
-        """Tag ids of a text, int64 ``[length]``, and how many spans could not be written: longer ones overlap them."""
+        """Tag ids of a text, int64 ``[length]``, and the number of spans left out because longer ones overlap them."""
         begins, inside, ends, alone = SCHEMES[self.scheme]
         tags = np.full(length, self.ids["O"], dtype=np.int64)
         left_out = 0
@@ -159,7 +159,7 @@ class TagSet:
         return follow, begin, end
 
     def continuing(self, tag: int) -> list[int]:
-        """The tags that would make an entity longer whose last tag this is."""
+        """The tags that would continue an entity after this tag."""
         return [other for other, parsed in enumerate(self.tags) if _continues(self.tags[tag], parsed)]
 
 

@@ -1,7 +1,7 @@
 """Documents to token ids, windows and tags: one position for each character or word.
 
-A text longer than ``max_seq_length`` is read in overlapping windows. Each unit is decided in the window where it has most
-context, so that a text has one answer for each of its units, however many windows it takes.
+A text longer than ``max_seq_length`` is read in overlapping windows. Each unit is decided in the window that gives it the
+most context, so each unit of a text gets one answer, however many windows the text takes.
 """
 
 import sys
@@ -19,18 +19,18 @@ from bertorch.errors import UserError
 from bertorch.tasks.entities.rows import Document, split_units
 from bertorch.tasks.entities.tags import Span, TagSet
 
-# Signs that Chinese vocabularies often lack, and what stands for them; NFKC has folded full-width forms before.
+# Signs that Chinese vocabularies often lack, and their replacements; NFKC has already folded full-width forms.
 _SIGNS = str.maketrans("“”„〝〞‘’‚—–―─•", '"""""\'\'\'----·')
-_LONGEST_ROW = 16  # of a training text, in lengths of a window; longer ones become several rows
+_LONGEST_ROW = 16  # longest training text, in window lengths; longer ones become several rows
 
 
 class UnitTokenizer:
     """Token ids of characters or words, and the windows of a text.
 
     Args:
-        texts: gives tokenizer, special tokens and ``max_seq_length``.
-        unit: what plain texts are divided into, ``character`` or ``word``.
-        doc_stride: tokens that two neighbouring windows share; None takes half of what a window holds.
+        texts: provides the tokenizer, special tokens and ``max_seq_length``.
+        unit: what to divide plain texts into, ``character`` or ``word``.
+        doc_stride: tokens that two neighbouring windows share; None means half of a window's room.
     """
 
     def __init__(self, texts: TextTokenizer, unit: str = "character", doc_stride: int | None = None):
@@ -54,12 +54,12 @@ class UnitTokenizer:
     def pieces(self, units: Sequence[str], words: bool) -> list[list[int]]:
         """The token ids of each unit, at least one.
 
-        Where the vocabulary lacks a unit, its plain form is tried: half-width (NFKC), straight quotes, lower case. What
-        the tokenizer drops (blanks, control characters) keeps its place as the unknown token.
+        If the vocabulary lacks a unit, its plain form is tried: half-width (NFKC), straight quotes, lower case. A unit that
+        the tokenizer drops (blanks, control characters) becomes the unknown token.
 
         Args:
-            units: as the file has them.
-            words: they are words with blanks between them; False: characters.
+            units: as they stand in the file.
+            words: whether they are words with blanks between them; False for characters.
         """
         new = list(dict.fromkeys(unit for unit in units if (words, unit) not in self._pieces))
         for unit, ids in zip(new, self._encode(new, words), strict=True):
@@ -77,16 +77,16 @@ class UnitTokenizer:
         return self.pretrained.unk_token_id in ids
 
     def _encode(self, units: list[str], words: bool) -> list[list[int]]:
-        """Token ids of each unit, none for what the tokenizer drops."""
+        """Token ids of each unit; none for a unit that the tokenizer drops."""
         texts = [" " + unit for unit in units] if words else units  # the words of a byte-level vocabulary begin with a blank
         found = [encoding.ids for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
-        # SentencePiece may set the mark of a word's beginning apart from what follows.
+        # SentencePiece may split the mark of a word's beginning from the word.
         mark = self.pretrained.convert_tokens_to_ids("▁")
         return [ids[1:] if ids and ids[0] == mark != self.pretrained.unk_token_id else ids for ids in found]
 
     def windows(self, sizes: Sequence[int]) -> list[tuple[int, int, int, int]]:
         """``(first unit, end, first decided unit, end)`` of each window of a text; ``sizes`` are the tokens of its units."""
-        ends = np.cumsum(sizes)  # tokens up to and with each unit
+        ends = np.cumsum(sizes)  # tokens up to and including each unit
         total, start = int(ends[-1]), 0
         bounds: list[tuple[int, int]] = []
         while True:
@@ -97,7 +97,7 @@ class UnitTokenizer:
             wanted = min(
                 start + self.room - self.doc_stride, total - self.room
             )  # the last window reaches back as far as it can
-            start = int(min(ends[np.searchsorted(ends, wanted)], ends[end - 1]))  # the end of a unit, and no gap
+            start = int(min(ends[np.searchsorted(ends, wanted)], ends[end - 1]))  # at the end of a unit, without a gap
         meets = [(later[0] + earlier[1]) // 2 for earlier, later in zip(bounds, bounds[1:], strict=False)]
         decided = zip([0, *meets], [*meets, len(sizes)], strict=True)
         return [(*bound, *own) for bound, own in zip(bounds, decided, strict=True)]
@@ -112,17 +112,17 @@ class TaggedSamples(Samples):
     """Tokenized documents: a row is a text, its sequences are its windows.
 
     Attributes:
-        units: the unit (within its text) whose first token this is, else -1, int32 ``[total_tokens]``.
-        unit_starts: the first unit of each row, and their number, int64 ``[rows + 1]``.
-        unit_tokens: the token that decides each unit, a place in ``input_ids``, int64 ``[total_units]``.
+        units: for each token, the unit (within its text) that it begins, else -1, int32 ``[total_tokens]``.
+        unit_starts: the first unit of each row, then the number of units, int64 ``[rows + 1]``.
+        unit_tokens: the token that decides each unit, as an index into ``input_ids``, int64 ``[total_units]``.
         unit_offsets: start and end of each unit in its text, int32 ``[total_units, 2]``.
-        tags: tag id of each unit, int64 ``[total_units]``; -1 where no tags are asked for.
+        tags: tag id of each unit, int64 ``[total_units]``; -1 if no tags were requested.
         entities: type id, start and end in characters, int32 ``[entities, 3]``.
-        spans: the same in units of the row, -1 where an entity holds no unit.
-        entity_starts: the first entity of each row, and their number, int64 ``[rows + 1]``.
+        spans: the same in units of the row; -1 if an entity holds no unit.
+        entity_starts: the first entity of each row, then the number of entities, int64 ``[rows + 1]``.
         spaces: which units are blanks, bool ``[total_units]``; an entity neither begins nor ends with one.
-        blank: units that normalise to nothing; they are not counted as unknown.
-        labelled: 1 where every text came with its entities, 0 where some did not.
+        blank: number of units that normalise to nothing; they do not count as unknown.
+        labelled: 1 if every text came with its entities, else 0.
     """
 
     units: np.ndarray
@@ -144,7 +144,7 @@ class TaggedSamples(Samples):
 
     @property
     def unit(self) -> str:
-        """``word`` where more than one unit in a hundred has several characters, else ``character``."""
+        """``word`` if more than one unit in a hundred has several characters, else ``character``."""
         widths = self.unit_offsets[:, 1] - self.unit_offsets[:, 0]
         return "word" if (widths > 1).mean() > 0.01 else "character"
 
@@ -156,13 +156,13 @@ class TaggedSamples(Samples):
 
 @dataclass
 class _Row:
-    """A text, or a part of one, before it is laid out: its units, their token ids, its entities."""
+    """A text, or a part of one, before it becomes windows: its units, their token ids, its entities."""
 
     document: Document
     offsets: list[tuple[int, int]]  # of the units, in the text
     pieces: list[list[int]]
     entities: list[Span]  # in characters of the text
-    spans: list[Span]  # the same in units; -1 where an entity holds none
+    spans: list[Span]  # the same in units; -1 if an entity holds none
 
     def part(self, low: int, high: int) -> "_Row":
         """The units from ``low`` to ``high``, and the entities among them."""
@@ -187,7 +187,7 @@ def _row(document: Document, encoder: UnitTokenizer) -> _Row:
 
 
 def _without_blanks(text: str, kind: str, start: int, end: int) -> Span:
-    """The entity without blanks at its edges, unless it is nothing else."""
+    """The entity without blanks at its edges, unless it is all blank."""
     inner = text[start:end].strip()
     if not inner:
         return kind, start, end
@@ -196,14 +196,14 @@ def _without_blanks(text: str, kind: str, start: int, end: int) -> Span:
 
 
 def _parts(row: _Row, most: int) -> Iterator[_Row]:
-    """The row in parts of at most ``most`` units, cut where no entity continues; one longer than ``most`` is lost."""
+    """Cut the row between entities into parts of at most ``most`` units; an entity longer than ``most`` is lost."""
     short = [(first, last) for _, first, last in row.spans if 0 < last - first <= most]
     low = 0
     while len(row.pieces) - low > most:
         high = low + most
         while hit := [first for first, last in short if first < high < last]:
             high = min(hit)
-        high = high if high > low else low + most  # entities that overlap one another all the way: one is cut
+        high = high if high > low else low + most  # a chain of overlapping entities: one is cut
         yield row.part(low, high)
         low = high
     yield row.part(low, len(row.pieces)) if low else row
@@ -221,12 +221,12 @@ def tag_documents(
 
     Args:
         documents: each with a text that is not blank.
-        encoder: gives token ids and windows.
-        types: the entity types; the place in the list is a type's id.
-        tag_set: writes the tags; None where none are asked for.
-        path: of the file, for warnings.
-        split_long: a text of more units than 16 windows hold tokens becomes several rows, cut between entities. For
-            training, where all of a row must fit into memory.
+        encoder: provides token ids and windows.
+        types: the entity types; a type's id is its place in the list.
+        tag_set: encodes the tags; None for no tags.
+        path: the file's name in warnings.
+        split_long: cut a text with more units than 16 windows have tokens into several rows, between entities. For
+            training, where a whole row must fit into memory.
     """
     documents = list(documents)
     most = _LONGEST_ROW * encoder.room if split_long else sys.maxsize
@@ -288,7 +288,7 @@ def tag_documents(
 
 
 def _window(row: _Row, encoder: UnitTokenizer, window: tuple[int, int, int, int]) -> tuple[list[int], list[int], np.ndarray]:
-    """Token ids of a window, the unit that begins at each token (or -1), and which tokens decide a unit."""
+    """Token ids of a window, the unit that begins at each token (or -1), and the tokens that decide a unit."""
     first, end, first_decided, end_decided = window
     ids, units, decided = list(encoder.before), [-1] * len(encoder.before), []
     for unit in range(first, end):

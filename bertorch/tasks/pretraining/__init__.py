@@ -1,1 +1,1 @@
-"""Masked tokens and the order of sentences, on plain text."""
+"""Pretraining on plain text: masked tokens and the order of sentences."""

@@ -1,4 +1,4 @@
-"""What the sets of documents hold, before training."""
+"""Statistics of document sets, before training."""
 
 from loguru import logger
 
@@ -7,7 +7,7 @@ from bertorch.tasks.pretraining.rows import Documents
 
 
 def report_documents(sets: dict[str, Documents]) -> Report:
-    """What each set holds: documents, sentences, texts and their lengths, unknown tokens, sentences cut."""
+    """Report each set's documents, sentences, texts and their lengths, unknown tokens, and cut sentences."""
     report: Report = {}
     for name, documents in sets.items():
         lengths = lengths_of(documents.row_lengths, (10, 50, 90))

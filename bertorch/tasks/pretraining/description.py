@@ -1,4 +1,4 @@
-"""What ``bertorch.json`` says of a language model."""
+"""What ``bertorch.json`` says about a language model."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,10 @@ from bertorch.tasks.description import NAMES, value
 
 @dataclass(frozen=True, kw_only=True)
 class Description(task.Description):
-    """A model of masked tokens.
+    """A masked language model.
 
     Attributes:
-        objectives: ``mlm``, perhaps with ``sop`` or ``nsp``.
+        objectives: ``mlm``, optionally with ``sop`` or ``nsp``.
     """
 
     task = "language_model"

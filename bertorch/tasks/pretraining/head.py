@@ -1,4 +1,4 @@
-"""Language model: masked tokens, and whether two segments follow one another."""
+"""Language model: predicts masked tokens, and whether two segments follow one another."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +19,13 @@ from bertorch.tasks.pretraining.masking import MaskedBatch
 
 @dataclass
 class LanguageModelLoss(Loss):
-    """Also what an evaluation sums up.
+    """A loss with the sums that an evaluation needs.
 
     Attributes:
-        masked_loss: cross-entropy summed over masked tokens; ``total`` without the order of segments.
+        masked_loss: cross-entropy summed over masked tokens; equals ``total`` if segment order is not predicted.
         order_loss: cross-entropy summed over texts of two segments.
-        correct_orders: how many of these were right.
-        orders: how many there are.
+        correct_orders: number of these texts classified correctly.
+        orders: number of these texts.
     """
 
     masked_loss: Tensor | float = 0.0
@@ -40,13 +40,13 @@ class LanguageModel(nn.Module):
     The decoder is the word embedding, unless the config says ``tie_word_embeddings: false``.
 
     Args:
-        encoder: with pooler where ``with_order``.
-        with_order: whether two segments are classified.
-        order_weight: how much such a text counts beside a masked token. With the number of masked tokens a text, both
-            losses count alike; a constant, so that any number of processes gives the same gradient.
+        encoder: with pooler if ``with_order``.
+        with_order: whether to classify the order of two segments.
+        order_weight: weight of a text of two segments relative to a masked token. With the mean number of masked tokens
+            per text, both losses count alike. It is constant, so any number of processes gives the same gradient.
 
     Raises:
-        UserError: ``with_order`` in a family that transformers has no such class of.
+        UserError: ``with_order``, but transformers has no such class for the family.
     """
 
     def __init__(self, encoder: Encoder, with_order: bool = False, order_weight: float = 1.0):
@@ -70,13 +70,13 @@ class LanguageModel(nn.Module):
             nn.init.normal_(self.decoder, std=config.initializer_range)
 
     def token_logits(self, states: Tensor) -> Tensor:
-        """Scores of all tokens, ``[places, hidden_size]`` -> ``[places, vocab_size]``."""
+        """Scores of the whole vocabulary, ``[places, hidden_size]`` -> ``[places, vocab_size]``."""
         hidden = self.norm(activation(self.hidden_act, self.transform(states)))
         decoder = self.encoder.embeddings.word.weight if self.decoder is None else self.decoder
         return F.linear(hidden, decoder, self.bias)
 
     def logits(self, batch: MaskedBatch) -> tuple[Tensor, Tensor | None]:
-        """Scores of all tokens for each masked one, ``[masked, vocab_size]``; of the two orders, ``[batch_size, 2]``."""
+        """Vocabulary scores of each masked token, ``[masked, vocab_size]``; scores of both orders, ``[batch_size, 2]``."""
         states = self.encoder(batch.tokens)
         order = None if self.order is None else self.order(self.encoder.pooler(first_tokens(states, batch.tokens)))
         return self.token_logits(states.index_select(0, batch.places)), order
@@ -106,27 +106,27 @@ class LanguageModel(nn.Module):
         return "ForMaskedLM" if self.order is None else "ForPreTraining"
 
     def weight_names(self) -> dict[str, str]:
-        """Those of transformers' pretraining classes."""
+        """The names in transformers' pretraining classes."""
         names = self.encoder.config.family.pretraining
-        if self.decoder is not None:  # the other bias is left over then
+        if self.decoder is not None:  # the other bias is then unused
             names = {**names, "bias": _decoder_bias(names)}
         parts = {name: name.partition(".") for name in own_names(self)}
         return {name: f"{names[layer]}.{kind}" if kind else names[layer] for name, (layer, _, kind) in parts.items()}
 
     def saved_files(self, max_seq_length: int) -> dict[str, dict]:
-        """See ``Head``; the bias under both its names, as transformers wants it where the decoder is not tied."""
+        """See ``Head``; saves the bias under both its names, as transformers needs if the decoder is not tied."""
         files = head_files(self, max_seq_length)
         files["model.safetensors"][self.encoder.config.family.pretraining["bias"]] = self.bias.detach().clone()
         return files
 
     def fill_head(self, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
-        """Fill each of the head's layers that a checkpoint holds; returns the names taken, those tied to them included.
+        """Fill the head's layers that a checkpoint holds; return the names used, including tied ones.
 
         Raises:
-            UserError: they are there and do not fit, or are ``required`` and missing.
+            UserError: weights do not fit, or are ``required`` and missing.
         """
         names, prefix = self.encoder.config.family.pretraining, wrapper_prefix(tensors)
-        biases = {prefix + names["bias"], prefix + _decoder_bias(names)}  # two names of one tensor; files hold either
+        biases = {prefix + names["bias"], prefix + _decoder_bias(names)}  # two names of one tensor; a file may hold either
         for bias in biases & set(tensors):
             tensors = {**dict.fromkeys(biases, tensors[bias]), **tensors}
         layers: dict[str, dict[str, str]] = {}
@@ -151,10 +151,10 @@ def _decoder_bias(names: dict[str, str]) -> str:
 def load_language_model(
     directory: str | Path, with_order: bool, order_weight: float, init_from_ckpt: str | Path | None = None
 ) -> LanguageModel:
-    """A language model to be trained: encoder and head from ``init_from_ckpt`` or else ``directory``, new what is not there.
+    """Load a language model for training, from ``init_from_ckpt`` or else ``directory``; missing head layers are new.
 
     Raises:
-        UserError: encoder weights are missing or do not fit, or the family has no head of two segments.
+        UserError: encoder weights are missing or do not fit, or the family has no head for two segments.
     """
     source = init_from_ckpt or (directory if find_weights(directory) else None)
     return load_head(
@@ -163,7 +163,7 @@ def load_language_model(
 
 
 def load_trained_language_model(directory: str | Path, weights: str | Path | None = None) -> LanguageModel:
-    """A language model to predict masked tokens with; all weights must be there, in ``directory`` or the file ``weights``.
+    """Load a language model to predict masked tokens; ``directory`` or the file ``weights`` must hold all weights.
 
     Raises:
         UserError: weights are missing or do not fit.

@@ -1,4 +1,4 @@
-"""Texts with masked tokens, and two segments in or out of order, drawn again each epoch."""
+"""Texts with masked tokens, and with two segments in or out of order, drawn again in each epoch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ class MaskedBatch(MovableBatch):
 
     Attributes:
         tokens: the texts, masked, the longest first.
-        places: the tokens to be predicted, by their place in ``tokens``, LongTensor ``[masked]``.
-        targets: what stood there, LongTensor ``[masked]``.
-        orders: 0 where the second segment follows the first, 1 where it does not, -1 in a text of one segment; LongTensor
+        places: the positions in ``tokens`` to predict, LongTensor ``[masked]``.
+        targets: the original tokens there, LongTensor ``[masked]``.
+        orders: 0 if the second segment follows the first, 1 if it does not, -1 for a text of one segment; LongTensor
             ``[batch_size]``.
     """
 
@@ -35,22 +35,22 @@ class MaskedBatch(MovableBatch):
 
 
 class Masking:
-    """How texts become batches for the objectives of pretraining.
+    """Turns texts into batches for the objectives of pretraining.
 
-    ``mlm`` predicts masked tokens (Devlin et al. 2018, section 3.1). ``sop`` divides a text between two of its sentences
-    and swaps the halves of every second one (Lan et al. 2019, section 3.1); ``nsp`` puts in place of the second half of
-    every second one a piece of another document (Devlin et al. 2018). A text of one sentence is not divided.
+    ``mlm`` predicts masked tokens (Devlin et al. 2018, section 3.1). ``sop`` splits a text between two of its sentences
+    and swaps the halves of half the texts (Lan et al. 2019, section 3.1). ``nsp`` replaces the second half of half the
+    texts with a piece of another document (Devlin et al. 2018). A text of one sentence is not split.
 
-    What is drawn depends on seed, epoch and text alone, so that runs repeat, resume and divide over processes.
+    Draws depend only on seed, epoch and text, so runs can be repeated, resumed and divided over processes.
 
     Args:
-        encoder: gives the special tokens and the vocabulary.
+        encoder: provides the special tokens and the vocabulary.
         objectives: ``mlm``, and one of ``sop`` and ``nsp`` or neither.
-        share: of the tokens of a text, to be predicted; at least one.
-        whole_words: a word is masked with all its tokens (Cui et al. 2019); the documents must know the words.
-        longest_ngram: at most this many neighbouring words are masked together; length n with a probability proportional to
+        share: share of a text's tokens to predict; at least one token.
+        whole_words: mask all tokens of a word together (Cui et al. 2019); ``documents.continues`` must be filled.
+        longest_ngram: mask up to this many neighbouring words together, length n with a probability proportional to
             1/n (Lan et al. 2019, section 4.1).
-        seed: of all draws.
+        seed: seed of all draws.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Masking:
         self.room = encoder.max_seq_length - special
 
     def check(self, documents: Documents, path: str) -> None:
-        """Raises UserError where the documents cannot give what the objectives need."""
+        """Raise UserError if the documents do not suit the objectives."""
         if self.second_segment == "nsp" and documents.text_documents[0] == documents.text_documents[-1]:
             raise UserError(f"{path}: only one document, and nsp needs two; put blank lines between documents")
         sentences = np.diff(documents.text_starts)
@@ -87,11 +87,11 @@ class Masking:
             )
 
     def expected(self, documents: Documents) -> float:
-        """Masked tokens a text, on average over ``documents``."""
+        """Mean number of masked tokens per text of ``documents``."""
         return float(np.maximum(1, np.rint(self.share * documents.row_lengths)).mean())
 
     def collate(self, documents: Documents, texts: np.ndarray, epoch: int | None = None) -> MaskedBatch:
-        """The given texts of ``documents`` as a batch; other epochs draw other masks, and none the same for every seed."""
+        """Batch the given texts of ``documents``; each epoch draws new masks; None draws the same for every seed."""
         rows = [self._mask(documents, text, epoch) for text in texts]
         ids, second, places, targets, orders = zip(*rows, strict=True)
         tokens, order = pack_ids(list(ids), np.array(second))
@@ -128,7 +128,7 @@ class Masking:
     def _segments(
         self, documents: Documents, text: int, rng: np.random.Generator
     ) -> tuple[list[tuple[np.ndarray, np.ndarray]], int]:
-        """Token ids, and which go on with a word, of the one or two segments of a text; and their order."""
+        """The one or two segments of a text (token ids, and which continue a word), and their order."""
         first, end = documents.text_starts[text], documents.text_starts[text + 1]
         if self.second_segment is None or end - first == 1:
             return [self._tokens(documents, first, end)], -1
@@ -149,15 +149,15 @@ class Masking:
         span = slice(documents.sentence_starts[first], documents.sentence_starts[end])
         ids = documents.input_ids[span]
         continues = documents.continues[span].copy() if self.whole_words else np.zeros(len(ids), dtype=bool)
-        continues[0] = False  # a word does not reach over from the segment before
+        continues[0] = False  # a word does not continue from the previous segment
         return ids, continues
 
     def choose(self, continues: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The tokens of a text that are to be predicted, by their places, in order.
+        """The positions of the tokens to predict in a text, in order.
 
         Args:
-            continues: which tokens go on with the word of the token before them, bool ``[tokens]``.
-            rng: draws.
+            continues: which tokens continue the word of the previous token, bool ``[tokens]``.
+            rng: the random generator.
         """
         tokens = len(continues)
         wanted = max(1, round(self.share * tokens))
@@ -166,11 +166,11 @@ class Masking:
         starts = np.flatnonzero(~continues)
         bounds = np.append(starts, tokens)
         sizes = np.arange(1, self.longest_ngram + 1)
-        numbers = rng.choice(sizes, size=len(starts), p=(1 / sizes) / (1 / sizes).sum())  # of words, from each word on
+        numbers = rng.choice(sizes, size=len(starts), p=(1 / sizes) / (1 / sizes).sum())  # words, from each word on
         chosen = np.zeros(tokens, dtype=bool)
         left = wanted
         for word in rng.permutation(len(starts)):
-            for number in (numbers[word], 1):  # what is too long together is tried alone
+            for number in (numbers[word], 1):  # if the n-gram is too long, try the word alone
                 span = slice(bounds[word], bounds[min(word + number, len(starts))])
                 if span.stop - span.start <= left and not chosen[span].any():
                     chosen[span] = True
@@ -178,13 +178,13 @@ class Masking:
                     break
             if not left:
                 break
-        if left == wanted:  # no word is as short as what is wanted: the shortest has to do
+        if left == wanted:  # every word is longer than wanted: take the shortest
             shortest = int(np.argmin(np.diff(bounds)))
             chosen[bounds[shortest] : bounds[shortest + 1]] = True
         return np.flatnonzero(chosen)
 
     def replace(self, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """What replaces tokens to predict: 80 % the mask, 10 % any token, 10 % the token itself."""
+        """Replace tokens to predict: 80 % by the mask, 10 % by a random token, 10 % stay as they are."""
         lot = rng.random(len(ids))
         drawn = rng.choice(self.vocabulary, size=len(ids))
         return np.where(lot < 0.8, self.mask_id, np.where(lot < 0.9, drawn, ids))

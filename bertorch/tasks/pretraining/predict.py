@@ -1,4 +1,4 @@
-"""What a language model reads where a text has [MASK]."""
+"""Predict the tokens at each [MASK] of a text."""
 
 import argparse
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from bertorch.training.inference import Compute
 
 
 def predict(args: argparse.Namespace, directory: Path, compute: Compute) -> None:
-    """Fill the masks of every row of the input, each for itself."""
+    """Fill the masks of every row of the input, each mask on its own."""
     if args.evaluate:
         raise UserError("--evaluate: run_pretraining.py evaluates language models, on its --dev_data_file")
     predictor = Predictor.open(directory, compute, args.top_k, args.init_from_ckpt, args.max_seq_length, args.truncation)
@@ -30,7 +30,7 @@ def predict(args: argparse.Namespace, directory: Path, compute: Compute) -> None
 
 
 def _lines(args: argparse.Namespace, predictor: Predictor, rows: list[Row], filled: list[list[Candidates]]) -> Iterator[str]:
-    """A line a row: its text with the likeliest tokens, then the candidates of each mask."""
+    """One line per row: its text with the likeliest tokens, then the candidates of each mask."""
     found = iter(filled)
     for row in rows:
         masks = next(found) if row.texts else []

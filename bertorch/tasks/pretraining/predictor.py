@@ -1,4 +1,4 @@
-"""A trained language model that answers."""
+"""Prediction with a trained language model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,11 +41,11 @@ class Predictor:
         """See ``contract.Predictor``.
 
         Args:
-            directory: of a run, or of a masked language model of transformers.
-            compute: how answers are computed.
+            directory: that of a run, or of a masked language model of transformers.
+            compute: the device and batches of computation.
             top_k: candidates for each mask.
-            weights: a file with the trained weights, where the directory has none.
-            max_seq_length, truncation: other than in training.
+            weights: a file with the trained weights, if the directory has none.
+            max_seq_length, truncation: if different from training.
 
         Raises:
             UserError: something is missing, damaged or does not fit.
@@ -54,7 +54,7 @@ class Predictor:
         description = Description.read(directory) or Description(objectives=["mlm"])
         model = load_trained_language_model(directory, weights).to(compute.device)
         tokenizer = text_tokenizer(directory, description, max_seq_length, truncation)
-        tokenizer.backend.encode_special_tokens = False  # to English ALBERT [MASK] is text otherwise
+        tokenizer.backend.encode_special_tokens = False  # otherwise English ALBERT reads [MASK] as text
         return cls(model, tokenizer, description, compute, min(top_k, model.encoder.config.vocab_size))
 
     def __call__(self, rows: Sequence[str | tuple[str, str]]) -> list[dict[str, Any]]:

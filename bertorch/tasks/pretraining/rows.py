@@ -1,4 +1,4 @@
-"""Plain text for pretraining: documents to token ids on the disk, and the texts that are cut from them."""
+"""Plain text for pretraining: tokenize documents to disk, and cut them into texts."""
 
 import functools
 import hashlib
@@ -24,20 +24,19 @@ _CHINESE = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000
 
 @dataclass(kw_only=True)
 class Documents:
-    """Tokenized documents, cut into texts of consecutive sentences; the arrays lie in memory-mapped files.
+    """Tokenized documents, cut into texts of consecutive sentences; the arrays are memory-mapped files.
 
-    A text holds as many sentences of one document as fit. Short ones stay short: batches have no padding to save.
+    A text holds as many sentences of one document as fit. Short texts stay short, as batches are not padded.
 
     Attributes:
-        input_ids: tokens of all sentences, without special ones, int32 ``[tokens]``.
-        continues: which tokens go on with the word of the token before them, bool ``[tokens]``; empty where words do not
-            matter.
-        sentence_starts: where each sentence starts in ``input_ids``, and their end, int64 ``[sentences + 1]``.
-        text_starts: the first sentence of each text, and their number, int64 ``[texts + 1]``.
+        input_ids: tokens of all sentences, without special tokens, int32 ``[tokens]``.
+        continues: which tokens continue the word of the previous token, bool ``[tokens]``; empty if words do not matter.
+        sentence_starts: where each sentence starts in ``input_ids``, then the end, int64 ``[sentences + 1]``.
+        text_starts: the first sentence of each text, then the number of sentences, int64 ``[texts + 1]``.
         text_documents: the document of each text, int32 ``[texts]``.
-        fingerprint: of the words read and of how they were tokenized and cut; decides the course of a training.
-        unknown: tokens that the vocabulary lacks.
-        divided: sentences too long for a text, that were cut into several.
+        fingerprint: hash of the texts and of the settings that tokenize and cut them; it decides the course of training.
+        unknown: number of tokens that the vocabulary lacks.
+        divided: number of sentences too long for a text, which were cut.
     """
 
     input_ids: np.ndarray
@@ -66,22 +65,21 @@ def tokenize_documents(
     cache_dir: str | Path | None = None,
     encoding: str | None = None,
 ) -> Documents:
-    """Read files of documents: a sentence a line, a blank line between documents, plain or ``.gz``.
+    """Read files of documents: one sentence per line, a blank line between documents, plain or ``.gz``.
 
-    Sentences are read, tokenized and written a few thousand at a time, so that memory does not grow with the files. Kept
-    in the token cache, as the rows of other tasks.
+    Sentences are read, tokenized and written a few thousand at a time, so that memory does not grow with the files. The
+    result is kept in the token cache, like the rows of other tasks.
 
     Args:
-        paths: the files; a document ends with its file.
-        encoder: gives the tokenizer.
-        room: most tokens of a text, special ones left out; a longer sentence is cut into several.
-        words: find out which tokens form a word; the words of Chinese are those of jieba.
-        cache_dir: None takes ``BERTORCH_CACHE`` or ``~/.cache/bertorch``.
-        encoding: of the files; None detects that of each.
+        paths: the files; the end of a file ends a document.
+        encoder: provides the tokenizer.
+        room: longest text in tokens, without special tokens; a longer sentence is cut.
+        words: whether to find which tokens form a word; jieba finds Chinese words.
+        cache_dir: None uses ``BERTORCH_CACHE`` or ``~/.cache/bertorch``.
+        encoding: the files' encoding; None detects it for each.
 
     Raises:
-        UserError: a file cannot be read, there is no text in all of them, jieba is needed and missing, or the cache cannot
-            be written.
+        UserError: a file cannot be read, no file has text, jieba is needed but missing, or the cache cannot be written.
     """
     root = cache_root(cache_dir)
     try:
@@ -136,9 +134,9 @@ def _write_documents(
     unknown_id = encoder.pretrained.unk_token_id
     unknown = divided = tokens = sentences = 0
     document, ended = -1, True
-    space = 0  # that the text begun last has left
+    space = 0  # tokens left in the current text
     encode = encoder.backend.encode_batch if words else encoder.backend.encode_batch_fast  # the fast one has no offsets
-    chinese_words = functools.cache(_chinese_words)  # asked for where there is Chinese text
+    chinese_words = functools.cache(_chinese_words)  # called only for Chinese text
     lines = _sentences(paths, encoding)
     while chunk := list(islice(lines, _CHUNK)):
         new = {name: [] for name in kinds}
@@ -179,7 +177,7 @@ def _write_documents(
 
 
 def _sentences(paths: Sequence[str | Path], encoding: str | None) -> Iterator[str]:
-    """The sentences of all files; an empty one after each document."""
+    """The sentences of all files, with an empty one after each document."""
     for path in paths:
         for _, line in read_lines(path, encoding=encoding):
             yield line.strip()
@@ -187,7 +185,7 @@ def _sentences(paths: Sequence[str | Path], encoding: str | None) -> Iterator[st
 
 
 def _continues(text: str, encoding: Encoding, chinese_words: Callable[[], Callable[[str], list[str]]]) -> list[bool]:
-    """Which tokens of a text go on with the word of the token before them: pieces, and characters of a Chinese word."""
+    """Which tokens of a text continue the word of the previous token: pieces, and characters of a Chinese word."""
     words = encoding.word_ids
     inside = [before is not None and before == word for before, word in zip([None, *words], words, strict=False)]
     if _CHINESE.search(text):
@@ -200,7 +198,7 @@ def _continues(text: str, encoding: Encoding, chinese_words: Callable[[], Callab
 
 
 def _chinese_words() -> Callable[[str], list[str]]:
-    """What divides a text into words. Raises UserError where jieba is not installed."""
+    """The function that splits a text into words. Raises UserError if jieba is not installed."""
     try:
         import jieba
     except ImportError:

@@ -1,4 +1,4 @@
-"""Answers that a reader gives to questions, joined over the windows of a passage, and their scores."""
+"""A reader's answers to questions, joined over the windows of a passage, and their scores."""
 
 import json
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ from bertorch.writing import write_whole
 
 @dataclass
 class Candidate:
-    """An answer that a question may have.
+    """A possible answer to a question.
 
     Attributes:
         kind: ``span``, ``none``, ``yes`` or ``no``.
-        text: as a prediction file has it: a part of the passage, ``""``, ``YES`` or ``NO``.
+        text: as in a prediction file: a part of the passage, ``""``, ``YES`` or ``NO``.
         start, end: where it stands in the passage, in characters, end exclusive; -1 for other kinds.
         score: the sum of its scores as first and as last token.
     """
@@ -39,11 +39,11 @@ class Candidate:
 
 @dataclass
 class Reading:
-    """What a reader says to a question.
+    """A reader's candidate answers to a question.
 
     Attributes:
-        candidates: answers, the best first; none where the passage is blank.
-        null_score: the score of there being no answer; -inf for a model that always answers.
+        candidates: answers, the best first; empty if the passage is blank.
+        null_score: the score of "no answer"; -inf for a model that always answers.
     """
 
     candidates: list[Candidate]
@@ -51,17 +51,17 @@ class Reading:
 
     @property
     def difference(self) -> float:
-        """How much better no answer is than the best answer."""
+        """The score of no answer minus that of the best answer."""
         return self.null_score - self.candidates[0].score if self.candidates else np.inf
 
     def answer(self, threshold: float) -> Candidate:
-        """The best answer, or none where its ``difference`` is above ``threshold``."""
+        """The best answer, or no answer if ``difference`` is above ``threshold``."""
         if not self.candidates or self.difference > threshold:
             return _no_answer(self.null_score)
         return self.candidates[0]
 
     def probabilities(self) -> list[tuple[Candidate, float]]:
-        """All candidates, no answer among them where the model knows it, and their share in the softmax over them."""
+        """All candidates with their softmax probabilities, including no answer if the model can give it."""
         listed = [*self.candidates, *([_no_answer(self.null_score)] if np.isfinite(self.null_score) else [])]
         listed.sort(key=lambda candidate: -candidate.score)
         shares = softmax([candidate.score for candidate in listed]) if listed else []
@@ -77,12 +77,12 @@ def _reader(description: Description):
 
 
 def load_reader(directory: str | Path, description: Description, init_from_ckpt: str | Path | None = None) -> Reader:
-    """The reader that ``description`` (as in ``bertorch.json``) tells of, to be trained; see ``load_head``."""
+    """Load the reader that ``description`` (from ``bertorch.json``) describes, for training; see ``load_head``."""
     return load_head(directory, _reader(description), init_from_ckpt)
 
 
 def load_trained_reader(directory: str | Path, description: Description, weights: str | Path | None = None) -> Reader:
-    """The same, to predict with; see ``load_trained_head``."""
+    """Load the same reader for prediction; see ``load_trained_head``."""
     return load_trained_head(directory, _reader(description), weights)
 
 
@@ -93,17 +93,17 @@ def read_answers(
     description: Description,
     compute: Compute,
 ) -> tuple[list[Reading], float]:
-    """What the model says to each question, and the mean loss over windows with known answers (else nan), on every rank.
+    """Read the answers to each question, and the mean loss over windows with known answers (else nan), on every rank.
 
-    The windows of a passage are joined by score: the best spans of all of them, and no answer only as far as every window
-    says so (the least of their scores), as in BERT's recipe for SQuAD.
+    The windows of a passage are joined by score: the best spans of all windows, and for no answer the lowest score of any
+    window, as in BERT's recipe for SQuAD.
 
     Args:
-        model: set to evaluation.
+        model: in evaluation mode.
         samples: the windows of ``questions``.
         questions: the questions.
-        description: of the model.
-        compute: how answers are computed.
+        description: the model's description.
+        compute: the device and batches of computation.
     """
     n_best, longest = description.n_best_size, description.max_answer_length
 
@@ -172,13 +172,13 @@ def _joined(question: Question, windows: list[tuple], types: Sequence[str], n_be
 def score_readings(
     readings: Sequence[Reading], questions: Sequence[Question], scorer: str, threshold: float | None = None
 ) -> tuple[dict[str, float], float]:
-    """The metrics of readings, and the threshold they were made with: where None is given, the one with the best F1.
+    """The metrics of readings, and the threshold used: the given one, or for None the one with the best F1.
 
     Args:
-        readings: what the model says.
-        questions: with their answers.
+        readings: the model's candidate answers.
+        questions: the questions, with their answers.
         scorer: a key of ``SCORERS``.
-        threshold: a question has no answer where its reading's ``difference`` is above.
+        threshold: a question gets no answer if its reading's ``difference`` is above it.
     """
     references = [question.answers for question in questions]
     kinds = [question.kind for question in questions]
@@ -199,7 +199,7 @@ def score_readings(
 def write_submission(
     path: str | Path, readings: Sequence[Reading], questions: Sequence[Question], threshold: float, compute: Compute
 ) -> None:
-    """``{id: answer}``, the file that the official scorers read."""
+    """Write ``{id: answer}``, the file that the official scorers read."""
     if compute.processes.is_main:
         content = {
             question.id: reading.answer(threshold).text for question, reading in zip(questions, readings, strict=True)

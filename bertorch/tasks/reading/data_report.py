@@ -1,4 +1,4 @@
-"""What the sets of questions hold, before training."""
+"""Statistics of question data sets, before training."""
 
 from collections import Counter
 
@@ -10,7 +10,7 @@ from bertorch.tasks.reading.rows import Question, ReadingSamples
 
 
 def report_questions(sets: dict[str, ReadingSamples], questions: dict[str, list[Question]], max_seq_length: int) -> Report:
-    """What each set holds: questions, windows, kinds of answers, unknown tokens, cut questions; shared ones."""
+    """Report each set's questions, windows, kinds of answers, unknown tokens, cut questions, and shared questions."""
     report: Report = {}
     for name, samples in sets.items():
         kinds = Counter(question.kind for question in questions[name] if question.answers)

@@ -1,4 +1,4 @@
-"""What ``bertorch.json`` says of a model that answers questions."""
+"""What ``bertorch.json`` says about a model that answers questions."""
 
 from dataclasses import dataclass
 
@@ -13,13 +13,13 @@ class Description(task.Description):
     """A reader of passages.
 
     Attributes:
-        answer_types: what answers there may be, a key of ``ANSWER_TYPES``.
-        scorer: whose EM and F1 it was trained for.
-        null_score_diff_threshold: a question has no answer where that scores so much higher than the best one.
+        answer_types: which answers are possible, a key of ``ANSWER_TYPES``.
+        scorer: the scorer whose EM and F1 it was trained for.
+        null_score_diff_threshold: give no answer if that scores higher than the best answer by more than this.
         doc_stride: tokens that neighbouring windows of a passage share.
-        max_query_length: most tokens of a question.
-        max_answer_length: most tokens of an answer.
-        n_best_size: how many answers of a window are looked at.
+        max_query_length: longest question, in tokens.
+        max_answer_length: longest answer, in tokens.
+        n_best_size: number of candidate answers per window.
     """
 
     task = "reading"
@@ -34,7 +34,7 @@ class Description(task.Description):
 
     @classmethod
     def of_transformers(cls) -> "Description":
-        """That of a question answering model of transformers, by the habits of its recipes."""
+        """Describe a question answering model of transformers, with the defaults of its recipes."""
         return cls(
             answer_types="span", scorer="squad", null_score_diff_threshold=0.0, doc_stride=128,
             max_query_length=64, max_answer_length=90, n_best_size=20,

@@ -13,14 +13,14 @@ from bertorch.tasks.reading.rows import ReadingBatch
 
 
 class Reader(nn.Module):
-    """Two scores a token, of being the first and the last of the answer (Devlin et al. 2018, sections 4.2 and 4.3).
+    """Two scores per token: of being the first and the last token of the answer (Devlin et al. 2018, sections 4.2 and 4.3).
 
-    No answer is the first special token, as in BERT's recipe for SQuAD v2. Yes and no are two more places in the same
-    softmax, whose scores come from the first special token's state, so that all answers of a window compete.
+    The first special token stands for no answer, as in BERT's recipe for SQuAD v2. Yes and no are two more places in the
+    same softmax, scored from the first special token's state, so that all answers of a window compete.
 
     Args:
         encoder: without pooler.
-        with_yes_no: passages may be answered with yes and no.
+        with_yes_no: yes and no are possible answers.
     """
 
     architecture = "ForQuestionAnswering"
@@ -39,9 +39,9 @@ class Reader(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def logits(self, tokens: TokenBatch) -> Tensor:
-        """Scores of first and last token, and with yes and no the scores of these, ``[total_tokens, 2 or 4]``.
+        """Scores of first and last token, then of yes and no if possible, ``[total_tokens, 2 or 4]``.
 
-        Those of yes and no stand at the first token of each window and mean nothing elsewhere.
+        Scores of yes and no count only at the first token of each window.
         """
         states = self.dropout(self.encoder(tokens))
         outputs = self.qa_outputs(states)
@@ -53,7 +53,7 @@ class Reader(nn.Module):
     def loss(self, logits: Tensor, batch: ReadingBatch) -> Loss:
         """The mean of two cross-entropies over all places of a window, that of the first and that of the last token.
 
-        Windows whose answer is not known, or of a kind that the model does not know, add nothing.
+        Windows whose answer is unknown, or of a kind that the model cannot give, add nothing.
         """
         places, _ = to_padded(logits[:, :2], batch.tokens, fill=-torch.inf)  # [batch_size, max_seqlen, 2]
         if self.yes_no is not None:

@@ -1,4 +1,4 @@
-"""Answers to questions about passages."""
+"""Answer questions about passages."""
 
 import argparse
 from pathlib import Path
@@ -13,7 +13,7 @@ from bertorch.training.inference import Compute
 
 
 def predict(args: argparse.Namespace, directory: Path, compute: Compute) -> None:
-    """An object a question of a file, or for ``--question``; with --evaluate scores against the answers of the file."""
+    """Write an object per question of a file, or for ``--question``; with --evaluate score against the file's answers."""
     predictor = Predictor.open(
         directory, compute, args.init_from_ckpt, args.null_score_diff_threshold, args.n_best, args.doc_stride,
         args.max_seq_length,

@@ -1,4 +1,4 @@
-"""A trained reader that answers."""
+"""Prediction with a trained reader."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -36,13 +36,13 @@ class Predictor:
         """See ``contract.Predictor``.
 
         Args:
-            directory: of a run, or of a question answering model of transformers.
-            compute: how answers are computed.
-            weights: a file with the trained weights, where the directory has none.
-            null_score_diff_threshold: a question has no answer where that scores so much higher than the best one.
-            n_best_size: how many answers of a window are looked at, if that is more than in training.
+            directory: that of a run, or of a question answering model of transformers.
+            compute: the device and batches of computation.
+            weights: a file with the trained weights, if the directory has none.
+            null_score_diff_threshold: give no answer if that scores higher than the best answer by more than this.
+            n_best_size: number of candidate answers per window, if more than in training.
             doc_stride: tokens that neighbouring windows share.
-            max_seq_length: of a window, in tokens.
+            max_seq_length: length of a window, in tokens.
 
         Raises:
             UserError: something is missing, damaged or does not fit.
@@ -74,11 +74,11 @@ class Predictor:
         return window_questions(questions, self.tokenizer)
 
     def read(self, samples: ReadingSamples, questions: Sequence[Question]) -> tuple[list[Reading], float]:
-        """What the model says to each question, and the mean loss over windows with known answers, on every rank."""
+        """Read the answers to each question, and the mean loss over windows with known answers, on every rank."""
         return read_answers(self.model, samples, questions, self.description, self.compute)
 
     def answer(self, reading: Reading, n_best: int = 0) -> dict[str, Any]:
-        """The best answer, and the ``n_best`` likeliest, as json; ``start`` and ``end`` are null for what is not a span."""
+        """The best answer, and the ``n_best`` likeliest, as json; ``start`` and ``end`` are null unless it is a span."""
         best, listed = reading.answer(self.description.null_score_diff_threshold), reading.probabilities()
         result = _as_json(best, next((share for candidate, share in listed if candidate == best), 1.0))
         if n_best:

@@ -1,4 +1,4 @@
-"""Reading comprehension: what an evaluation keeps, and how the report shows it."""
+"""Reading comprehension: the details that an evaluation saves, and their section in the report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bertorch.reporting.readable import shortened
 from bertorch.tasks.reading.rows import Question
 from bertorch.tasks.reading.scores import SCORERS
 
-if TYPE_CHECKING:  # it computes with models, which a report needs not
+if TYPE_CHECKING:  # this module loads models, which a report does not need
     from bertorch.tasks.reading.answers import Candidate, Reading
 
 EXAMPLES = 50
@@ -23,13 +23,13 @@ _LONGEST = 200  # characters of a question or answer
 def reading_details(
     readings: Sequence[Reading], questions: Sequence[Question], scorer: str, threshold: float
 ) -> dict[str, Any]:
-    """Kinds of answers against kinds given, and the wrong answers that the model is surest of.
+    """Counts of right against predicted kinds of answers, and the wrong answers that the model is surest of.
 
     Args:
-        readings: what the model says to each question.
-        questions: with their answers.
-        scorer: a key of ``SCORERS``; an answer is wrong where its exact match is 0.
-        threshold: a question has no answer where its reading's ``difference`` is above.
+        readings: the model's candidate answers to each question.
+        questions: the questions, with their answers.
+        scorer: a key of ``SCORERS``; an answer is wrong if its exact match is 0.
+        threshold: a question gets no answer if its reading's ``difference`` is above it.
     """
     answers = [reading.answer(threshold) for reading in readings]
     kinds = Counter((question.kind, answer.kind) for question, answer in zip(questions, answers, strict=True))
@@ -60,12 +60,12 @@ def reading_details(
 
 
 def _share(reading: Reading, answer: Candidate) -> float:
-    """The answer's share in the softmax over all candidates; 1 where there is none but no answer."""
+    """The answer's share in the softmax over all candidates; 1 if there are no candidates."""
     return next((share for candidate, share in reading.probabilities() if candidate == answer), 1.0)
 
 
 def _around(question: Question) -> list[str]:
-    """The passage before the right answer, the answer, and the passage behind it; its beginning where that has no place."""
+    """The passage before the right answer, the answer, and the passage after; the beginning if the answer has no place."""
     if question.start < 0:
         return [shortened(question.context, 3 * _AROUND), "", ""]
     low, high = max(0, question.start - _AROUND), question.end + _AROUND
@@ -78,7 +78,7 @@ TITLE = "Answers"
 
 
 def section(details: dict[str, Any], labels: Sequence[str] | None) -> Html:
-    """Kinds of answers, and wrong answers beside the right ones."""
+    """The section: kinds of answers, and wrong answers beside the right ones."""
     names = list(dict.fromkeys(name for kind, given, _ in details["kinds"] for name in (kind, given)))
     counts = {(kind, given): count for kind, given, count in details["kinds"]}
     parts = []

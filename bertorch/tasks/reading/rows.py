@@ -1,4 +1,4 @@
-"""Questions about passages, in SQuAD's layout: reading, mending of answer places, windows of token ids."""
+"""Read questions about passages in SQuAD's layout, correct the places of answers, and build windows of token ids."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from bertorch.errors import UserError
 
 _ID = re.compile(r'(?<!\\)"id"\s*:\s*("(?:[^"\\]|\\.)*"|-?\d{1,100}(?![\d.eE]))')
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# What a question may be answered with, by --answer_types; the order is that of the targets.
+# The possible answers by --answer_types, in the order of the targets.
 ANSWER_TYPES = {
     "span": ("span",),
     "span+none": ("span", "none"),
@@ -35,12 +35,12 @@ class Question:
 
     Attributes:
         line: where its id stands in its file, from 1.
-        id: names it in predictions.
+        id: its key in predictions.
         text: the question.
         context: the passage.
-        answers: all reference answers: ``""`` for no answer, ``YES``, ``NO``, or texts; none where the file has none.
-        kind: ``span``, ``none``, ``yes`` or ``no``: that of the first answer.
-        start, end: where the first answer stands in ``context``, in characters, end exclusive; -1 where it does not.
+        answers: all reference answers: ``""`` for no answer, ``YES``, ``NO``, or texts; empty if the file has none.
+        kind: the kind of the first answer: ``span``, ``none``, ``yes`` or ``no``.
+        start, end: where the first answer stands in ``context``, in characters, end exclusive; -1 if it has no place.
     """
 
     line: int
@@ -60,21 +60,21 @@ def read_questions(
     places_needed: bool = True,
     encoding: str | None = None,
 ) -> list[Question]:
-    """Read a file in the layout of SQuAD v1.1 or v2.0, as CMRC2018, DRCD, DuReader-robust and CJRC have it; also ``.gz``.
+    """Read a file in the layout of SQuAD v1.1 or v2.0, as used by CMRC2018, DRCD, DuReader-robust and CJRC; also ``.gz``.
 
     No answer is ``is_impossible`` (true or ``"true"``), an empty list, or the text ``""``. Yes and no are the texts ``YES``
-    and ``NO`` without a place (``answer_start`` -1). An answer that does not stand at its place is looked for elsewhere,
-    also with other blanks: where it stands once, or nearest to its place, it is mended; a warning says how many were.
+    and ``NO`` without a place (``answer_start`` -1). If an answer is not at its place, the passage is searched
+    for it, also with other blanks, and the occurrence nearest to its place is used; a warning gives the number.
 
     Args:
         path: the file.
         bad_rows: ``error`` or ``skip``.
-        answers_needed: False reads questions without answers too.
-        places_needed: an answer must be found in its passage, to be trained; its text is enough for evaluation.
-        encoding: of the file; None detects it.
+        answers_needed: False also reads questions without answers.
+        places_needed: whether answers must be found in their passages: training needs it, evaluation only their texts.
+        encoding: the file's encoding; None detects it.
 
     Raises:
-        UserError: the file cannot be read, is not of this layout, or has bad rows.
+        UserError: the file cannot be read, does not have this layout, or has bad rows.
     """
     raw, content = _read_json(path, encoding)
     bad = BadRows(path, bad_rows)
@@ -114,7 +114,7 @@ def read_questions(
 
 
 def _lines_of_ids(raw: str) -> dict[str, Iterator[int]]:
-    """The lines in which each id stands, in order."""
+    """The line numbers of each id, in order."""
     lines: dict[str, list[int]] = {}
     line, read_to = 1, 0
     for match in _ID.finditer(raw):
@@ -177,7 +177,7 @@ def _question(line: int, identity: str, context: str, entry: dict[str, Any], ans
 
 
 def _find(answer: str, context: str, start: int) -> tuple[tuple[int, int] | None, str]:
-    """Where an answer is in its passage, None for nowhere; and ``""``, ``mended`` or ``guessed``."""
+    """The place of an answer in its passage, or None; and ``""``, ``mended`` or ``guessed``."""
     if start >= 0 and context.startswith(answer, start):
         return (start, start + len(answer)), ""
     places = [match.span(1) for match in re.finditer(f"(?=({re.escape(answer)}))", context)]  # they may overlap
@@ -192,10 +192,10 @@ def _find(answer: str, context: str, start: int) -> tuple[tuple[int, int] | None
 
 
 def answer_types_of(questions: Sequence[Question], asked: str | None = None, path: str | Path = "") -> str:
-    """``asked``, a key of ``ANSWER_TYPES``; None: the smallest that holds all the answers.
+    """``asked``, a key of ``ANSWER_TYPES``; if None, the smallest one that covers all the answers.
 
     Raises:
-        UserError: the questions of the file ``path`` have other answers than are asked for.
+        UserError: the questions of the file ``path`` have answers that ``asked`` does not cover.
     """
     kinds = {question.kind for question in questions}
     known = next(name for name, types in ANSWER_TYPES.items() if kinds <= set(types))
@@ -208,8 +208,8 @@ class ReadingTokenizer:
     """Token ids of a question and of a window of its passage.
 
     Args:
-        texts: gives tokenizer, special tokens and ``max_seq_length``.
-        max_query_length: most tokens of a question; the rest is cut.
+        texts: provides the tokenizer, special tokens and ``max_seq_length``.
+        max_query_length: longest question, in tokens; the rest is cut.
         doc_stride: tokens that two neighbouring windows share.
     """
 
@@ -242,13 +242,13 @@ class ReadingSamples(Samples):
     """Tokenized questions: a row is a window.
 
     Attributes:
-        questions: the place of each row's question in the list they came from, int64 ``[rows]``.
+        questions: the index of each row's question in the list of questions, int64 ``[rows]``.
         context_starts: the first token of the passage within each row, int32 ``[rows]``.
-        token_offsets: the characters of the passage that a token stands for, int32 ``[total_tokens, 2]``; -1 for others.
+        token_offsets: (start, end) in the passage of each of its tokens, int32 ``[total_tokens, 2]``; -1 for others.
         starts, ends: the first and last token of the answer within the row, int64 ``[rows]``; 0, the first special token,
-            where the row does not hold it; the row's length for yes, one more for no; -1 where the answer is not known.
+            if the row does not hold it; the row's length for yes, one more for no; -1 if the answer is unknown.
         uncut_lengths: tokens of each question, cut at ``max_query_length``, and its whole passage, int32 ``[questions]``.
-        cut_questions: questions longer than ``max_query_length``.
+        cut_questions: number of questions longer than ``max_query_length``.
     """
 
     questions: np.ndarray
@@ -314,7 +314,7 @@ def window_questions(
 
 
 def _answer_tokens(question: Question, offsets: list[tuple[int, int]]) -> tuple[int, int] | None:
-    """The first and last token that share a character with the answer; None without one."""
+    """The first and last token that share a character with the answer, or None."""
     if question.kind != "span" or question.start < 0:
         return None
     first = bisect_right(offsets, question.start, key=lambda offset: offset[1])
@@ -324,7 +324,7 @@ def _answer_tokens(question: Question, offsets: list[tuple[int, int]]) -> tuple[
 
 @dataclass
 class ReadingBatch(MovableBatch):
-    """Windows and where their answers stand.
+    """Windows and the places of their answers.
 
     Attributes:
         tokens: the windows, the longest first.
@@ -344,9 +344,9 @@ def collate_reading(samples: ReadingSamples, rows: np.ndarray) -> ReadingBatch:
 
 
 def targets_of(samples: ReadingSamples, tokens: TokenBatch, rows: np.ndarray) -> ReadingBatch:
-    """Windows already packed, and their answers; ``rows`` in the order of ``tokens``."""
+    """Add the answers to packed windows; ``rows`` are in the order of ``tokens``."""
     lengths = np.asarray(tokens.lengths)
-    # yes and no stand behind the longest window, where no token is
+    # yes and no come after the longest window, where there is no token
     starts, ends = (
         np.where(at < lengths, at, at - lengths + tokens.max_seqlen) for at in (samples.starts[rows], samples.ends[rows])
     )

@@ -1,6 +1,6 @@
 """Exact match and F1 of answers, as the official scorers of SQuAD, CMRC2018 and CJRC define them.
 
-No answer is the text ``""``. Every score lies between 0 and 1; the official scripts print percentages.
+The text ``""`` stands for no answer. Every score lies between 0 and 1; the official scripts print percentages.
 """
 
 import re
@@ -15,7 +15,7 @@ from bertorch.tasks.reading.rows import Question
 
 METRICS = ("f1", "em", "average")
 
-# Signs that CMRC2018's scorer leaves out; its list has the ellipsis as two characters, which no single one equals.
+# Signs that CMRC2018's scorer removes; its ellipsis entry has two characters, so it never matches a single one.
 _CMRC_SIGNS = set("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
 _CMRC_CHARACTER = re.compile("[\u4e00-\u9fa5]")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -24,7 +24,7 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 def squad_scores(prediction: str, answers: Sequence[str]) -> tuple[float, float]:
     """Exact match and F1 over words, the best over the answers (Rajpurkar et al. 2016, section 6.1; 2018 for no answer).
 
-    Lower case, without punctuation, articles and surplus blanks. An answer that this leaves empty counts only where all do.
+    Texts lose case, punctuation, articles and extra blanks. An answer that becomes empty counts only if all do.
     """
     known = [answer for answer in answers if _squad_text(answer)] or [""]
     exact = max(float(_squad_text(prediction) == _squad_text(answer)) for answer in known)
@@ -37,7 +37,7 @@ def _squad_text(text: str) -> str:
 
 
 def _overlap(prediction: Sequence[str], answer: Sequence[str]) -> float:
-    """F1 of what two lists share; of empty lists, whether both are."""
+    """F1 of the items that two lists share; if one is empty, 1 if both are, else 0."""
     if not prediction or not answer:
         return float(not prediction and not answer)
     return 2 * sum((Counter(prediction) & Counter(answer)).values()) / (len(prediction) + len(answer))
@@ -47,7 +47,7 @@ def cmrc_scores(prediction: str, answers: Sequence[str]) -> tuple[float, float]:
     """Exact match without punctuation, and F1 by the longest run of segments that both share (Cui et al. 2019, section 4).
 
     Segments are Chinese characters and the words between them, in lower case. The official scorer of CMRC2018 and DRCD takes
-    a contiguous run, though it is called a longest common sequence, and so does this. Words are split by NLTK's word
+    a contiguous run, though it calls it a longest common sequence, and so does this. Words are split by NLTK's word
     tokenizer, without its division into sentences. For data with unanswerable questions, ``""`` equals ``""``.
     """
     if not prediction and "" in answers:
@@ -71,7 +71,7 @@ def _cmrc_segments(text: str) -> list[str]:
 
 @cache
 def _words() -> Callable[[str], list[str]]:
-    from nltk.tokenize import NLTKWordTokenizer  # only where an evaluation of Chinese runs
+    from nltk.tokenize import NLTKWordTokenizer  # imported only to evaluate Chinese
 
     return NLTKWordTokenizer().tokenize
 
@@ -88,10 +88,10 @@ def _run_overlap(prediction: list[str], answer: list[str]) -> float:
 
 
 def cjrc_scores(prediction: str, answers: Sequence[str]) -> tuple[float, float]:
-    """Exact match and F1 over characters, letters and digits alone, averaged over leaving out each answer in turn.
+    """Exact match and F1 over characters (letters and digits only), averaged over leaving out each answer in turn.
 
-    Of several answers each is left out once and the best over the others counts, so that people, who are compared with the
-    others' answers, and machines are measured alike (Duan et al. 2019, CJRC, after CoQA's scorer). Yes and no are texts.
+    Each of several answers is left out once, and the best score over the others counts. People are compared with other
+    people's answers, so this measures models alike (Duan et al. 2019, CJRC, after CoQA's scorer). Yes and no are texts.
     """
     pairs = [(float(_cjrc_text(prediction) == _cjrc_text(answer)), _overlap(_cjrc_text(prediction), _cjrc_text(answer)))
              for answer in answers]  # fmt: skip
@@ -112,7 +112,7 @@ SCORERS: dict[str, Callable[[str, Sequence[str]], tuple[float, float]]] = {
 
 
 def scorer_for(questions: Sequence[Question]) -> str:
-    """The scorer that fits: ``cjrc`` where there are yes and no, ``cmrc`` for mostly Chinese passages, else ``squad``."""
+    """The fitting scorer: ``cjrc`` if there are yes or no answers, ``cmrc`` for mostly Chinese passages, else ``squad``."""
     if any(question.kind in ("yes", "no") for question in questions):
         return "cjrc"
     text = "".join(question.context for question in questions[:100])
@@ -122,13 +122,13 @@ def scorer_for(questions: Sequence[Question]) -> str:
 def reading_metrics(
     scorer: str, predictions: Sequence[str], answers: Sequence[Sequence[str]], kinds: Sequence[str]
 ) -> dict[str, float]:
-    """``em``, ``f1`` and their ``average`` over all questions, and over those of each kind where there are several.
+    """``em``, ``f1`` and their ``average`` over all questions, and over those of each kind if there are several.
 
     Args:
         scorer: a key of ``SCORERS``.
-        predictions: a text a question, ``""`` for no answer.
-        answers: the reference answers of each.
-        kinds: ``span``, ``none``, ``yes`` or ``no`` of each.
+        predictions: one text per question, ``""`` for no answer.
+        answers: the reference answers of each question.
+        kinds: the kind of each question: ``span``, ``none``, ``yes`` or ``no``.
     """
     scores = np.array([SCORERS[scorer](*one) for one in zip(predictions, answers, strict=True)])
     em, f1 = scores.mean(axis=0)
@@ -147,14 +147,14 @@ def reading_metrics(
 def best_null_threshold(
     differences: Sequence[float], scores_with: Sequence[float], scores_without: Sequence[float]
 ) -> tuple[float, float]:
-    """The threshold that gives the best score, and that score; a question is not answered where its difference is above it.
+    """The threshold that gives the best score, and that score; a question gets no answer if its difference is above it.
 
-    As SQuAD v2's scorer finds it, over all questions: by sorting, with ties decided together.
+    Found over all questions as in SQuAD v2's scorer: by sorting, with ties decided together.
 
     Args:
-        differences: of each question, the score of no answer minus that of the best answer.
-        scores_with: what the best answer of each scores.
-        scores_without: what no answer scores.
+        differences: for each question, the score of no answer minus that of the best answer.
+        scores_with: the metric of each question's best answer.
+        scores_without: the metric of giving no answer to each.
     """
     order = np.argsort(differences, kind="stable")
     sorted_differences = np.asarray(differences, dtype=float)[order]
