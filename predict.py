@@ -4,16 +4,15 @@
     python predict.py --model_dir checkpoint --input_file data/reviews/test.tsv --evaluate
     echo "房间很干净，下次还会来" | python predict.py --model_dir checkpoint --probabilities
 
-It needs only the directory of a run. A classifier answers with labels, with --explain also with the reasons for them. A
+It needs only the directory of a run. A classifier gives labels, and with --explain the reasons for them. A
 sentence encoder gives cosines (or classes) of pairs, vectors of texts (.npy or json lines), and with --corpus the most
 similar lines of a file. An entity model gives the type, text, start, end and confidence of each entity, in texts of any
-length.
-A reader answers --question from --context, or the questions of a file in SQuAD's layout. A language model fills [MASK].
+length. A reader answers --question from --context, or the questions of a file in SQuAD's layout. A language model fills
+[MASK].
 
-A row without text keeps its place and gets an empty answer: where the text is blank (of a pair, either text) the label,
-cosine or vector is empty, null in json lines, nan in .npy, and there are no entities, hits or masks; a question about a
-blank passage has the answer "". With --evaluate such a row is a bad row, as in training, and blank lines do not count in
-the metrics.
+A row with a blank text (of a pair, either text) keeps its place and gets an empty answer: the label, cosine or vector is
+empty, null in json lines, nan in .npy, and there are no entities, hits or masks; a question about a blank passage has the
+answer "". With --evaluate such a row is a bad row, as in training, and blank lines do not count in the metrics.
 
 Directories saved by transformers (sequence and token classifiers, question answering, masked language models) and by
 sentence-transformers work as well.

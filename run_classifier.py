@@ -49,7 +49,7 @@ def load_samples(path, args, target, tokenizer, name):
 
 
 def evaluate(predictor, sets):
-    """Figures of the development set, the same on any number of processes; and of further ones, under their names."""
+    """Metrics of the development set, the same on any number of processes; and of further sets, under their names."""
     target, dev = predictor.target, sets["dev"]
     evaluation = target.evaluation(predictor.logits(dev), dev)
     kept, figures = type(target)(target.labels, **evaluation.keep), {}
@@ -60,7 +60,7 @@ def evaluate(predictor, sets):
 
 
 def test(predictor, samples, run):
-    """Predict the test set with the saved model; its predictions stand in ``saved_dir/test_predictions.tsv``."""
+    """Predict the test set with the saved model; writes ``saved_dir/test_predictions.tsv``."""
     logits = predictor.logits(samples)
     if samples.has_label.all():
         run.report("test", predictor.target.scores(logits, samples.labels))

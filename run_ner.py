@@ -5,7 +5,7 @@
     torchrun --nproc_per_node=2 run_ner.py ...
 
 Files are json lines, {"text": ["小", "明"], "label": ["B-PER", "I-PER"]} or {"text": "小明", "entities": [[0, 2, "PER"]]},
-or columns: token, space or TAB, tag, a blank line between texts. Texts of any length are read in overlapping windows.
+or columns: token, space or TAB, tag, with a blank line between texts. Texts of any length are read in overlapping windows.
 """
 
 from pathlib import Path
@@ -67,7 +67,7 @@ def evaluate(predictor, samples):
 
 
 def test(predictor, samples, run):
-    """Read the test set with the saved model: line, type, start and end of each entity in ``test_predictions.tsv``."""
+    """Predict the test set with the saved model: line, type, start and end of each entity in ``test_predictions.tsv``."""
     found = predictor.find(samples)
     if samples.labelled:
         metrics, table = entity_metrics(samples, found, predictor.description.types)

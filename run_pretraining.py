@@ -94,7 +94,7 @@ def main(args):
     data_report = report_documents(sets)
 
     # model
-    order_weight = masking.expected(sets["train"])  # both objectives count alike
+    order_weight = masking.expected(sets["train"])  # both objectives have equal weight
     model = load_language_model(directory, len(args.objectives) == 2, order_weight, args.init_from_ckpt)
     if args.dropout is not None:
         model.encoder.set_dropout(args.dropout)

@@ -6,8 +6,8 @@
         --dev_data_file data/graded/dev.tsv --pretrained_model_name_or_path models/bertorch-tiny-zh --pooling_mode mean
     torchrun --nproc_per_node=2 run_sentencebert.py ...
 
-Rows are text TAB text TAB class, or a score for cosent and cosine_mse; triplets are text TAB positive TAB negative or json
-lines with query, pos and neg; their development and test sets are scored pairs.
+Rows are text TAB text TAB class, or score for cosent and cosine_mse. Triplets are text TAB positive TAB negative,
+or json lines with query, pos and neg; their development and test sets are scored pairs.
 """
 
 from pathlib import Path

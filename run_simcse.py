@@ -53,7 +53,7 @@ def load_samples(path, args, tokenizer, name):
 
     read_as = ("sentences", Path(path).suffixes, how)
     samples = tokenize_cached(path, rows, tokenizer, read_as, args.cache_dir)
-    samples.copies = 2  # every sentence twice in its batch, each time under another dropout mask
+    samples.copies = 2  # every sentence is in its batch twice, with different dropout masks
     return samples
 
 

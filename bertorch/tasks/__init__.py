@@ -1,1 +1,1 @@
-"""What is asked of an encoder: a folder for each task, with the same names in each."""
+"""The tasks of an encoder: a folder for each, with the same module names in each."""

@@ -17,7 +17,7 @@ from bertorch.training.arguments import (
 
 
 def prediction_parser() -> ArgumentParser:
-    """A parser with every flag of predict.py; a flag that one task alone has names it first."""
+    """A parser with every flag of predict.py; the help of a flag for one task alone begins with that task."""
     parser = ArgumentParser(
         "Predict with a saved model: one answer per row, in the order of the rows; an empty one for a row without text."
     )

@@ -1,14 +1,14 @@
-"""What the folder of each task holds, under the same names: the contract of a task, written once.
+"""The contract of a task: what each task's folder holds, under the same names.
 
-``rows.py``         how files are read: rows that are good, and one error for each that is not.
+``rows.py``         reads files: the usable rows, and one error for each bad row.
 ``description.py``  ``Description``: what ``bertorch.json`` holds of a model.
 ``head.py``         the head, an ``nn.Module`` that owns its encoder (``heads/loading.py`` has its contract).
-``predictor.py``    ``Predictor``: a trained model that answers. ``answers.py`` where that is long.
-``scores.py``       figures of answers beside the truth; ``METRICS``, those that ``--metric`` may name.
-``predict.py``      ``predict``, its page of the script of this name.
-``report.py``       ``TITLE`` and ``section``: its part of ``report.html``; what an evaluation keeps for it.
+``predictor.py``    ``Predictor``: predicts with a trained model; ``answers.py`` has the rest where it is long.
+``scores.py``       the metrics of predictions; ``METRICS``: those that ``--metric`` may name.
+``predict.py``      ``predict``: what the script ``predict.py`` runs for this task.
+``report.py``       ``TITLE`` and ``section``: the task's part of ``report.html``, and what an evaluation keeps for it.
 
-Other files hold what only that task has. One task uses another by the names of these modules.
+Other files hold what only that task has. Tasks find each other's modules by these names.
 """
 
 import argparse
@@ -24,12 +24,12 @@ from bertorch.training.inference import Compute
 
 
 class Predictor(Protocol):
-    """A trained model that answers: ``predict.py``, evaluations and programs of others ask it alone.
+    """Predicts with a trained model; ``predict.py``, evaluations and other programs all use it.
 
     Attributes:
         model: the head.
-        tokenizer: how it reads texts.
-        description: what it was trained for.
+        tokenizer: turns texts into its input.
+        description: what the model was trained for.
         compute: how answers are computed.
     """
 
@@ -40,12 +40,12 @@ class Predictor(Protocol):
 
     @classmethod
     def open(cls, directory: str | Path, compute: Compute, **settings: Any) -> "Predictor":
-        """The model of a saved directory, of a run or of another tool.
+        """Open the model in a saved directory, of a run or of another tool.
 
         Args:
             directory: holds configuration, vocabulary and weights.
             compute: how answers are computed.
-            settings: what shall be other than in training, such as ``max_seq_length``; each task lists its own.
+            settings: what to change from training, such as ``max_seq_length``; each task lists its own.
 
         Raises:
             UserError: something is missing, damaged or does not fit.
@@ -53,18 +53,18 @@ class Predictor(Protocol):
         ...
 
     def __call__(self, rows: Sequence[Any]) -> list[dict[str, Any]]:
-        """An answer to each row, in order, none left out: what ``predict.py`` writes as json lines."""
+        """One answer per row, in order: what ``predict.py`` writes as json lines."""
         ...
 
 
 class PredictPart(Protocol):
     """The module ``predict.py`` of a task."""
 
-    predict: Callable[[argparse.Namespace, Path, Compute], None]  # read the input, answer, write; with --evaluate scores
+    predict: Callable[[argparse.Namespace, Path, Compute], None]  # read, predict, write; score with --evaluate
 
 
 class ReportPart(Protocol):
     """The module ``report.py`` of a task."""
 
     TITLE: str
-    section: Callable[[dict[str, Any], Sequence[str] | None], Html]  # what an evaluation kept, and the labels
+    section: Callable[[dict[str, Any], Sequence[str] | None], Html]  # takes what an evaluation kept, and the labels

@@ -1,4 +1,4 @@
-"""What ``bertorch.json`` says of a model, checked: the directory may come from anywhere and hold anything."""
+"""What ``bertorch.json`` says about a model, checked, since a directory may come from anywhere."""
 
 import json
 import math
@@ -15,11 +15,11 @@ from bertorch.memory import check_memory
 from bertorch.reporting.runs import DESCRIPTION
 from bertorch.training.checkpoints import read_description
 
-Kind = tuple[Callable[[Any], bool], str]  # whether a value fits, and what it must be
+Kind = tuple[Callable[[Any], bool], str]  # a check of a value, and what the value must be
 
 
 def is_text(value: Any) -> bool:
-    """A text that can be written: JSON may hold half a character (``\\ud83d``)."""
+    """Whether a value is a text that can be written: JSON may hold half a character (``\\ud83d``)."""
     return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
 
 
@@ -47,24 +47,24 @@ def or_null(kind: Kind) -> Kind:
 
 
 def value(kind: Kind, **options: Any) -> Any:
-    """A field of a description that must be of this kind; ``default`` where a directory need not say it."""
+    """A field of a description, of this kind; pass ``default`` if a directory may leave it out."""
     return field(metadata={"kind": kind}, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What the descriptions of all tasks have in common; each adds its own values.
+    """What the descriptions of all tasks share; each adds its own values.
 
-    It checks itself, when it is written as when it is read.
+    It is checked both when written and when read.
 
     Attributes:
-        max_seq_length: tokens of the longest sequence in training; None where another tool made the directory.
-        truncation: what was kept of longer texts.
+        max_seq_length: the longest sequence in training, in tokens; None if another tool made the directory.
+        truncation: which part of longer texts was kept.
     """
 
     task: ClassVar[str]
     architectures: ClassVar[tuple[str, ...]] = ()  # how the names of transformers' classes for this task end
-    marker: ClassVar[str | None] = None  # a file that another tool's directories for this task hold
+    marker: ClassVar[str | None] = None  # a file in another tool's directories for this task
     original_figures: ClassVar[dict[str, tuple[str, int]]] = {}  # see ``logging.shown``
     max_seq_length: int | None = value(or_null(COUNT), default=None)
     truncation: str = value(one_of(TRUNCATIONS), default="head")
@@ -77,17 +77,17 @@ class Description:
                 raise UserError(f"{one.name} must be {what}, found {repr(found)[:60]}")
 
     def check(self) -> None:
-        """Raises UserError for values that do not fit one another."""
+        """Raises UserError for values that contradict each other."""
 
     def check_size(self, directory: Path) -> None:
-        """Raises UserError where the head that is described would not fit into memory beside this encoder."""
+        """Raises UserError if the described head would not fit into memory beside this encoder."""
 
     @classmethod
     def read(cls, directory: str | Path) -> "Description | None":
-        """That of a saved directory; None where there is none: another tool made it.
+        """The description in a saved directory; None if it has none, because another tool made it.
 
         Raises:
-            UserError: it is damaged: a value is missing, is not such a value, or does not fit the others.
+            UserError: a value is missing, is of the wrong kind, or contradicts the others.
         """
         raw, path = read_description(directory), Path(directory) / DESCRIPTION
         if raw is None or raw["task"] != cls.task:
@@ -104,19 +104,19 @@ class Description:
         return description
 
     def to_json(self) -> dict[str, Any]:
-        """What ``bertorch.json`` holds of it; None is left out where it is the default."""
+        """The content of ``bertorch.json``; leaves out None where it is the default."""
         self.check()
         held = zip(fields(self), asdict(self).values(), strict=True)
         return {"task": self.task, **{one.name: found for one, found in held if (found, one.default) != (None, None)}}
 
 
 def check_labels(directory: str | Path, labels: list[str]) -> None:
-    """Raises UserError where the head for this many labels would not fit into memory."""
+    """Raises UserError if a head for this many labels would not fit into memory."""
     check_memory(directory, f"a head for {len(labels)} labels", 4 * len(labels) * load_config(directory).hidden_size)
 
 
 def config_of(directory: Path) -> dict[str, Any]:
-    """``config.json`` as it stands, of a model that this encoder can be."""
+    """``config.json`` as it is, after a check that this encoder supports the model."""
     load_config(directory)
     return json.loads(config_path(directory).read_text(encoding="utf-8"))
 
@@ -128,7 +128,7 @@ def config_labels(directory: Path) -> list[str]:
         UserError: it names none, or labels that cannot be written.
     """
     id2label = config_of(directory).get("id2label")
-    if isinstance(id2label, list):  # of the original bertorch
+    if isinstance(id2label, list):  # written by the original bertorch
         id2label = {str(index): label for index, label in enumerate(id2label)}
     if not isinstance(id2label, dict) or sorted(id2label) != sorted(str(index) for index in range(len(id2label))):
         raise UserError(

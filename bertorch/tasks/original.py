@@ -1,10 +1,10 @@
-"""Checkpoints of the original bertorch (github.com/zejunwang1/bertorch), each a ``pytorch_model.bin``, read as ours.
+"""Read checkpoints of the original bertorch (github.com/zejunwang1/bertorch), each a ``pytorch_model.bin``.
 
 - run_classifier.py: ``encoder.*`` with pooler, ``classifier``; beside it a ``config.json`` whose ``id2label`` is a list.
-- run_ner.py: ``encoder.*`` with pooler, ``classifier``, with --use_crf ``crf.*``. There is a tag more than the label file
-  has: [PAD], the last. Its chain begins with [CLS] and ends with [SEP], both tagged O.
+- run_ner.py: ``encoder.*`` with pooler, ``classifier``, with --use_crf ``crf.*``. It has one tag more than the label
+  file: [PAD], the last. Its chain begins with [CLS] and ends with [SEP], both tagged O.
 - run_sentencebert.py, run_simcse.py, run_batchneg.py: ``bert.*`` with pooler, with --output_emb_size ``emb_reduce_linear``;
-  of the first also ``classifier``, over two vectors, their difference and perhaps their product.
+  the first also has ``classifier``, over two vectors, their difference and perhaps their product.
 
 All but run_classifier.py wrote no ``config.json``.
 """
@@ -22,9 +22,9 @@ WORDS = "embeddings.word_embeddings.weight"
 
 
 def original_task(tensors: dict[str, Tensor], labels: list[str] | None = None) -> str | None:
-    """What a checkpoint of the original is for, as ``bertorch.json`` names tasks; None for a checkpoint of another tool.
+    """The task of a checkpoint of the original, as named in ``bertorch.json``; None for a checkpoint of another tool.
 
-    A classifier of texts and a tagger without CRF hold the same names: where ``labels`` are tags, it is a tagger.
+    A text classifier and a tagger without CRF have the same tensor names; if ``labels`` are tags, it is a tagger.
     """
     if f"encoder.{WORDS}" in tensors and "classifier.weight" in tensors:
         tags = bool(labels) and all(parse_tag(label) for label in labels)
@@ -39,7 +39,7 @@ def original_task(tensors: dict[str, Tensor], labels: list[str] | None = None) -
 
 
 def original_weights(directory: str | Path, weights: str | Path | None = None) -> dict[str, Tensor] | None:
-    """The checkpoint to predict with, ``weights`` or that of ``directory``, where it is one of the original bertorch."""
+    """The tensors of ``weights``, or of ``directory``, if it is a checkpoint of the original bertorch; else None."""
     path = Path(weights or directory)
     path = find_weights(path) if path.is_dir() else path
     if path is None or path.suffix != ".bin" or not path.is_file():

@@ -1,4 +1,4 @@
-"""From a saved directory to answers: rows in, lines out; what the tasks of predict.py share."""
+"""What the tasks of predict.py share: opening a saved model, reading rows, writing answers."""
 
 import argparse
 import json
@@ -34,15 +34,15 @@ def load_predictor(
     pooling_mode: str | None = None,
     **settings: Any,
 ) -> Predictor:
-    """A trained model that answers: rows in, answers out, for every task.
+    """Open a trained model of any task, to call with rows.
 
     Args:
-        directory: a saved directory of a run, of transformers or of sentence-transformers; or a name on the hub.
-        device: ``cpu``, ``cuda`` or ``cuda:1``; None takes a GPU where there is one.
-        batch_size: rows or windows of a forward pass.
-        precision: ``fp32``, ``bf16`` or ``fp16`` to compute in.
+        directory: saved by a run, transformers or sentence-transformers; or a name on the hub.
+        device: ``cpu``, ``cuda`` or ``cuda:1``; None uses a GPU if there is one.
+        batch_size: rows or windows per forward pass.
+        precision: number format to compute in, ``fp32``, ``bf16`` or ``fp16``.
         pooling_mode: make sentence vectors with a plain encoder.
-        settings: of the task, see ``Predictor.open`` in its ``predictor.py``.
+        settings: of the task; see ``Predictor.open`` in its ``predictor.py``.
 
     Raises:
         UserError: the model does not exist, is damaged, or is for an unsupported task.
@@ -57,8 +57,8 @@ def load_predictor(
 def model_directory(args: argparse.Namespace) -> Path:
     """The directory to predict with.
 
-    Where ``--init_from_ckpt`` names the weights of a run, and no flag says how else to use them, it is the directory of that
-    run, which knows its task and holds all its layers; the flag is taken back then.
+    If ``--init_from_ckpt`` names the weights of a run, and no flag says how else to use them, it is the directory of that
+    run, which names its task and holds all its layers; ``args.init_from_ckpt`` is then set to None.
 
     Raises:
         UserError: no such model, or no such weights.
@@ -75,16 +75,16 @@ def model_directory(args: argparse.Namespace) -> Path:
 def task_of(
     directory: Path, pooling_mode: str | None = None, weights: str | None = None, labels: list[str] | None = None
 ) -> str:
-    """The task that the directory of a run names, or that another tool's directory is for.
+    """The task that a run's directory names, or that another tool's directory is for.
 
     Args:
         directory: of the model.
-        pooling_mode: sentence vectors are asked for, of an encoder that is for nothing else.
-        weights: a file with the trained weights, where the directory has none.
-        labels: those that are given beside it: tags tell a tagger of the original bertorch from its classifier.
+        pooling_mode: if given, a plain encoder is to make sentence vectors.
+        weights: a file with the trained weights, if the directory has none.
+        labels: of ``--label_file``; they tell a tagger of the original bertorch from its classifier.
 
     Raises:
-        UserError: a task that is not in the table.
+        UserError: the task is not in the table.
     """
     raw = read_description(directory)
     if raw is not None and (raw["task"] != "language_model" or pooling_mode is None):
@@ -111,20 +111,20 @@ def text_tokenizer(
     truncation: str | None = None,
     longest: int | None = None,
 ) -> TextTokenizer:
-    """How the model reads texts: as in its training, unless told otherwise.
+    """The tokenizer of a model, set up as in its training unless told otherwise.
 
     Args:
         directory: with configuration and vocabulary.
-        description: of the training.
+        description: of the model.
         max_seq_length, truncation: in place of the description's.
-        longest: ``max_seq_length`` where nothing else says it; 512, or what the encoder has positions for.
+        longest: ``max_seq_length`` if nothing else gives it; by default 512, or the encoder's number of positions.
     """
     length = max_seq_length or description.max_seq_length
     return open_text_tokenizer(directory, length, truncation or description.truncation, longest)
 
 
 def rows_of(texts: Sequence[str | Sequence[str]]) -> list[Row]:
-    """Texts, or several that belong together, as rows of a file whose lines they are; without texts where one is blank."""
+    """Rows made of texts or groups of texts, as if read from a file; a row with a blank text has no texts."""
     rows = [(one,) if isinstance(one, str) else tuple(one) for one in texts]
     return [Row(line, row if all(map(str.strip, row)) else (), None) for line, row in enumerate(rows, 1)]
 
@@ -141,7 +141,7 @@ def load_rows(
     piped: bytes,
     **reading: Any,
 ) -> list[Row]:
-    """Every row of the input; a row that cannot be used is kept without texts. ``reading`` as in ``read_rows``."""
+    """Read every row of the input; an unusable row is kept without texts. ``reading``: see ``read_rows``."""
     return read_rows(
         args.input_file or "<stdin>",
         is_text_pair,
@@ -151,7 +151,7 @@ def load_rows(
         label_needed=label_needed,
         stream=None if args.input_file else as_stream(piped),
         kind=input_format(args),
-        keep_all=args.output_file is not None or not args.evaluate,  # answers lose no row
+        keep_all=args.output_file is not None or not args.evaluate,  # every row needs an answer
         encoding=args.encoding,
         **reading,
     )
@@ -170,7 +170,7 @@ def json_line(answer: dict[str, Any]) -> str:
 
 
 def write_lines(args: argparse.Namespace, lines: Iterable[str]) -> None:
-    """To ``--output_file``, complete or absent, or to standard output where only answers are asked for."""
+    """Write to ``--output_file``, wholly or not at all; without it, to standard output unless evaluating."""
     if args.output_file:
         write_whole(Path(args.output_file), lambda unfinished: _write(unfinished, lines))
         logger.info(f"predictions in {args.output_file}")
@@ -186,13 +186,13 @@ def _write(path: Path, lines: Iterable[str]) -> None:
 def label_lines(
     args: argparse.Namespace, rows: list[Row], labels: list[str], answers: Iterable[dict[str, Any]], key: str = "label"
 ) -> Iterable[str]:
-    """A line a row: its answer and, on request, probabilities; an empty answer for a row that could not be used.
+    """One line per row: its answer and, on request, probabilities; an unusable row has an empty answer.
 
     Args:
         args: the flags.
         rows: the input.
         labels: of the model.
-        answers: ``key`` and perhaps ``probabilities`` of the rows that have texts.
+        answers: ``key`` and perhaps ``probabilities``, for the rows that have texts.
         key: ``label``, ``labels`` or ``score``.
     """
     answers = iter(answers)
@@ -212,14 +212,14 @@ def label_lines(
 
 
 def answer_cell(answer: str | list[str] | float | None) -> str:
-    """A label, labels or a score as a cell of a file; empty where there is none."""
+    """A label, labels or a score as a cell of a file; empty if there is none."""
     if isinstance(answer, list):
         return "|".join(answer)
     return f"{answer:.6f}" if isinstance(answer, float) else answer or ""
 
 
 def write_predictions(saved_dir: str | Path, compute: Compute, answers: Iterable[str]) -> None:
-    """One answer a line in ``saved_dir/test_predictions.tsv``."""
+    """Write one answer per line to ``saved_dir/test_predictions.tsv``."""
     if compute.processes.is_main:
         path = Path(saved_dir) / "test_predictions.tsv"
         lines = [f"{answer}\n" for answer in answers]

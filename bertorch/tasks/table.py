@@ -1,6 +1,6 @@
-"""The tasks: the name that ``bertorch.json`` holds -> the folder. The one registry; a new task is a line here.
+"""The registry of tasks: the name in ``bertorch.json`` -> the folder. A new task is one line here.
 
-The table imports nothing of them: who asks for a part of a task loads that part alone.
+The table does not import the tasks: ``part`` loads only the module that is asked for.
 """
 
 import importlib

@@ -13,7 +13,7 @@ from bertorch.training.arguments import (
 
 
 def add_classifier_arguments(parser: ArgumentParser) -> None:
-    """The flags that say what is predicted, and from what."""
+    """Add the flags of classification."""
     task = parser.add_argument_group("classification")
     task.add_argument(
         "--target", choices=TARGETS, default="label",
@@ -39,7 +39,7 @@ def add_classifier_arguments(parser: ArgumentParser) -> None:
 
 
 def parse_classifier_arguments(parser: ArgumentParser) -> argparse.Namespace:
-    """The flags as given, with the default that follows ``--target``."""
+    """Parse the flags; the default of ``--metric`` depends on ``--target``."""
     args = parser.parse_args()
     settle_dev_files(parser, args)
     args.metric = args.metric or TARGETS[args.target].metrics[0]

@@ -1,18 +1,18 @@
-"""Which characters carried a decision: integrated gradients over the word embeddings.
+"""Which characters decided a label: integrated gradients over the word embeddings.
 
-Sundararajan, Taly & Yan 2017, "Axiomatic Attribution for Deep Networks", section 3, eq. 1, for each width i of a token:
+Sundararajan, Taly & Yan 2017, "Axiomatic Attribution for Deep Networks", section 3, eq. 1, for each dimension i of a token:
 
     attribution_i = (x_i - b_i) * integral from 0 to 1 of dF(b + a (x - b)) / dx_i  da
 
 x are the word embeddings of a row's tokens, b those of the baseline, F the logit of the predicted class; the attribution
-of a token is the sum over its widths. All tokens together have F(x) - F(b) (completeness, proposition 1): what is missing
-is the error of the integral, and is reported.
+of a token is the sum over its dimensions. All tokens add up to F(x) - F(b) (completeness, proposition 1); any gap is the
+error of the numerical integral, and is reported.
 
 The baseline is [MASK] in place of every token of the texts; special tokens, positions and segments stay. Pretraining
-taught the model to read [MASK] as "something stands here, and it is unknown", which is what a baseline is to say, while
-[PAD] is never attended to, and its embedding never trained. A vocabulary without [MASK] takes [PAD] nevertheless.
+taught the model to read [MASK] as "something unknown stands here", which is what a baseline should say; [PAD] is never
+attended to, and its embedding is never trained. A vocabulary without [MASK] uses [PAD] nevertheless.
 
-F is the logit and not the probability: the softmax is flat where the model is sure, and a probability also moves with the
+F is the logit, not the probability: the softmax is flat where the model is sure, and a probability also depends on the
 logits of the other classes.
 """
 
@@ -32,9 +32,9 @@ from bertorch.data.tokenizing import Samples, TextTokenizer
 from bertorch.encoder import Encoder, TokenBatch
 from bertorch.training.process_group import Processes
 
-_TOKENS = 2048  # of a forward and backward pass; a base-sized model takes about a gigabyte for them
+_TOKENS = 2048  # per forward and backward pass; a base-sized model needs about a gigabyte for them
 _LARGE_GAP = 0.05  # the paper's section 5 asks for less
-_NO_DIFFERENCE = 1e-3  # logits that differ by less decide nothing, and rounding is a part of the difference
+_NO_DIFFERENCE = 1e-3  # smaller differences of logits decide nothing, and are partly rounding
 
 Span = tuple[int, int, float]  # start and end in characters of the text, attribution
 
@@ -45,8 +45,8 @@ class Attribution:
 
     Attributes:
         tokens: float64 ``[total_tokens]``.
-        logit: F(x), of the row.
-        baseline_logit: F(b), of the row with its texts masked.
+        logit: F(x), for the row.
+        baseline_logit: F(b), for the row with its texts masked.
     """
 
     tokens: np.ndarray
@@ -55,7 +55,7 @@ class Attribution:
 
     @property
     def gap(self) -> float:
-        """What the sum of all attributions lacks, or has too much, as a share of F(x) - F(b)."""
+        """How far the sum of all attributions is from F(x) - F(b), as a share of it."""
         difference = self.logit - self.baseline_logit
         return abs(float(self.tokens.sum()) - difference) / max(abs(difference), _NO_DIFFERENCE)
 
@@ -68,7 +68,7 @@ class Explanation:
         probabilities: of the labels, ``[num_labels]``.
         logit, baseline_logit, gap: as in ``Attribution``.
         spans: of each text, what its characters add to the logit of the likeliest label, in the order of the text.
-        left_out: of each text, start and end of the characters that truncation took away; None where it took nothing.
+        left_out: of each text, start and end of the characters that truncation removed; None if it removed none.
     """
 
     probabilities: np.ndarray
@@ -84,7 +84,7 @@ class Explanation:
 
     @property
     def strength(self) -> float:
-        """The attributions of all spans of all texts, without their signs."""
+        """The sum of the absolute attributions of all spans of all texts."""
         return sum(abs(value) for spans in self.spans for _, _, value in spans)
 
 
@@ -97,22 +97,22 @@ def integrated_gradients(
     baseline_id: int,
     steps: int,
 ) -> Attribution:
-    """Attribute one logit of one row to its tokens, the integral by Gauss and Legendre's rule.
+    """Attribute one logit of one row to its tokens, with Gauss-Legendre quadrature for the integral.
 
-    Points of the path stand in packed batches, as many together as fit ``_TOKENS``.
+    Points of the path are packed into batches of up to ``_TOKENS`` tokens.
 
     Args:
-        encoder: whose word embeddings are changed on the way; in evaluation, like all of the model.
-        logits: of a batch that holds each sequence of the row ``points`` times, all copies of the first, then those of the
-            next -> ``[points, num_labels]``.
+        encoder: its word embeddings are replaced meanwhile; in evaluation mode, like the whole model.
+        logits: computes ``[points, num_labels]`` from a batch with ``points`` copies of each sequence of the row: all
+            copies of the first, then those of the next.
         row: its sequences, on the CPU.
-        of_text: the tokens to be masked, BoolTensor ``[total_tokens]``, on the CPU; the others have an attribution of 0.
+        of_text: the tokens to mask, BoolTensor ``[total_tokens]``, on the CPU; the others get an attribution of 0.
         target: the class.
-        baseline_id: the token that masks.
-        steps: nodes of the rule.
+        baseline_id: the token to mask with.
+        steps: nodes of the quadrature.
     """
     nodes, node_weights = np.polynomial.legendre.leggauss(steps)
-    # Place and weight of each point, ``[2, points]``; the ends are there for F(b) and F(x) and have no weight.
+    # Place and weight of each point, ``[2, points]``; the ends give F(b) and F(x) and have weight 0.
     path = np.array([[0.0, *(nodes + 1) / 2, 1.0], [0.0, *node_weights / 2, 0.0]], dtype=np.float32)
     word = encoder.embeddings.word.weight.detach()
     words = word[row.input_ids.to(word.device)]
@@ -134,8 +134,8 @@ def _copies(row: TokenBatch, part: Tensor) -> tuple[TokenBatch, Tensor, Tensor]:
     """A copy of each sequence for every point of ``part``, ``[2, points]``.
 
     Returns:
-        The batch; the token of ``row`` that each of its tokens copies, ``[tokens]``; and of each token the column of
-        ``part``, ``[2, tokens]``.
+        The batch; for each of its tokens, the token of ``row`` that it copies, ``[tokens]``, and the column of ``part``,
+        ``[2, tokens]``.
     """
     points = part.shape[1]
     origin = torch.cat([tokens.repeat(points) for tokens in torch.arange(row.total_tokens).split(row.lengths)])
@@ -146,9 +146,9 @@ def _copies(row: TokenBatch, part: Tensor) -> tuple[TokenBatch, Tensor, Tensor]:
 
 @contextlib.contextmanager
 def _reading(encoder: Encoder, embeddings: Tensor) -> Iterator[None]:
-    """``encoder`` takes ``embeddings`` ``[total_tokens, embedding_size]`` where it would look up those of its tokens.
+    """Make ``encoder`` use ``embeddings`` ``[total_tokens, embedding_size]`` in place of those of its tokens.
 
-    A hook, so that neither the encoder nor any head has an argument that nothing else needs.
+    A hook, so that neither the encoder nor any head needs an argument for this alone.
     """
     hook = encoder.embeddings.word.register_forward_hook(lambda *_: embeddings)
     try:
@@ -167,16 +167,16 @@ def explain_rows(
     steps: int,
     processes: Processes,
 ) -> list[Explanation | None]:
-    """Explain the likeliest label of every row, shared by all ranks and known to each; None for a row without texts.
+    """Explain the likeliest label of every row; ranks share the work and all get the result. None for a row without texts.
 
     Args:
-        model: with an ``encoder``; its parameters need no gradients from here on.
+        model: has an ``encoder``; gradients of its parameters are switched off.
         logits: as in ``integrated_gradients``.
         rows: the input.
         samples: those of ``rows`` that have texts, tokenized by ``text_encoder``.
         row_logits: of ``samples``, ``[samples, num_labels]``.
         text_encoder: says where tokens stand in the texts.
-        steps: nodes of the integral.
+        steps: nodes of the quadrature.
         processes: share the rows.
     """
     model.eval().requires_grad_(False)
@@ -203,7 +203,7 @@ def explain_rows(
 def _row(
     samples: Samples, row: int, texts: tuple[str, ...], text_encoder: TextTokenizer
 ) -> tuple[TokenBatch, list[tuple[int, int, int] | None], list[tuple[int, int] | None]]:
-    """The sequences of a row, in their order; of each token text, start and end; of each text what was left out."""
+    """The sequences of a row, in order; the text, start and end of each token; and what each text lost by truncation."""
     first, last = samples.row_starts[row : row + 2]
     lengths = samples.lengths[first:last]
     ids = samples.input_ids[samples.offsets[first] : samples.offsets[last]].astype(np.int64)
@@ -222,16 +222,16 @@ def _row(
 
 
 def _spans(texts: tuple[str, ...], places: list[tuple[int, int, int] | None], values: np.ndarray) -> list[list[Span]]:
-    """The attributions of tokens as those of characters; tokens that share a character are one span."""
+    """Turn attributions of tokens into spans of characters; tokens that share a character form one span."""
     spans: list[list[Span]] = [[] for _ in texts]
     for place, value in zip(places, values.tolist(), strict=True):
         if place is None:
             continue
         number, start, end = place
         surface, own = texts[number][start:end], spans[number]
-        if surface.strip():  # SentencePiece's tokens begin with the blank before their word
+        if surface.strip():  # a SentencePiece token begins with the space before its word
             start, end = end - len(surface.lstrip()), start + len(surface.rstrip())
-        # Bytes of one character stand there several times. A token without characters, if any, joins its neighbour.
+        # The bytes of one character all have its place. A token without characters joins its neighbour.
         if own and (start < own[-1][1] or start == end or own[-1][0] == own[-1][1]):
             own[-1] = (own[-1][0], max(end, own[-1][1]), own[-1][2] + value)
         else:
@@ -240,7 +240,7 @@ def _spans(texts: tuple[str, ...], places: list[tuple[int, int, int] | None], va
 
 
 def _report(explained: dict[int, Explanation], max_seq_length: int, steps: int) -> None:
-    """Say how complete the attributions are, by the line of each row, and that texts were cut."""
+    """Log how complete the attributions of each line are, and how many rows were cut."""
     worst = max(explained, key=lambda line: explained[line].gap)
     large = sum(one.gap > _LARGE_GAP for one in explained.values())
     gap = f"{explained[worst].gap:.1%}, in line {worst}"

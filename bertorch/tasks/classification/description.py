@@ -1,4 +1,4 @@
-"""What ``bertorch.json`` says of a classifier."""
+"""What ``bertorch.json`` says about a classifier."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ class Description(task.Description):
         is_text_pair: rows hold two texts.
         pooling_mode: what is classified.
         target: one label, several labels, or a score, under the names of ``--target``.
-        thresholds: of several labels, the probability from which on a row has each; None is 0.5.
+        thresholds: for several labels, the lowest probability at which a row has each; None means 0.5.
     """
 
     task = "classification"
@@ -49,12 +49,12 @@ class Description(task.Description):
 
     @classmethod
     def of_transformers(cls, directory: Path, labels: list[str] | None = None) -> "Description":
-        """That of a sequence classifier of transformers; ``labels`` in place of those that it names.
+        """The description of a sequence classifier of transformers; ``labels`` replace those that it names.
 
-        Its ``problem_type`` decides what they are; without one, one label alone is a score, as transformers trains it.
+        Its ``problem_type`` decides the target; without one, a single label is a score, as in transformers.
 
         Raises:
-            UserError: it names no labels, or gives several scores.
+            UserError: it names no labels, or predicts several scores.
         """
         labels = labels or config_labels(directory)
         kind = config_of(directory).get("problem_type")

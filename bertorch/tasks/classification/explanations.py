@@ -1,4 +1,4 @@
-"""Explanations of labels, written: colours on a terminal, a page of HTML, json lines, or tab-separated."""
+"""Write explanations of labels: coloured on a terminal, as an HTML page, json lines, or tab-separated."""
 
 import argparse
 import re
@@ -14,9 +14,9 @@ from bertorch.tasks.prediction import json_line, writes_json
 
 NOT_EXPLAINED = "--explain is for labels of texts and of pairs, by run_classifier.py, or classes by run_sentencebert.py; "
 
-# Blue speaks for the label, orange against it, weak to strong: colours that the colour-blind tell apart as well.
+# Blue speaks for the label, orange against it, weak to strong; colour-blind readers can tell them apart.
 _FOR, _AGAINST = (153, 111, 75), (223, 216, 209)  # backgrounds of a terminal's 256 colours, all legible in black
-_FAINT = 0.05  # of the strongest span of its row: not coloured
+_FAINT = 0.05  # spans below this share of the row's strongest are not coloured
 
 _PAGE = """<!DOCTYPE html>
 <html><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -39,7 +39,7 @@ small { display: block; line-height: 1.4; opacity: .75; overflow-wrap: anywhere 
 
 
 def check_explain(args: argparse.Namespace, task: str, directory: Path) -> None:
-    """Raises UserError where the flags or the task of ``directory`` leave nothing to explain."""
+    """Raises UserError if the flags or the task of ``directory`` do not allow --explain."""
     if task not in ("classification", "sentence_vectors"):
         raise UserError(f"{NOT_EXPLAINED}{directory} is a model for {task}")
     if args.precision != "fp32":
@@ -51,13 +51,13 @@ def check_explain(args: argparse.Namespace, task: str, directory: Path) -> None:
 def explanation_lines(
     args: argparse.Namespace, rows: list[Row], labels: list[str], explanations: list[Explanation | None]
 ) -> Iterable[str]:
-    """What is written, in the form that suits where it goes; no row is lost.
+    """The lines to write, in the format of the output; every row is kept.
 
     Args:
         args: the flags.
         rows: the input.
         labels: of the model.
-        explanations: of ``rows``; None where a row could not be used.
+        explanations: of ``rows``; None for an unusable row.
     """
     pairs = zip(rows, explanations, strict=True)
     if writes_json(args):
@@ -91,7 +91,7 @@ def _as_json(args: argparse.Namespace, row: Row, labels: list[str], one: Explana
 
 
 def _cells(args: argparse.Namespace, row: Row, labels: list[str], one: Explanation | None, texts: int) -> list[str]:
-    """Label, its probability, all of them on request; of each text what was read of it, and its strongest spans."""
+    """The label and its probability, on request all; for each text, what was read of it and its strongest spans."""
     every = len(labels) if args.probabilities else 0
     if one is None:
         return [""] * (2 + every + 2 * texts)
@@ -105,7 +105,7 @@ def _cells(args: argparse.Namespace, row: Row, labels: list[str], one: Explanati
 
 
 def _strongest(one: Explanation, number: int, text: str, count: int) -> list[str]:
-    """``span:share``, the strongest first; a share is signed, and without signs those of a row add up to 1."""
+    """``span:share``, the strongest first; shares are signed, and their absolute values add up to 1 over a row."""
     spans = sorted(one.spans[number], key=lambda span: -abs(span[2]))[:count]
     strength = one.strength or 1.0
     return [f"{_plain(text[start:end])}:{value / strength:+.2f}" for start, end, value in spans]
@@ -151,14 +151,14 @@ def _section(args: argparse.Namespace, row: Row, labels: list[str], one: Explana
 
 
 def _shades(one: Explanation, number: int, text: str) -> Iterator[tuple[str, float | None, float, bool]]:
-    """The pieces of a text, as ``_pieces``, each with its strength before ``left out``: 0 to 1, the row's strongest span."""
+    """``_pieces`` with a strength before ``left out``: from 0 to 1, which is the row's strongest span."""
     strongest = max((abs(value) for spans in one.spans for _, _, value in spans), default=0.0)
     for piece, value, cut in _pieces(text, one.spans[number], one.left_out[number]):
         yield piece, value, abs(value) / strongest if value and strongest else 0.0, cut
 
 
 def _pieces(text: str, spans: list[Span], left_out: tuple[int, int] | None) -> Iterator[tuple[str, float | None, bool]]:
-    """The whole text, piece by piece: ``(piece, attribution, left out)``; None for blanks between spans and the like."""
+    """The whole text, piece by piece: ``(piece, attribution, left out)``; None for text outside spans, such as spaces."""
     marks = [(start, end, value, False) for start, end, value in spans]
     if left_out is not None:
         marks.append((*left_out, None, True))
@@ -175,5 +175,5 @@ def _pieces(text: str, spans: list[Span], left_out: tuple[int, int] | None) -> I
 
 
 def _plain(text: str) -> str:
-    """Without the characters that would end a line or a cell, or move a terminal's cursor; as long as before."""
+    """Replace characters that end a line or cell, or move a terminal's cursor, with spaces; the length stays."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", " ", text)

@@ -1,4 +1,4 @@
-"""Classifier: the label of a text or text pair; or several labels, or a score."""
+"""Classifier: one label, several labels or a score for a text or text pair."""
 
 from pathlib import Path
 
@@ -17,8 +17,8 @@ class Classifier(nn.Module):
     """Softmax over a vector of the text (Devlin et al. 2018, section 4.1).
 
     ``pooling_mode`` ``linear`` is what transformers' sequence classifiers compute, family by family: the pooler's vector
-    for BERT and ALBERT, a dense layer of the head's own for RoBERTa and ELECTRA say. The other modes classify the pooled
-    states directly.
+    for BERT and ALBERT, a dense layer of its own for RoBERTa and ELECTRA, for example. The other modes classify the
+    pooled states directly.
     """
 
     architecture = "ForSequenceClassification"
@@ -33,7 +33,7 @@ class Classifier(nn.Module):
         self.classifier = nn.Linear(config.hidden_size, num_labels)
         self.dropout = Dropout(config.text_classifier_dropout)
         self.class_loss: ClassLoss | LabelsLoss | ScoreLoss = ClassLoss()
-        self.dropout_samples = 1  # dropout masks of the vectors that the loss is averaged over (Inoue 2019)
+        self.dropout_samples = 1  # average the loss over this many dropout masks of the vectors (Inoue 2019)
         for layer in (self.dense, self.classifier):
             if layer is not None:
                 nn.init.normal_(layer.weight, std=config.initializer_range)
@@ -70,7 +70,7 @@ class Classifier(nn.Module):
         return files
 
     def weight_names(self) -> dict[str, str]:
-        """Those of transformers' sequence classifier of this family."""
+        """The weight names of transformers' sequence classifier of this family."""
         modules = self.encoder.config.family.classifier if self.pooling_mode == "linear" else {"classifier": "classifier"}
         return {f"{ours}.{kind}": f"{theirs}.{kind}" for ours, theirs in modules.items() for kind in ("weight", "bias")}
 
@@ -86,7 +86,7 @@ def needs_pooler(config: EncoderConfig, pooling_mode: str) -> bool:
 def load_classifier(
     directory: str | Path, num_labels: int, pooling_mode: str = "linear", init_from_ckpt: str | Path | None = None
 ) -> Classifier:
-    """A classifier to be trained: encoder from ``directory``, a new head, or both from ``init_from_ckpt``.
+    """A classifier to train: the encoder from ``directory`` with a new head, or both from ``init_from_ckpt``.
 
     Raises:
         UserError: weights are missing or do not fit.
@@ -98,7 +98,7 @@ def load_classifier(
 def load_trained_classifier(
     directory: str | Path, num_labels: int, pooling_mode: str = "linear", weights: str | Path | None = None
 ) -> Classifier:
-    """A classifier to predict with; every weight must be there, in ``directory`` or in the file ``weights``.
+    """A classifier to predict with; ``directory`` or the file ``weights`` must hold every weight.
 
     Raises:
         UserError: weights are missing or do not fit.

@@ -1,4 +1,4 @@
-"""Labels of texts and text pairs."""
+"""Predict labels or scores of texts and text pairs."""
 
 import argparse
 from dataclasses import replace
@@ -20,7 +20,7 @@ from bertorch.training.inference import Compute
 
 
 def predict(args: argparse.Namespace, directory: Path, compute: Compute) -> None:
-    """A line a row: its label, with --explain also what speaks for it; with --evaluate figures."""
+    """Write one line per row: its answer, with --explain also the reasons; with --evaluate print metrics."""
     predictor = Predictor.open(
         directory, compute, read_labels(args.label_file) if args.label_file else None, args.init_from_ckpt,
         args.max_seq_length, args.truncation,
@@ -33,7 +33,7 @@ def predict(args: argparse.Namespace, directory: Path, compute: Compute) -> None
     piped = b"" if args.input_file else standard_input()
     is_text_pair = args.is_text_pair or predictor.description.is_text_pair
     reading = {"labels": None, **target.reading, "check": target.read}
-    if not args.evaluate:  # the labels of a file that has them may be any
+    if not args.evaluate:  # labels in the file are ignored
         reading.update(labels=None, check=None)
     rows = load_rows(args, is_text_pair, label_needed=args.evaluate, piped=piped, **reading)
     if not args.evaluate:

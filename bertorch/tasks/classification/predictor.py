@@ -1,4 +1,4 @@
-"""A trained classifier that answers."""
+"""Predict with a trained classifier."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -42,11 +42,11 @@ class Predictor:
         """See ``contract.Predictor``.
 
         Args:
-            directory: of a run, or of a sequence classifier of transformers.
+            directory: saved by a run, or a sequence classifier of transformers.
             compute: how answers are computed.
-            labels: in place of those that the directory names.
-            weights: a file with the trained weights, where the directory has none.
-            max_seq_length, truncation: other than in training.
+            labels: replace those that the directory names.
+            weights: a file with the trained weights, if the directory has none.
+            max_seq_length, truncation: replace those of training.
 
         Raises:
             UserError: something is missing, damaged or does not fit.
@@ -59,7 +59,7 @@ class Predictor:
         return cls(model, tokenizer, replace(description, labels=labels), compute)
 
     def __call__(self, rows: Sequence[str | tuple[str, str]]) -> list[dict[str, Any]]:
-        """``label`` or ``labels``, and ``probabilities``, of each text or pair, or its ``score``; a blank one has None."""
+        """``label`` or ``labels`` with ``probabilities``, or ``score``, of each text or pair; None for a blank one."""
         read = rows_of(rows)
         answers = iter(self.target.answers(self.logits(self.samples(read))) if any(row.texts for row in read) else ())
         return [next(answers) if row.texts else {self.target.key: None} for row in read]

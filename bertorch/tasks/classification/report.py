@@ -11,19 +11,19 @@ from bertorch.reporting.examples import examples_table, row_tokens
 from bertorch.reporting.page import Html, chosen_rows, folded, join, note, number, percent, shaded, table, tag
 from bertorch.tasks.classification.scores import precision_recall_f1
 
-EXAMPLES = 50  # wrong answers that are kept
+EXAMPLES = 50  # wrong answers to keep
 BINS = 10  # of the calibration
-_MATRIX = 30  # labels up to which the whole confusion matrix is kept
-_WIDE = 12  # labels up to which the report shows it unfolded
-_CONFUSED = 50  # pairs of labels that are kept instead
+_MATRIX = 30  # keep the whole confusion matrix for up to this many labels
+_WIDE = 12  # the report shows it unfolded for up to this many labels
+_CONFUSED = 50  # for more labels, keep this many confused pairs
 
 
 def classification_details(logits: np.ndarray, samples: Samples) -> dict[str, Any]:
-    """Counts by label, confusions, calibration, and the wrong answers that the model is surest of.
+    """Counts by label, confusions, calibration, and the most confident wrong answers.
 
     Args:
         logits: ``[rows, num_labels]``.
-        samples: their rows, all of them with label ids.
+        samples: the rows, all with label ids.
     """
     from scipy.special import softmax  # late, as the metrics do
 
@@ -60,12 +60,12 @@ def classification_details(logits: np.ndarray, samples: Samples) -> dict[str, An
 
 
 def labels_details(probabilities: np.ndarray, thresholds: np.ndarray, samples: Samples) -> dict[str, Any]:
-    """Where a row may have several labels: counts and threshold of each label, and the rows that are furthest off.
+    """For several labels per row: counts and threshold of each label, and the rows that are furthest off.
 
     Args:
         probabilities: ``[rows, num_labels]``.
         thresholds: ``[num_labels]``.
-        samples: their rows, with 0 and 1 of each label.
+        samples: the rows, with 0 or 1 for each label.
     """
     wanted, given = np.asarray(samples.labels) > 0, probabilities >= thresholds
     wrong = np.flatnonzero((wanted != given).any(axis=1))
@@ -94,11 +94,11 @@ def labels_details(probabilities: np.ndarray, thresholds: np.ndarray, samples: S
 
 
 def score_details(scores: np.ndarray, samples: Samples) -> dict[str, Any]:
-    """Where a row has a score: the mean answer to rows of like score, and the rows that are furthest off.
+    """For scores: the mean prediction for rows of similar score, and the rows that are furthest off.
 
     Args:
-        scores: as predicted, ``[rows]``.
-        samples: their rows, with scores.
+        scores: predictions, ``[rows]``.
+        samples: the rows, with their true scores.
     """
     wanted = np.asarray(samples.labels)
     edges = np.unique(np.quantile(wanted, np.linspace(0, 1, BINS + 1)))
@@ -139,10 +139,10 @@ def confusion_counts(predictions: np.ndarray, labels: np.ndarray, num_labels: in
 
 
 def calibration(confidences: np.ndarray, right: np.ndarray, bins: int = BINS) -> tuple[list[dict[str, float | None]], float]:
-    """How confident predictions are and how often right, in equally wide bins; and the expected calibration error.
+    """Confidence and accuracy of predictions in bins of equal width, and the expected calibration error.
 
     The error is the mean of ``|accuracy - confidence|`` over bins, weighted by their rows. Source: Guo et al. 2017,
-    equation 3; a bin holds its upper edge.
+    equation 3; a bin includes its upper edge.
     """
     places = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
     counts = np.bincount(places, minlength=bins)
@@ -160,7 +160,7 @@ TITLE = "Classes"
 
 
 def section(details: dict[str, Any], labels: Sequence[str] | None) -> Html:
-    """Scores by label, confusions, calibration and wrong answers; of several labels or a score what there is of it."""
+    """Scores by label, confusions, calibration and wrong answers; targets ``labels`` and ``score`` have their own."""
     special = {"labels": _labels_section, "score": _score_section}.get(details.get("target", ""))
     if special is not None:
         return special(details, labels)
@@ -219,7 +219,7 @@ def section(details: dict[str, Any], labels: Sequence[str] | None) -> Html:
 
 
 def _labels_section(details: dict[str, Any], labels: Sequence[str] | None) -> Html:
-    """Scores and threshold of each label, and wrong rows."""
+    """Scores and threshold of each label, and the wrong rows."""
     counts = list(zip(details["right"], details["labelled"], details["predicted"], strict=True))
     names = list(labels) if labels else [str(place) for place in range(len(counts))]
     rows = [
@@ -251,7 +251,7 @@ def _labels_section(details: dict[str, Any], labels: Sequence[str] | None) -> Ht
 
 
 def _score_section(details: dict[str, Any], labels: Sequence[str] | None) -> Html:
-    """Answers to rows of like score, and the rows that are furthest off."""
+    """Predictions for rows of similar score, and the rows that are furthest off."""
     groups = [
         [
             f"{number(round(one['lowest'], 4))} to {number(round(one['highest'], 4))}",
@@ -275,9 +275,9 @@ def _score_section(details: dict[str, Any], labels: Sequence[str] | None) -> Htm
 
 
 def orders_by_f1(rows: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
-    """Which rows of a long table are shown: ``name, precision, recall, F1, how many there are, …`` each.
+    """Which rows of a long table to show; each is ``name, precision, recall, F1, count, …``.
 
-    An F1 says nothing where there are none; of equal ones the more frequent is the worse.
+    The F1 of a count of 0 says nothing; of equal F1s, the more frequent label is the worse.
     """
     worst = [(row[4] == 0, row[3], -row[4]) for row in rows]
     return {"with the lowest F1": worst, "most frequent": [-row[4] for row in rows]}

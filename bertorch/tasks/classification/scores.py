@@ -17,12 +17,12 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
         labels: label ids ``[rows]``.
 
     Returns:
-        ``loss`` (mean cross-entropy), ``accuracy``, ``macro_f1`` over all labels, and with two labels ``f1``, that of the
-        second one, which is what text matching reports; ``weighted_f1``, weighted by the rows of each label;
-        ``balanced_accuracy``, the mean recall of the labels that have rows; and ``matthews``, the correlation that CoLA is
-        scored by.
+        ``loss`` (mean cross-entropy), ``accuracy``, ``macro_f1`` over all labels; with two labels also ``f1``, that of the
+        second label, as text matching reports it; ``weighted_f1``, weighted by the rows of each label;
+        ``balanced_accuracy``, the mean recall of the labels that have rows; and ``matthews``, the correlation that CoLA
+        uses.
     """
-    from scipy.special import log_softmax  # a second to import with the next, so only where an evaluation runs
+    from scipy.special import log_softmax  # both imports take a second, so only if an evaluation runs
     from sklearn.metrics import f1_score, matthews_corrcoef, recall_score
 
     scores = logits.astype(np.float64)
@@ -60,17 +60,17 @@ def per_class_table(predictions: np.ndarray, labels: np.ndarray, names: Sequence
 
 
 def labels_metrics(logits: np.ndarray, labels: np.ndarray, thresholds: np.ndarray) -> dict[str, float]:
-    """Loss and scores where a row has any of several labels.
+    """Loss and scores where a row may have several labels.
 
     Args:
         logits: ``[rows, num_labels]``.
         labels: 0 and 1, ``[rows, num_labels]``.
-        thresholds: of the probabilities, ``[num_labels]``.
+        thresholds: for the probabilities, ``[num_labels]``.
 
     Returns:
         ``loss``, the mean binary cross-entropy; F1 of all labels together (``micro_f1``), its mean over labels
         (``macro_f1``) and over rows (``samples_f1``, 1 where a row has no label and gets none); and ``subset_accuracy``, the
-        share of rows that get their labels and no other.
+        share of rows whose labels are all correct.
     """
     from scipy.special import expit, log_expit
 
@@ -92,10 +92,10 @@ def labels_metrics(logits: np.ndarray, labels: np.ndarray, thresholds: np.ndarra
 
 
 def best_f1_thresholds(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """For each label the threshold that gives the highest F1: float64 ``[num_labels]``.
+    """For each label, the threshold with the highest F1: float64 ``[num_labels]``.
 
-    Of equally good ones it is that nearest 0.5. They lie in the middle of two neighbouring probabilities. A label that no
-    row has keeps 0.5.
+    Thresholds lie midway between two neighbouring probabilities; of equally good ones, the one nearest 0.5 is taken. A
+    label that no row has keeps 0.5.
 
     Args:
         probabilities: ``[rows, num_labels]``.
@@ -107,19 +107,19 @@ def best_f1_thresholds(probabilities: np.ndarray, labels: np.ndarray) -> np.ndar
             continue
         order = np.argsort(-column, kind="stable")
         ranked = column[order]
-        ends = np.flatnonzero(np.append(ranked[:-1] != ranked[1:], True))  # the last of each probability
+        ends = np.flatnonzero(np.append(ranked[:-1] != ranked[1:], True))  # the last row with each probability
         found = np.cumsum(has[order], dtype=np.int64)[ends]
         f1s = 2 * found / (ends + 1 + has.sum(dtype=np.int64))
         lower = np.append(ranked[ends[1:]], 0.0)
         middles = (ranked[ends] + lower) / 2
-        middles = np.where(middles > lower, middles, ranked[ends])  # between neighbours it may be rounded to the lower
+        middles = np.where(middles > lower, middles, ranked[ends])  # between adjacent floats it may round to the lower
         best = middles[f1s == f1s.max()]
         thresholds[place] = best[np.abs(best - 0.5).argmin()]
     return thresholds
 
 
 def per_label_table(given: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> str:
-    """Precision, recall, F1 and rows of each label where a row has any of them, as text; see ``labels_metrics``."""
+    """Precision, recall, F1 and rows of each label, as text, where a row may have several labels."""
     wanted = labels > 0
     width = max(6, *(len(name) for name in names))
     lines = [f"{'':>{width}} precision    recall  f1-score      rows"]
@@ -130,11 +130,11 @@ def per_label_table(given: np.ndarray, labels: np.ndarray, names: Sequence[str])
 
 
 def score_metrics(scores: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-    """Figures of predicted scores beside the true ones, both ``[rows]``.
+    """Metrics of predicted scores against the true ones, both ``[rows]``.
 
     Returns:
-        ``loss``, the mean squared error, its root ``rmse``, the mean error ``mae``; ``spearman`` and ``pearson``, 0 where
-        one side is constant; and ``r2``, the share of the variance that is explained, 0 where there is none.
+        ``loss``, the mean squared error; its root ``rmse``; the mean absolute error ``mae``; ``spearman`` and ``pearson``, 0
+        if one side is constant; and ``r2``, the explained share of the variance, 0 if there is no variance.
     """
     scores, targets = scores.astype(np.float64), np.asarray(targets, dtype=np.float64)
     error, variance = float(((scores - targets) ** 2).mean()), float(targets.var())
@@ -148,8 +148,8 @@ def score_metrics(scores: np.ndarray, targets: np.ndarray) -> dict[str, float]:
 
 
 def correlations(found: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """``spearman`` and ``pearson`` of two arrays ``[rows]``, 0 where one side is constant."""
-    from scipy.stats import pearsonr, spearmanr  # a second to import, so only where an evaluation runs
+    """``spearman`` and ``pearson`` of two arrays ``[rows]``, 0 if one is constant."""
+    from scipy.stats import pearsonr, spearmanr  # takes a second to import, so only if an evaluation runs
 
     constant = np.ptp(found) == 0 or np.ptp(scores) == 0
     return {
@@ -159,7 +159,7 @@ def correlations(found: np.ndarray, scores: np.ndarray) -> dict[str, float]:
 
 
 def precision_recall_f1(right: int, wanted: int, given: int) -> tuple[float, float, float]:
-    """From the counts of correct, expected and predicted items; 0 where the divisor would be 0."""
+    """From the counts of correct, expected and predicted items; 0 instead of dividing by 0."""
     precision = right / given if given else 0.0
     recall = right / wanted if wanted else 0.0
     return precision, recall, 2 * right / (wanted + given) if right else 0.0

@@ -1,4 +1,4 @@
-"""What a classifier is trained for: how a row's target is read, lost, scored and answered. A class for each kind."""
+"""The targets of a classifier: one class per kind, with its reading, loss, metrics and answers."""
 
 import argparse
 import math
@@ -28,41 +28,41 @@ from bertorch.training.evaluation import Evaluation
 from bertorch.training.start import load_labels
 from bertorch.training.tricks import class_loss, labels_loss
 
-SEPARATOR = "|"  # between the labels of a cell
+SEPARATOR = "|"  # between labels in a cell
 
 
 class OneLabel:
-    """One label out of several: softmax (Devlin et al. 2018, section 4.1).
+    """One label out of several, by softmax (Devlin et al. 2018, section 4.1).
 
     Args:
         labels: their names, in the order of the logits.
     """
 
-    name = "label"  # of --target
-    key = "label"  # of an answer
+    name = "label"  # as in --target
+    key = "label"  # in an answer
     metrics = METRICS  # the first is the default of --metric
 
     def __init__(self, labels: list[str], thresholds: list[float] | None = None):
         self.labels = labels
         self._ids = {label: index for index, label in enumerate(labels)}
-        self.reading = {"labels": labels}  # what ``read_rows`` must know
+        self.reading = {"labels": labels}  # arguments for ``read_rows``
 
     def check(self, args: argparse.Namespace) -> None:
-        """Raises UserError where flags do not fit this kind of target."""
+        """Raises UserError if flags do not fit this kind of target."""
         check_metric(self, args.metric)
         self.check_metric(args.metric)
 
     def check_metric(self, metric: str) -> None:
-        """Raises UserError where the labels have no such figure."""
+        """Raises UserError if the metric does not fit the labels."""
         if metric == "f1" and len(self.labels) != 2:
             raise UserError(f"--metric f1 is for two labels, found {len(self.labels)}; use macro_f1")
 
     def read(self, row: Row) -> int:
-        """The label id; -1 where the row has none."""
+        """The label id; -1 if the row has none."""
         return self._ids.get(row.label, -1)
 
     def loss(self, args: argparse.Namespace, samples: Samples) -> ClassLoss:
-        """What the head sums up, as the flags ask for it.
+        """The loss function that the flags ask for.
 
         Args:
             args: ``label_smoothing``, ``focal_gamma``, ``class_weights``.
@@ -71,11 +71,11 @@ class OneLabel:
         return class_loss(args, np.bincount(samples.labels, minlength=len(self.labels)))
 
     def scores(self, logits: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-        """Figures of logits ``[rows, num_labels]`` beside targets ``[rows]``."""
+        """Metrics of logits ``[rows, num_labels]`` against targets ``[rows]``."""
         return classification_metrics(logits, targets)
 
     def evaluation(self, logits: np.ndarray, samples: Samples) -> Evaluation:
-        """Figures of a development set, what the report shows of it, and what the model keeps."""
+        """Metrics of a development set, what the report shows of it, and what the model keeps."""
         return Evaluation(self.scores(logits, samples.labels), lambda: classification_details(logits, samples))
 
     def table(self, logits: np.ndarray, targets: np.ndarray) -> str:
@@ -83,7 +83,7 @@ class OneLabel:
         return per_class_table(logits.argmax(axis=1), targets, self.labels)
 
     def answers(self, logits: np.ndarray) -> Iterable[dict[str, Any]]:
-        """Of each row the likeliest label, and the probability of each."""
+        """The likeliest label of each row, and the probability of each label."""
         from scipy.special import softmax  # late: it takes a while to import
 
         for probabilities in softmax(logits.astype(np.float64), axis=1):
@@ -92,11 +92,11 @@ class OneLabel:
 
 
 class SeveralLabels:
-    """Any of several labels, or none: a sigmoid each.
+    """Any number of labels, each by a sigmoid.
 
     Args:
         labels: their names, in the order of the logits.
-        thresholds: the probability from which on a row has a label, one each; None for 0.5.
+        thresholds: for each label, the lowest probability at which a row has it; None for 0.5.
     """
 
     name = key = "labels"
@@ -109,7 +109,7 @@ class SeveralLabels:
         self.reading = {"label_columns": labels}
 
     def check(self, args: argparse.Namespace) -> None:
-        """Raises UserError where flags do not fit this kind of target."""
+        """Raises UserError if flags do not fit this kind of target."""
         check_metric(self, args.metric)
         if args.label_smoothing:
             raise UserError("--label_smoothing spreads a target over labels that exclude each other; leave it out")
@@ -118,7 +118,7 @@ class SeveralLabels:
             raise UserError(f"label {divided!r}: {SEPARATOR} stands between the labels of a row; give it another name")
 
     def read(self, row: Row) -> np.ndarray:
-        """0 and 1 of each label, int8 ``[num_labels]``; -1 where the file does not say.
+        """0 or 1 for each label, int8 ``[num_labels]``; -1 if the file does not say.
 
         Raises:
             UnusableRow: an unknown label.
@@ -134,15 +134,15 @@ class SeveralLabels:
         return target
 
     def loss(self, args: argparse.Namespace, samples: Samples) -> LabelsLoss:
-        """As that of ``OneLabel``; the weights are those of the rows that have a label."""
+        """As in ``OneLabel``; the weights count the rows that have each label."""
         return labels_loss(args, samples.labels.sum(axis=0, dtype=np.int64), len(samples))
 
     def scores(self, logits: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-        """Figures of logits beside targets, both ``[rows, num_labels]``."""
+        """Metrics of logits against targets, both ``[rows, num_labels]``."""
         return labels_metrics(logits, targets, self.thresholds)
 
     def evaluation(self, logits: np.ndarray, samples: Samples) -> Evaluation:
-        """As that of ``OneLabel``, with the thresholds that are best on this set, which the model keeps."""
+        """As in ``OneLabel``, with the thresholds that are best on this set; the model keeps them."""
         thresholds = best_f1_thresholds(_sigmoid(logits), samples.labels)
         metrics = labels_metrics(logits, samples.labels, thresholds)
         return Evaluation(
@@ -154,7 +154,7 @@ class SeveralLabels:
         return per_label_table(_sigmoid(logits) >= self.thresholds, targets, self.labels)
 
     def answers(self, logits: np.ndarray) -> Iterable[dict[str, Any]]:
-        """Of each row the labels that reach their thresholds, and the probability of each label."""
+        """The labels of each row that reach their thresholds, and the probability of each label."""
         for probabilities in _sigmoid(logits):
             named = {label: float(value) for label, value in zip(self.labels, probabilities, strict=True)}
             given = [label for label, has in zip(self.labels, probabilities >= self.thresholds, strict=True) if has]
@@ -162,7 +162,7 @@ class SeveralLabels:
 
 
 class Score:
-    """A number: mean squared error.
+    """A number, by mean squared error.
 
     Args:
         labels: its name.
@@ -176,14 +176,14 @@ class Score:
         self.reading: dict[str, list[str]] = {}
 
     def check(self, args: argparse.Namespace) -> None:
-        """Raises UserError where flags do not fit this kind of target."""
+        """Raises UserError if flags do not fit this kind of target."""
         check_metric(self, args.metric)
         for flag in ("label_smoothing", "focal_gamma", "class_weights", "r_drop_weight"):
             if getattr(args, flag):
                 raise UserError(f"--{flag} is for labels; --target score has none")
 
     def read(self, row: Row) -> float:
-        """The score; nan where the row has none.
+        """The score; nan if the row has none.
 
         Raises:
             UnusableRow: it is not a finite number.
@@ -200,11 +200,11 @@ class Score:
         return ScoreLoss()
 
     def scores(self, logits: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-        """Figures of scores ``[rows, 1]`` beside targets ``[rows]``."""
+        """Metrics of scores ``[rows, 1]`` against targets ``[rows]``."""
         return score_metrics(logits[:, 0], targets)
 
     def evaluation(self, logits: np.ndarray, samples: Samples) -> Evaluation:
-        """As that of ``OneLabel``."""
+        """As in ``OneLabel``."""
         return Evaluation(self.scores(logits, samples.labels), lambda: score_details(logits[:, 0], samples))
 
     def table(self, logits: np.ndarray, targets: np.ndarray) -> str:
@@ -221,7 +221,7 @@ METRICS_OF_TARGETS = tuple(dict.fromkeys(metric for kind in TARGETS.values() for
 
 
 def target_of(args: argparse.Namespace) -> Target:
-    """What ``--target`` asks for, with the labels of ``--label_file`` or, for one label a row, of the training set.
+    """The target that ``--target`` names, with labels from ``--label_file`` or, for one label per row, the training set.
 
     Raises:
         UserError: the label file is missing, or flags do not fit this kind of target.
@@ -234,7 +234,7 @@ def target_of(args: argparse.Namespace) -> Target:
 
 
 def check_metric(target: Target, metric: str) -> None:
-    """Raises UserError where this kind of target has no such figure."""
+    """Raises UserError if this kind of target does not have the metric."""
     if metric not in target.metrics:
         raise UserError(f"--metric {metric}: --target {target.name} has {', '.join(target.metrics)}")
 

@@ -17,7 +17,7 @@ from bertorch.training.arguments import (
 
 
 def add_sentence_arguments(parser: ArgumentParser) -> argparse._ArgumentGroup:
-    """The flags of the scripts that train sentence vectors; returns their group, for those of the script."""
+    """Add the flags of the scripts that train sentence vectors; returns their group, so that a script can add its own."""
     group = parser.add_argument_group("sentence vectors")
     group.add_argument("--pooling_mode", choices=POOLING_MODES, default="linear", help=POOLING_HELP)
     group.add_argument(
@@ -37,7 +37,7 @@ def add_sentence_arguments(parser: ArgumentParser) -> argparse._ArgumentGroup:
 
 
 def add_contrastive_arguments(group: argparse._ArgumentGroup) -> None:
-    """The flags of the scripts that train with in-batch negatives."""
+    """Add the flags of the scripts that train with in-batch negatives."""
     group.add_argument(
         "--margin", type=not_negative, default=0.2, help="subtracted from the positive's cosine before the softmax"
     )
@@ -50,7 +50,7 @@ def add_contrastive_arguments(group: argparse._ArgumentGroup) -> None:
 
 
 def add_pair_arguments(group: argparse._ArgumentGroup) -> None:
-    """The flags of pairs that are trained on classes, scores or triplets; see ``SentencePair``."""
+    """Add the flags for training on classes, scores or triplets; see ``SentencePair``."""
     group.add_argument("--objective", choices=OBJECTIVES, default="softmax", help="what the vectors are trained for")
     group.add_argument(
         "--label_file", default=None, help="softmax: the classes, one per line; default: those of the training set"
@@ -72,7 +72,7 @@ def add_pair_arguments(group: argparse._ArgumentGroup) -> None:
 
 
 def settle_pair_arguments(parser: ArgumentParser, args: argparse.Namespace) -> None:
-    """Fill in the metric that follows the objective; end with one line for flags that contradict it."""
+    """Fill in the default metric of the objective; exit with one line if flags contradict it."""
     if args.objective != "softmax":
         refuse_tricks(parser, args, (*CLASS_LOSS_FLAGS, "r_drop_weight"), f"classes; --objective {args.objective} has none")
         if args.is_nli or args.label_file:

@@ -1,4 +1,4 @@
-"""Contrastive: a text and its positive, told apart from all other texts of the batch."""
+"""Contrastive: find a text's positive among all other texts of the batch."""
 
 import torch
 import torch.nn.functional as F
@@ -15,16 +15,16 @@ from bertorch.tasks.sentences.encoder import SentenceEncoder, gather, sizes_over
 class Contrastive(nn.Module):
     """In-batch negatives over cosine similarities (Gao et al. 2021, SimCSE, eq. 1 and 5).
 
-    With ``s_ij = scale * cos(u_i, v_j)``, less ``scale * margin`` for the positive ``j = i``, text i costs
+    With ``s_ij = scale * cos(u_i, v_j)``, minus ``scale * margin`` for the positive ``j = i``, the loss of text i is
     ``-log softmax(s_i)[i]``. Candidates are the positives of all ranks and their hard negatives; each rank scores its own
     texts.
 
     Args:
         sentence: gives the vectors.
         margin, scale: see above.
-        mean_loss: the mean of both directions; positives then look for their texts among all texts.
-        mask_duplicates: a candidate that is one of the two texts of row i, or whose own partner is, is not a negative of it.
-        gather_negatives: candidates of all ranks; otherwise those of this rank.
+        mean_loss: average both directions; each positive then also looks for its text among all texts.
+        mask_duplicates: a candidate is not a negative of row i if it, or its partner, is one of the row's two texts.
+        gather_negatives: use the candidates of all ranks; otherwise those of this rank.
     """
 
     architecture = None  # the sentence encoder has that of its family
@@ -55,7 +55,7 @@ class Contrastive(nn.Module):
         return {}
 
     def saved_files(self, max_seq_length: int) -> dict[str, dict | list]:
-        """What ``save_model`` writes: the sentence encoder alone, the loss has no weights."""
+        """What ``save_model`` writes: the sentence encoder alone, since the loss has no weights."""
         return sentence_files(self.sentence, max_seq_length)
 
     def forward(self, batch: Batch) -> Loss:
@@ -71,7 +71,7 @@ class Contrastive(nn.Module):
         of_texts, of_candidates = sizes_over_ranks(rows, count) if self.gather_negatives else [[rows], [count]]
         rank = torch.distributed.get_rank() if len(of_texts) > 1 else 0
 
-        # What a candidate must not be a duplicate of: its own text and that of its partner, if it has one.
+        # Hashes to look for duplicates with: of a candidate and of its partner, if it has one.
         pairs = torch.stack([hashes[:rows], hashes[rows : 2 * rows]], dim=1)  # [rows, 2]
         negatives = hashes[2 * rows :, None].expand(-1, 2)
         candidates = gather(vectors[rows:], of_candidates)
@@ -88,7 +88,7 @@ class Contrastive(nn.Module):
 
     def _similarity(self, anchors: Tensor, candidates: Tensor, targets: Tensor, pairs: Tensor, known: Tensor) -> Tensor:
         own = targets[:, None]
-        similarity = (self.scale * anchors) @ candidates.T  # [rows, candidates], the one large thing here: changed in place
+        similarity = (self.scale * anchors) @ candidates.T  # [rows, candidates]; large, so changed in place
         similarity.scatter_add_(1, own, torch.full_like(own, -self.scale * self.margin, dtype=similarity.dtype))
         if self.mask_duplicates:
             similarity.masked_fill_(duplicates(pairs, known).scatter_(1, own, False), -torch.inf)

@@ -1,4 +1,4 @@
-"""What ``bertorch.json`` says of a sentence encoder."""
+"""What ``bertorch.json`` says about a sentence encoder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,10 @@ class Description(task.Description):
     """A sentence encoder, perhaps with a classifier of pairs on top.
 
     Attributes:
-        pooling_mode: how states become a vector; None where another tool's directory says it in its own way.
+        pooling_mode: how states become a vector; None if another tool's files say it.
         objective: what pairs were trained for; None for in-batch negatives.
         labels, concat_multiply: of the classifier of pairs, for the objective ``softmax``.
-        whiten_components: width of the vectors where ``scripts/whiten.py`` made the last layer.
+        whiten_components: width of the vectors, if ``scripts/whiten.py`` made the last layer.
     """
 
     task = "sentence_vectors"
@@ -32,7 +32,7 @@ class Description(task.Description):
 
     @property
     def has_classes(self) -> bool:
-        """Whether pairs have classes, and not cosines alone."""
+        """Whether pairs have classes, not only cosines."""
         return self.objective == "softmax" and self.labels is not None
 
     def check(self) -> None:

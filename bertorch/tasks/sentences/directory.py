@@ -1,4 +1,4 @@
-"""Sentence encoders in and out: a plain encoder, or a sentence-transformers directory (which a run leaves too)."""
+"""Load and save sentence encoders: plain encoders, or sentence-transformers directories, which a run saves too."""
 
 import json
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ from bertorch.tasks.sentences.original import reduction_of, take_reduction
 
 MODULES = "modules.json"
 _VECTOR = "sentence_embedding"
-# Their activations of a Dense: torch's class -> ours.
+# Activations of sentence-transformers' Dense: torch's class -> our name.
 _ACTIVATIONS = {"Identity": None, "Tanh": "tanh", "ReLU": "relu", "GELU": "gelu", "SiLU": "silu"}
-# Their pooling modes: the name -> the key of releases before 6.
+# Pooling modes of sentence-transformers: name -> key in releases before 6.
 _POOLING = {
     "cls": "pooling_mode_cls_token", "max": "pooling_mode_max_tokens", "mean": "pooling_mode_mean_tokens",
     "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens", "weightedmean": "pooling_mode_weightedmean_tokens",
@@ -38,18 +38,18 @@ def new_sentence_encoder(
     dropout: float | None = None,
     init_from_ckpt: str | Path | None = None,
 ) -> tuple[SentenceEncoder, dict[str, Tensor]]:
-    """A sentence encoder to be trained: the encoder from ``directory`` or ``init_from_ckpt``.
+    """A sentence encoder to train, with the encoder from ``directory`` or ``init_from_ckpt``.
 
     Args:
-        directory: configuration, and weights where ``init_from_ckpt`` is None.
+        directory: has the configuration, and the weights if ``init_from_ckpt`` is None.
         pooling_mode: one of ``POOLING_MODES``.
-        output_emb_size: a new dense layer of this width on top; from ``init_from_ckpt`` where it has one.
-        normalize: vectors of length 1.
-        dropout: instead of what the configuration says, in all places of the encoder.
+        output_emb_size: add a dense layer of this width; its weights come from ``init_from_ckpt`` if it has one.
+        normalize: scale vectors to length 1.
+        dropout: everywhere in the encoder, instead of the configuration's.
         init_from_ckpt: a saved directory, ``.safetensors`` or ``.bin`` file.
 
     Returns:
-        It, and the tensors of the checkpoint that it did not take.
+        The sentence encoder, and the checkpoint's unused tensors.
 
     Raises:
         UserError: weights are missing or do not fit.
@@ -78,7 +78,7 @@ def new_sentence_encoder(
 
 
 def plain_sentence_encoder(directory: str | Path, pooling_mode: str, weights: str | Path | None = None) -> SentenceEncoder:
-    """A pretrained encoder as it is, to encode with; every weight must be there, in ``directory`` or in ``weights``.
+    """A pretrained encoder, to encode with; ``directory`` or ``weights`` must hold every weight.
 
     Raises:
         UserError: weights are missing or do not fit.
@@ -92,7 +92,7 @@ def plain_sentence_encoder(directory: str | Path, pooling_mode: str, weights: st
 
 
 def _take_layers(model: SentenceEncoder, source: Path) -> None:
-    """Warm start of what stands on the encoder, where both have the same; a warning where they have not."""
+    """Fill the layers on top of the encoder from ``source`` if both have the same; else warn."""
     saved = _read_parts(source)
     ours, theirs = _linear_layers(model), [(layer.linear, layer.act) for layer in saved.dense]
     here, there = _shape(_written_mode(model), ours), _shape(saved.pooling_mode, theirs)
@@ -113,19 +113,19 @@ def _written_mode(model: SentenceEncoder) -> str:
 
 
 def _linear_layers(model: SentenceEncoder) -> list[tuple[nn.Linear, str | None]]:
-    """All layers over the pooled vector and their activations; BERT's pooler is one over [CLS]."""
+    """All layers on the pooled vector, and their activations; BERT's pooler is one on [CLS]."""
     pooler = [(model.encoder.pooler.dense, "tanh")] if model.pooling_mode == "linear" else []
     return pooler + [(layer.linear, layer.act) for layer in model.dense]
 
 
 def load_sentence_encoder(directory: str | Path) -> tuple[SentenceEncoder, int | None]:
-    """A sentence-transformers directory, to encode with; BERT's pooler comes as a dense layer over [CLS].
+    """Load a sentence-transformers directory, to encode with; BERT's pooler becomes a dense layer on [CLS].
 
     Returns:
         The encoder, and the longest sequence the directory asks for.
 
     Raises:
-        UserError: parts that are missing, damaged, or of a kind that is not known here.
+        UserError: a part is missing, damaged or not supported.
     """
     parts = _read_parts(Path(directory))
     encoder = Encoder(parts.config, initialise=False)
@@ -135,7 +135,7 @@ def load_sentence_encoder(directory: str | Path) -> tuple[SentenceEncoder, int |
 
 @dataclass
 class _Parts:
-    """What a directory says beside the encoder's weights; ``home`` holds those."""
+    """What a directory holds apart from the encoder's weights; those are in ``home``."""
 
     home: Path
     config: EncoderConfig
@@ -161,7 +161,7 @@ def _read_parts(directory: Path) -> _Parts:
 
 
 def transformer_directory(directory: Path) -> Path:
-    """Where configuration, vocabulary and encoder of a directory lie; a plain one has them itself."""
+    """The folder with configuration, vocabulary and encoder; a plain directory itself."""
     return _modules(directory)[0].directory if (directory / MODULES).is_file() else directory
 
 
@@ -177,7 +177,7 @@ def _modules(directory: Path) -> list["_Module"]:
 
 
 def _max_seq_length(directory: Path) -> int | None:
-    """From where releases of sentence-transformers before 6 wrote it, or from the tokenizer's settings."""
+    """Read it from the file of sentence-transformers before 6, or from the tokenizer's settings."""
     for name, key in (("sentence_bert_config.json", "max_seq_length"), ("tokenizer_config.json", "model_max_length")):
         path = directory / name
         length = _read_json(path, dict).get(key) if path.is_file() else None
@@ -205,7 +205,7 @@ def _read_json(path: Path, kind: type) -> Any:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:  # the second where it is nested too deeply
+    except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply
         raise UserError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(content, kind):
         raise UserError(f"{path}: a JSON {'list' if kind is list else 'object'} is expected")
@@ -220,7 +220,7 @@ def _pooling_mode(modules: dict[str, _Module], config: EncoderConfig) -> str:
     if len(modes) != 1 or modes[0] not in ("cls", "max", "mean"):
         raise UserError(f"{path}: pooling by {' and '.join(map(str, modes))} is not supported; supported are cls, max, mean")
     layers = modules.get("WeightedLayerPooling")
-    if layers is None or not config.other.get("output_hidden_states"):  # without the states of all layers it does nothing
+    if layers is None or not config.other.get("output_hidden_states"):  # it needs the states of all layers
         return modes[0]
     start = _read_json(layers.directory / "config.json", dict).get("layer_start")
     weights = read_weights(layers.directory).get("layer_weights")
@@ -233,7 +233,7 @@ def _pooling_mode(modules: dict[str, _Module], config: EncoderConfig) -> str:
 
 
 def _layer_weights(mode: str, config: EncoderConfig) -> list[float]:
-    """The weight of each state that transformers hands out: the embeddings, then every block of every layer."""
+    """The weight of each hidden state that transformers returns: the embeddings, then every block of every layer."""
     weights = [0.0] * (config.num_hidden_layers * config.inner_group_num + 1)
     for layer in pooled_layers(mode, config.num_hidden_layers):
         weights[layer * config.inner_group_num] += 1.0
@@ -263,7 +263,7 @@ def _load_dense(directory: Path, width: int) -> Dense:
 
 
 def _check_names(path: Path) -> None:
-    """Raises UserError where a part reads or writes something else than the sentence's vector."""
+    """Raises UserError if a part reads or writes anything but the sentence's vector."""
     config = _read_json(path, dict) if path.is_file() else {}
     for key in ("module_input_name", "module_output_name"):
         if config.get(key) not in (None, _VECTOR):
@@ -273,11 +273,11 @@ def _check_names(path: Path) -> None:
 def sentence_files(
     model: SentenceEncoder, max_seq_length: int, head: dict[str, Tensor] | None = None
 ) -> dict[str, dict | list]:
-    """What a saved sentence encoder consists of: path -> JSON content, or tensors for ``.safetensors``.
+    """The files of a saved sentence encoder: path -> JSON content, or tensors for ``.safetensors``.
 
-    transformers' base model, and around it a sentence-transformers directory with the same vectors. BERT's pooler is
-    written once more as a dense layer over [CLS], which it is. ``head`` are weights beside the encoder's that nobody but a
-    head of ours asks for.
+    A base model of transformers, and around it a sentence-transformers directory with the same vectors. BERT's pooler is
+    also written as a dense layer on [CLS]. ``head``: further weights, saved beside the encoder's, that only our heads
+    read.
     """
     config = model.encoder.config
     width = config.hidden_size

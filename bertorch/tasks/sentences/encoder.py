@@ -1,4 +1,4 @@
-"""SentenceEncoder: one vector a text, and the gathering of vectors over ranks that losses over a whole batch need."""
+"""SentenceEncoder: one vector per text; and gathering vectors over ranks, for losses over a whole batch."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from bertorch.heads.pooling import pooled_states
 
 
 class Dense(nn.Module):
-    """A linear map of the sentence vector, with an activation or none: the Dense of sentence-transformers."""
+    """A linear layer on the sentence vector, with or without an activation: sentence-transformers' Dense."""
 
     def __init__(self, in_features: int, out_features: int, act: str | None = None):
         super().__init__()
@@ -27,10 +27,10 @@ class Dense(nn.Module):
 
 
 class SentenceEncoder(nn.Module):
-    """Token states, pooled, sent through dense layers and, on request, brought to length 1 (Reimers & Gurevych 2019).
+    """Pools token states, applies dense layers and, on request, scales to length 1 (Reimers & Gurevych 2019).
 
     Args:
-        encoder: with a pooler where ``pooling_mode`` is ``linear``, without one elsewhere.
+        encoder: with a pooler if ``pooling_mode`` is ``linear``, otherwise without.
         pooling_mode: one of ``POOLING_MODES``.
         dense: layers on top of the pooled vector.
         normalize: divide the vector by its Euclidean norm.
@@ -38,7 +38,7 @@ class SentenceEncoder(nn.Module):
     Attributes:
         chunk_size: while training, encode this many texts at a time and keep only their vectors; ``backward`` encodes each
             chunk again, with the same dropout masks (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under
-            Memory Limited Setup"). The memory is that of one chunk, the gradient that of the whole batch.
+            Memory Limited Setup"). It needs the memory of one chunk and gives the gradient of the whole batch.
     """
 
     def __init__(self, encoder: Encoder, pooling_mode: str = "linear", dense: Sequence[Dense] = (), normalize: bool = False):
@@ -59,7 +59,7 @@ class SentenceEncoder(nn.Module):
         if not self.training or self.chunk_size is None or tokens.batch_size <= self.chunk_size:
             return self._vectors(tokens)
         chunks = tokens.split(self.chunk_size)
-        # Checkpoints share one graph, so every parameter's gradient is complete, and goes over the ranks, just once.
+        # Checkpoints share one graph, so each parameter's gradient is completed, and reduced over ranks, only once.
         return torch.cat([checkpoint(self._vectors, chunk, use_reentrant=False) for chunk in chunks])
 
     def _vectors(self, tokens: TokenBatch) -> Tensor:
@@ -75,7 +75,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, own: Tensor, sizes: list[int]) -> Tensor:
         ctx.sizes = sizes
-        padded = own.new_zeros(max(sizes), *own.shape[1:])  # gloo wants equal shapes
+        padded = own.new_zeros(max(sizes), *own.shape[1:])  # gloo needs equal shapes
         padded[: len(own)] = own
         parts = [torch.empty_like(padded) for _ in sizes]
         dist.all_gather(parts, padded)
@@ -90,20 +90,20 @@ class _Gather(torch.autograd.Function):
 
 
 def gather(own: Tensor, sizes: list[int]) -> Tensor:
-    """The rows of all ranks, in the order of ranks: ``[sizes[rank], ...]`` -> ``[sum(sizes), ...]``.
+    """Concatenate the rows of all ranks, in rank order: ``[sizes[rank], ...]`` -> ``[sum(sizes), ...]``.
 
-    Gradients flow back to the rank that a row comes from, summed over what every rank did with it: when each rank's loss
-    covers its own share of the terms, the gradient summed over ranks is that of one process with the whole batch.
+    A row's gradient is summed over all ranks and goes back to the rank that it comes from. If each rank's loss covers its
+    own share of the terms, the gradient summed over ranks is that of one process with the whole batch.
 
     Args:
         own: this rank's rows.
-        sizes: how many rows each rank has (``sizes_over_ranks``); with one entry nothing is exchanged.
+        sizes: how many rows each rank has (``sizes_over_ranks``); with one entry, nothing is exchanged.
     """
     return own if len(sizes) == 1 else _Gather.apply(own, sizes)
 
 
 def sizes_over_ranks(*sizes: int) -> list[list[int]]:
-    """Each of ``sizes`` on every rank: a list over ranks for each."""
+    """For each of ``sizes``, the list of its values on all ranks."""
     if not dist.is_initialized():
         return [[size] for size in sizes]
     own = torch.tensor(sizes)

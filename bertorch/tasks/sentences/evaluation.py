@@ -1,4 +1,4 @@
-"""What the scripts for sentence vectors evaluate: similarities of pairs beside their scores, and classes of pairs."""
+"""Evaluation of sentence vectors: similarities of pairs against their scores, and classes of pairs."""
 
 import argparse
 
@@ -25,7 +25,7 @@ from bertorch.training.run import Run
 
 
 def check_metric(args: argparse.Namespace, sets: dict[str, Samples], labels: list[str] | None = None) -> None:
-    """Raises UserError where ``--metric`` cannot be computed on the development set; ``labels`` where pairs have classes."""
+    """Raises UserError if ``--metric`` cannot be computed on the development set; ``labels``: the classes, if any."""
     if args.metric in CLASS_METRICS:
         if labels is None:
             raise UserError(f"--metric {args.metric} is for classes; --objective {args.objective} has {', '.join(METRICS)}")
@@ -41,7 +41,7 @@ def check_metric(args: argparse.Namespace, sets: dict[str, Samples], labels: lis
 
 
 def evaluate(predictor: Predictor, samples: Samples) -> Evaluation:
-    """Figures of similarities and of classes, the same on any number of processes; and what the report shows."""
+    """Metrics of similarities and classes, the same on any number of processes; and what the report shows."""
     u, v = predictor.pair_vectors(samples)
     if not predictor.description.has_classes:
         return Evaluation(similarity_metrics(cosines(u, v), samples.labels), lambda: similarity_details(u, v, samples))
@@ -51,7 +51,7 @@ def evaluate(predictor: Predictor, samples: Samples) -> Evaluation:
 
 
 def test(predictor: Predictor, samples: Samples, run: Run) -> None:
-    """Answers of the saved model to the test pairs, cosines or classes: ``saved_dir/test_predictions.tsv``."""
+    """Predict cosines or classes of the test pairs with the saved model; writes ``saved_dir/test_predictions.tsv``."""
     u, v = predictor.pair_vectors(samples)
     similarities = cosines(u, v)
     if not predictor.description.has_classes:

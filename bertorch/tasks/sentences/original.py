@@ -1,4 +1,4 @@
-"""Sentence encoders of the original bertorch (see ``tasks/original.py``), read as ours."""
+"""Read sentence encoders of the original bertorch; see ``tasks/original.py``."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from bertorch.tasks.sentences.encoder import Dense, SentenceEncoder
 
 
 def reduction_of(tensors: dict[str, Tensor]) -> Dense | None:
-    """The layer that the original's --output_emb_size put on top of the vectors; None where there is none."""
+    """The layer that the original's --output_emb_size added on top; None if there is none."""
     if any(name not in tensors for name in REDUCTION):
         return None
     weight, bias = (tensors[name] for name in REDUCTION)
@@ -22,7 +22,7 @@ def reduction_of(tensors: dict[str, Tensor]) -> Dense | None:
 
 
 def take_reduction(model: SentenceEncoder, rest: dict[str, Tensor], source: str | Path) -> dict[str, Tensor]:
-    """Fill a model's dense layer from the original's, where it has one that fits; a warning where it has not.
+    """Fill a model's dense layer from the original's if it fits; otherwise warn.
 
     Returns:
         What is left of ``rest``.

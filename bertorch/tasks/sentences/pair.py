@@ -1,4 +1,4 @@
-"""SentencePair: two texts judged through their vectors, by class, by score, or by order."""
+"""SentencePair: trains the vectors of two texts on classes, scores or triplets."""
 
 from pathlib import Path
 
@@ -21,19 +21,19 @@ class SentencePair(nn.Module):
     """Sentence vectors u and v under one of four objectives.
 
     ``softmax``: classes from (u, v, |u-v|), with ``concat_multiply`` also u*v (Reimers & Gurevych 2019, section 3).
-    ``cosent``: pairs with a higher score shall have the higher cosine (CoSENT, Huang et al. 2024).
-    ``cosine_mse``: the cosine shall be the score, divided by ``max_score``.
-    ``triplet``: a positive shall lie nearer than a hard negative, by ``margin`` (Reimers & Gurevych 2019, section 3).
+    ``cosent``: pairs with a higher score should have a higher cosine (CoSENT, Huang et al. 2024).
+    ``cosine_mse``: the cosine should equal the score divided by ``max_score``.
+    ``triplet``: a positive should be nearer than a hard negative, by ``margin`` (Reimers & Gurevych 2019, section 3).
 
     Args:
         sentence: gives the vectors.
         objective: see above.
-        num_labels: classes, for ``softmax``.
+        num_labels: number of classes, for ``softmax``.
         concat_multiply: for ``softmax``.
         scale: of cosines, for ``cosent``.
         max_score: for ``cosine_mse``.
         margin: a Euclidean distance, for ``triplet``.
-        gather_pairs: ``cosent`` compares pairs of all ranks; otherwise those of this rank.
+        gather_pairs: ``cosent`` compares the pairs of all ranks; otherwise those of this rank.
     """
 
     architecture = None  # the sentence encoder has that of its family
@@ -67,7 +67,7 @@ class SentencePair(nn.Module):
         return self.sentence.encoder
 
     def weight_names(self) -> dict[str, str]:
-        """Those of the classifier, where there is one."""
+        """The weight names of the classifier, if there is one."""
         return {name: name for name, _ in self.named_parameters() if name.startswith("classifier.")}
 
     def fill_head(self, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
@@ -105,13 +105,13 @@ class SentencePair(nn.Module):
             cosines = F.cosine_similarity(u, v)
             if self.objective == "cosine_mse":
                 return Loss(F.mse_loss(cosines, batch.labels / self.max_score, reduction="sum"), rows)
-            # One value for all pairs of all ranks; each rank stands for its share of the rows.
+            # One value for the pairs of all ranks; each rank counts it for its share of the rows.
             sizes = sizes_over_ranks(rows)[0] if self.gather_pairs else [rows]
             return Loss(cosent(gather(cosines, sizes), gather(batch.labels, sizes), self.scale) * rows, rows)
 
 
 def trained_pair(sentence: SentenceEncoder, directory: str | Path, num_labels: int, concat_multiply: bool) -> SentencePair:
-    """A classifier of pairs to predict with, from the directory of a ``softmax`` run that ``sentence`` comes from.
+    """A classifier of pairs to predict with; ``directory`` is the ``softmax`` run that ``sentence`` comes from.
 
     Raises:
         UserError: the classifier is missing or does not fit.
@@ -126,8 +126,8 @@ def cosent(cosines: Tensor, scores: Tensor, scale: float) -> Tensor:
 
     Args:
         cosines: of the pairs, ``[pairs]``.
-        scores: what orders them, ``[pairs]``; only their order counts.
-        scale: sharpness.
+        scores: of the pairs, ``[pairs]``; only their order counts.
+        scale: factor of the cosines.
     """
     difference = scale * (cosines[:, None] - cosines[None, :])
     terms = difference[scores[:, None] < scores[None, :]]

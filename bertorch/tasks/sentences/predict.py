@@ -1,4 +1,4 @@
-"""Sentence vectors, similarities of pairs, and their classes; ``retrieval.py`` has search."""
+"""Predict sentence vectors, and similarities or classes of pairs; search is in ``retrieval.py``."""
 
 import argparse
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ from bertorch.writing import write_whole
 
 
 def predict(args: argparse.Namespace, directory: Path, compute: Compute) -> None:
-    """Vectors of texts, cosines or classes of pairs, or the most similar lines of ``--corpus``."""
+    """Write vectors of texts, cosines or classes of pairs, or the most similar lines of ``--corpus``."""
     predictor = Predictor.open(
         directory, compute, args.pooling_mode, args.normalize, args.init_from_ckpt, args.max_seq_length, args.truncation
     )
@@ -68,7 +68,7 @@ def predict(args: argparse.Namespace, directory: Path, compute: Compute) -> None
 
 
 def _kind_of_rows(args: argparse.Namespace, piped: bytes) -> str:
-    """``pairs``, ``texts`` or ``queries`` (json lines with lists of positives), by the flags or by the first row."""
+    """``pairs``, ``texts`` or ``queries`` (json lines with lists of positives); the flags or the first row decide."""
     if args.corpus is not None and not args.evaluate:
         return "texts"
     if args.is_text_pair or args.columns is not None:
@@ -118,7 +118,7 @@ def _predict_pairs(args: argparse.Namespace, predictor: Predictor, rows: list[Ro
     if args.explain:
         model = predictor.pair
 
-        def of_points(tokens: TokenBatch) -> Tensor:  # copies of the first text, then as many of the second
+        def of_points(tokens: TokenBatch) -> Tensor:  # copies of the first text, then of the second
             return model.logits(*model.sentence(tokens).chunk(2))
 
         steps = args.explain_steps
@@ -145,7 +145,7 @@ def _scores(args: argparse.Namespace, rows: list[Row]) -> np.ndarray:
 
 
 def _label_ids(args: argparse.Namespace, rows: list[Row], labels: list[str]) -> np.ndarray:
-    """-1, and a bad row, for a label that the model does not know."""
+    """Label ids; an unknown label gives -1 and counts as a bad row."""
     bad = BadRows(args.input_file or "<stdin>", args.bad_rows)
     ids = []
     for row in rows:
@@ -170,7 +170,7 @@ def _cosine_lines(args: argparse.Namespace, rows: list[Row], cosines: np.ndarray
 
 
 def _write_vectors(args: argparse.Namespace, predictor: Predictor, rows: list[Row]) -> None:
-    """``.npy``, a row of nan for a row that could not be used; or json lines, null for such a row."""
+    """Write ``.npy``, with nan for an unusable row; or json lines, with null."""
     usable = np.array([bool(row.texts) for row in rows])
     vectors = np.full((len(rows), predictor.width), np.nan, dtype=np.float32)
     vectors[usable] = predictor.vectors(predictor.samples(row.texts[0] for row in rows if row.texts))
@@ -184,5 +184,5 @@ def _write_vectors(args: argparse.Namespace, predictor: Predictor, rows: list[Ro
 
 
 def _save_array(path: Path, array: np.ndarray) -> None:
-    with open(path, "wb") as handle:  # np.save would add an ending to a bare path
+    with open(path, "wb") as handle:  # given a path, np.save would add an ending
         np.save(handle, array, allow_pickle=False)

@@ -1,4 +1,4 @@
-"""A trained sentence encoder that answers."""
+"""Predict with a trained sentence encoder."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -29,8 +29,8 @@ class Predictor:
     """A trained sentence encoder; see ``contract.Predictor``.
 
     Attributes:
-        classifier: the classifier of pairs that is trained; None where there is none, or ``directory`` has it.
-        directory: of a trained classifier of pairs, which is read when it is asked for.
+        classifier: the classifier of pairs in training; None if there is none, or if ``directory`` holds it.
+        directory: of a trained classifier of pairs, which is read on first use.
     """
 
     model: SentenceEncoder
@@ -54,12 +54,12 @@ class Predictor:
         """See ``contract.Predictor``.
 
         Args:
-            directory: of a run, of sentence-transformers, or with ``pooling_mode`` of any encoder.
+            directory: saved by a run or by sentence-transformers; with ``pooling_mode``, any encoder.
             compute: how vectors are computed.
             pooling_mode: make vectors with a plain encoder.
-            normalize: vectors of length 1, whatever the directory says.
+            normalize: scale vectors to length 1, whatever the directory says.
             weights: a file with the trained weights, for ``pooling_mode``.
-            max_seq_length, truncation: other than in training.
+            max_seq_length, truncation: replace those of training.
 
         Raises:
             UserError: something is missing, damaged or does not fit.
@@ -88,7 +88,7 @@ class Predictor:
 
     @property
     def width(self) -> int:
-        """Of the vectors."""
+        """Width of the vectors."""
         return self.model.output_size
 
     @cached_property
@@ -104,9 +104,9 @@ class Predictor:
         return trained_pair(self.model, self.directory, len(labels), concat_multiply).to(self.compute.device)
 
     def __call__(self, rows: Sequence[str | tuple[str, str]]) -> list[dict[str, Any]]:
-        """The ``vector`` of each text; or of each pair its ``similarity``, or ``label`` and ``probabilities``.
+        """The ``vector`` of each text; or the ``similarity``, or ``label`` and ``probabilities``, of each pair.
 
-        Texts and pairs do not mix. A row with a blank text has None.
+        Texts and pairs cannot be mixed. A row with a blank text gets None.
         """
         read, pairs = rows_of(rows), bool(rows) and not isinstance(rows[0], str)
         name = ("label" if self.description.has_classes else "similarity") if pairs else "vector"

@@ -12,14 +12,14 @@ from bertorch.reporting.page import Html, join, legend, note, number, percent, t
 from bertorch.tasks.sentences.scores import cosines
 
 _BINS = 20
-_GROUPS = 8  # up to this many scores, each has its own histogram
-_RANGES = 4  # of scores where there are more
+_GROUPS = 8  # up to this many different scores have a histogram each
+_RANGES = 4  # of scores, if there are more
 _MAPPED = 100  # pairs on the map
 _EXAMPLES = 30  # pairs whose cosine and score disagree most
 
 
 def similarity_details(u: np.ndarray, v: np.ndarray, samples: Samples) -> dict[str, Any]:
-    """Histograms of the cosines by label or score, the vectors on a plane, and pairs where cosine and score disagree.
+    """Histograms of cosines by label or score, a map of the vectors, and pairs whose cosine and score disagree.
 
     Args:
         u, v: the vectors of both sides ``[rows, width]``.
@@ -29,7 +29,7 @@ def similarity_details(u: np.ndarray, v: np.ndarray, samples: Samples) -> dict[s
     names, groups = label_groups(labels)
     edges = np.linspace(similarities.min(), max(similarities.max(), similarities.min() + 1e-6), _BINS + 1)
     chosen = np.unique(np.linspace(0, len(u) - 1, min(_MAPPED, len(u))).astype(int))
-    # Of length 1, as cosines see them.
+    # Scaled to length 1, as for cosines.
     both = np.concatenate([u[chosen], v[chosen]]).astype(np.float64)
     both /= np.maximum(np.linalg.norm(both, axis=1, keepdims=True), 1e-12)
     points, shares = principal_plane(both)
@@ -53,23 +53,23 @@ def similarity_details(u: np.ndarray, v: np.ndarray, samples: Samples) -> dict[s
 
 
 def label_groups(labels: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """Names of the groups that rows are shown in, and the group of each row, ``[rows]``.
+    """Names of the groups that the report shows, and the group of each row, ``[rows]``.
 
-    A label or score is a group; where there are more than eight scores, a quarter of their range is.
+    Each label or score is a group; with more than eight scores, each quarter of their range is.
     """
     values, groups = np.unique(labels, return_inverse=True)
     if labels.dtype.kind != "f" or len(values) <= _GROUPS:
         return [f"{value:g}" for value in values], groups
     edges = np.linspace(values[0], values[-1], _RANGES + 1)
     groups = np.clip(np.searchsorted(edges, labels, side="right") - 1, 0, _RANGES - 1)
-    kept, groups = np.unique(groups, return_inverse=True)  # without the ranges that are empty
+    kept, groups = np.unique(groups, return_inverse=True)  # drops empty ranges
     return [f"{edges[place]:g} to {edges[place + 1]:g}" for place in kept], groups
 
 
 def principal_plane(vectors: np.ndarray) -> tuple[np.ndarray, list[float]]:
-    """The vectors on the plane of their two principal components ``[rows, 2]``, and the share of variance of each.
+    """Project vectors onto their two principal components ``[rows, 2]``; also returns the share of variance of each.
 
-    The sign of a component is free; here its largest coordinate is positive.
+    The sign of a component is arbitrary; here its largest coordinate is positive.
     """
     centred = vectors - vectors.mean(axis=0)
     left, values, _ = np.linalg.svd(centred, full_matrices=False)
@@ -84,8 +84,8 @@ def principal_plane(vectors: np.ndarray) -> tuple[np.ndarray, list[float]]:
 
 
 def _disagreements(similarities: np.ndarray, scores: np.ndarray, samples: Samples) -> list[dict[str, Any]]:
-    """The pairs whose places in the order of cosines and in that of scores lie farthest apart, as shares of all pairs."""
-    from scipy.stats import rankdata  # a second to import, so only where an evaluation runs
+    """The pairs whose ranks by cosine and by score differ most; ranks are shares of all pairs."""
+    from scipy.stats import rankdata  # takes a second to import, so only if an evaluation runs
 
     size = max(1, len(scores) - 1)
     places = (rankdata(similarities) - 1) / size, (rankdata(scores) - 1) / size

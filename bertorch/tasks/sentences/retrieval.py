@@ -1,4 +1,4 @@
-"""The pages of predict.py that search: the most similar lines of ``--corpus``, and recall of known positives."""
+"""Search of predict.py: the most similar lines of ``--corpus``, and recall of known positives."""
 
 import argparse
 from array import array
@@ -22,9 +22,9 @@ _QUERY_BLOCK = 1_024
 
 
 def _add(predictor: Predictor, corpus: VectorFile, texts: Iterable[str]) -> None:
-    """Encode texts, block by block, and of those that are the same tokens to the model the first only.
+    """Encode texts, block by block; of texts with the same tokens, only the first.
 
-    Rounding depends on the batch, so encoding a text twice may give two vectors.
+    Rounding depends on the batch, so encoding a text twice may give two different vectors.
     """
     texts = iter(texts)
     while block := list(islice(texts, _CORPUS_BLOCK)):
@@ -69,7 +69,7 @@ def search(args: argparse.Namespace, predictor: Predictor, rows: list[Row]) -> N
 def _hits(
     args: argparse.Namespace, predictor: Predictor, rows: list[Row], corpus: VectorFile, numbers: list[int]
 ) -> Iterator[str]:
-    """Query line, rank, cosine, corpus line and its text; for json lines an object a query."""
+    """Lines of query line, rank, cosine, corpus line and text; in json lines, one object per query."""
     rows = iter(rows)
     while block := list(islice(rows, _QUERY_BLOCK)):
         usable = [row for row in block if row.texts]

@@ -21,7 +21,7 @@ def read_scored_pairs(
     encoding: str | None = None,
     columns_flag: str = "--columns",
 ) -> list[tuple[int, tuple[str, ...], float]]:
-    """``(line, two texts, score)`` of a file of ``read_rows`` whose label is a number; nan where it has none.
+    """``(line, two texts, score)`` of each row; reads like ``read_rows``, with a number as label, nan if missing.
 
     Raises:
         UserError: as ``read_rows``, or a score is not a finite number.
@@ -46,7 +46,7 @@ def _is_number(text: str) -> bool:
 
 
 def score_of(row: Row, bad: BadRows) -> float:
-    """The row's label as a number; nan, and a bad row, where it is none."""
+    """The row's label as a number; if it is not one, nan, and the row counts as bad."""
     if row.label is not None and _is_number(row.label):
         return float(row.label)
     bad.add(row.line, f"score {str(row.label)[:30]!r} is not a number", "write one such as 3 or 0.75")
@@ -64,7 +64,7 @@ def scored_samples(
     encoding: str | None = None,
     columns_flag: str = "--columns",
 ) -> Samples:
-    """``read_scored_pairs``, tokenized: two sequences a row."""
+    """``read_scored_pairs``, tokenized: two sequences per row."""
     read_as = ("scored pairs", Path(path).suffixes, columns, bad_rows, score_needed, kind, encoding)
     rows = partial(read_scored_pairs, path, columns, bad_rows, score_needed, kind, encoding, columns_flag)
     return tokenize_cached(path, rows, encoder, read_as, cache_dir, separate=True)
@@ -81,16 +81,15 @@ def read_positives(
     encoding: str | None = None,
     columns_flag: str = "--columns",
 ) -> list[Row]:
-    """Rows of a text, its positive and up to ``num_hard_negatives`` hard negatives.
+    """Read rows of a text, its positive and up to ``num_hard_negatives`` hard negatives.
 
-    Tab-separated and csv files hold two columns, or a third with a hard negative, empty where there is none; or, with
-    ``positive_label``, a third with a label, of which the rows that have this one are read. Json lines hold the same, or
-    ``query`` with lists ``pos`` and ``neg``: each positive makes a row. ``negative_needed``: rows without a hard negative
-    are bad rows. ``kind``: as in ``read_rows``.
-    ``encoding``: of the file; None detects it.
+    Tab-separated and csv files have two columns, and perhaps a third with a hard negative, which may be empty; with
+    ``positive_label`` the third is a label, and only rows with this label are read. Json lines hold the same, or ``query``
+    with lists ``pos`` and ``neg``: each positive makes a row. ``negative_needed``: rows without a hard negative are bad
+    rows. ``kind``: as in ``read_rows``. ``encoding``: of the file; None detects it.
 
     Raises:
-        UserError: as ``read_rows``; hard negatives that are asked for and missing, or labels where they are expected.
+        UserError: as ``read_rows``; or hard negatives are missing, or labels stand in their place.
     """
     wanted = len(columns.split(",")) if columns else 2 + (positive_label is not None)
     kind = kind or find_format(path, encoding, wanted)

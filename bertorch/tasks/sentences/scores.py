@@ -1,4 +1,4 @@
-"""What sentence vectors are scored by: correlation with graded similarity, the best threshold, ranks of positives."""
+"""Metrics of sentence vectors: correlation with graded similarity, best thresholds, ranks of positives."""
 
 from pathlib import Path
 
@@ -12,21 +12,21 @@ RECALL_AT = (1, 5, 10, 50)
 
 
 def cosines(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Row by row, in double precision: ``[rows, width]`` twice -> ``[rows]``."""
+    """Cosines row by row, in double precision: ``[rows, width]`` twice -> ``[rows]``."""
     u, v = u.astype(np.float64), v.astype(np.float64)
     return (u * v).sum(axis=1) / np.maximum(np.linalg.norm(u, axis=1) * np.linalg.norm(v, axis=1), 1e-12)
 
 
 def similarity_metrics(similarities: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """How similarities of pairs follow their scores.
+    """How well similarities of pairs follow their scores.
 
     Args:
-        similarities: ``[pairs]``, cosines say.
+        similarities: ``[pairs]``, such as cosines.
         scores: ``[pairs]``.
 
     Returns:
-        ``spearman`` and ``pearson``, 0 where one side is constant. Where the scores are 0 and 1 also ``best_accuracy``
-        and ``best_f1``, those of the best thresholds, and the thresholds.
+        ``spearman`` and ``pearson``, 0 if one side is constant. If the scores are 0 and 1, also ``best_accuracy`` and
+        ``best_f1``, those of the best thresholds, and the thresholds.
     """
     scores = np.asarray(scores, dtype=np.float64)
     metrics = correlations(similarities, scores)
@@ -36,7 +36,7 @@ def similarity_metrics(similarities: np.ndarray, scores: np.ndarray) -> dict[str
 
 
 def label_scores(labels: list[str | None]) -> np.ndarray | None:
-    """The classes as scores, where all of them are numbers: float64 ``[labels]``."""
+    """The classes as scores, float64 ``[labels]``; None unless all are numbers."""
     try:
         return np.array([float(label) for label in labels])
     except (TypeError, ValueError):
@@ -46,13 +46,13 @@ def label_scores(labels: list[str | None]) -> np.ndarray | None:
 def pair_class_metrics(
     logits: np.ndarray, cosines: np.ndarray, label_ids: np.ndarray, labels: list[str]
 ) -> dict[str, float]:
-    """``classification_metrics`` of pairs, and ``similarity_metrics`` of their cosines where all classes are numbers."""
+    """``classification_metrics`` of pairs; if all classes are numbers, also ``similarity_metrics`` of their cosines."""
     metrics, scores = classification_metrics(logits, label_ids), label_scores(labels)
     return metrics if scores is None else {**metrics, **similarity_metrics(cosines, scores[label_ids])}
 
 
 def check_scores(scores: np.ndarray, metric: str, path: str | Path) -> None:
-    """Raises UserError where ``metric`` cannot be computed on the scores of the file ``path``."""
+    """Raises UserError if ``metric`` cannot be computed on the scores of the file ``path``."""
     if len(scores) == 0:
         raise UserError(f"{path}: no score in it; nothing to correlate with")
     if np.ptp(scores) == 0:
@@ -62,7 +62,7 @@ def check_scores(scores: np.ndarray, metric: str, path: str | Path) -> None:
 
 
 def best_thresholds(similarities: np.ndarray, positive: np.ndarray) -> dict[str, float]:
-    """The thresholds from which on calling a pair positive is most accurate, and gives the highest F1.
+    """The thresholds for calling a pair positive with the highest accuracy, and with the highest F1.
 
     Args:
         similarities: ``[pairs]``.
@@ -73,7 +73,7 @@ def best_thresholds(similarities: np.ndarray, positive: np.ndarray) -> dict[str,
     # Thresholds lie above the highest similarity, between two that differ, and at the lowest.
     cuts = np.concatenate([[0], np.flatnonzero(ranked[:-1] != ranked[1:]) + 1, [len(ranked)]])  # pairs called positive
     middles = (ranked[:-1] + ranked[1:]) / 2
-    middles = np.where(middles > ranked[1:], middles, ranked[:-1])  # between neighbours it may be rounded to the lower
+    middles = np.where(middles > ranked[1:], middles, ranked[:-1])  # between adjacent floats it may round to the lower
     bounds = np.concatenate([[np.nextafter(ranked[0], np.inf)], middles, ranked[-1:]])
     found = np.concatenate([[0], np.cumsum(positive[order])])[cuts]
     total = int(positive.sum())
@@ -91,7 +91,7 @@ def retrieval_metrics(ranks: np.ndarray) -> dict[str, float]:
     """Recall@1/5/10/50 and mean reciprocal rank.
 
     Args:
-        ranks: the place of each query's positive among the candidates, from 1, ``[queries]``.
+        ranks: of each query's positive among the candidates, from 1, ``[queries]``.
     """
     recalls = {f"recall@{k}": float((ranks <= k).mean()) for k in RECALL_AT}
     return {**recalls, "mrr": float((1 / ranks).mean())}

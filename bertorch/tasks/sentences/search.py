@@ -1,4 +1,4 @@
-"""Exact search for the most similar vectors, in blocks, with vectors and texts of the corpus on disk."""
+"""Exact search for the most similar vectors, in blocks; the corpus's vectors and texts are on disk."""
 
 import hashlib
 import os
@@ -9,16 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-_BLOCK = 8_192  # vectors that are compared at a time
-_GRID = 2.0**25  # components of vectors are whole multiples of its inverse
-_ROUNDING = 1e-6  # by so much the cosines of texts may differ that a model takes for the same
+_BLOCK = 8_192  # vectors to compare at a time
+_GRID = 2.0**25  # vector components are whole multiples of its inverse
+_ROUNDING = 1e-6  # cosines of texts that are the same to a model may differ by this much
 
 
 class VectorFile:
-    """Vectors of length 1 and the texts they belong to, in temporary files that go with the object.
+    """Vectors of length 1 and their texts, in temporary files that are deleted with the object.
 
-    Memory holds eight bytes a text (where it starts), whatever the number of dimensions, and about 150 for each distinct key
-    of ``first_places``.
+    Memory use: eight bytes per text (where it ends), whatever the width, and about 150 for each distinct key of
+    ``first_places``.
     """
 
     def __init__(self, width: int):
@@ -41,7 +41,7 @@ class VectorFile:
         return len(self._ends) - 1
 
     def first_places(self, keys: Iterable[np.ndarray]) -> np.ndarray:
-        """The first place with each key, int64 ``[len(keys)]``; the keys are those of the texts that are added next."""
+        """The first place with each key, int64 ``[len(keys)]``; ``keys`` belong to the texts that are added next."""
         digests = (hashlib.blake2b(key.tobytes(), digest_size=16).digest() for key in keys)
         return np.array([self._first.setdefault(digest, place) for place, digest in enumerate(digests, len(self))])
 
@@ -49,8 +49,8 @@ class VectorFile:
         """Append ``texts`` and their ``vectors``.
 
         Args:
-            texts: one a place, from ``len(self)``.
-            vectors: ``[len(texts), width]``, or one for each text that is new, where ``same_as`` is given.
+            texts: one per place, from ``len(self)``.
+            vectors: ``[len(texts), width]``; if ``same_as`` is given, one for each new text.
             same_as: the first place with each text's vector, int64 ``[len(texts)]``; a new text's own place.
         """
         start = len(self)
@@ -77,7 +77,7 @@ class VectorFile:
         return self._texts.read(self._ends[place + 1] - self._ends[place]).decode()
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
-        """``(first place, vectors [rows, width])``, one block after the other."""
+        """``(first place, vectors [rows, width])``, block by block."""
         self._vectors.flush()
         self._vectors.seek(0)
         start = 0
@@ -88,23 +88,23 @@ class VectorFile:
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """Divided by their lengths, so that dot products are cosines; float32, in multiples of 2^-25.
+    """Divide vectors by their lengths, so that dot products are cosines; float32, in multiples of 2^-25.
 
-    A product of two components is a whole multiple of 2^-50, and no sum of them is much above 1: float64 holds each without
-    rounding. So a cosine is the same in whatever order a processor adds it up, in blocks of any size, with any number of
-    threads, and equal vectors get equal cosines.
+    A product of two components is a whole multiple of 2^-50, and no sum of them is much above 1, so float64 holds each
+    without rounding. A cosine is therefore the same for any order of addition, any block size and any number of threads,
+    and equal vectors get equal cosines.
     """
     vectors = np.ascontiguousarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12), np.float32)
     return np.round(vectors * np.float32(_GRID)) / np.float32(_GRID)
 
 
 def top_k(queries: np.ndarray, corpus: VectorFile, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The ``k`` most similar vectors of the corpus; of equal ones the earlier first.
+    """The ``k`` most similar vectors of the corpus; of equal ones, the earlier first.
 
     Args:
         queries: ``[queries, width]``.
         corpus: what is searched.
-        k: as many as there are, where the corpus is smaller.
+        k: at most the size of the corpus.
 
     Returns:
         Cosines, the highest first, float32 ``[queries, k]``, and places in the corpus, int64 ``[queries, k]``.
@@ -115,7 +115,7 @@ def top_k(queries: np.ndarray, corpus: VectorFile, k: int) -> tuple[np.ndarray, 
     places = np.zeros((len(queries), k), dtype=np.int64)
     for start, block in corpus.blocks():
         similarity = queries @ block.T.astype(np.float64)
-        better = similarity > scores[:, -1:]  # a later one that is only as good stays out
+        better = similarity > scores[:, -1:]  # a later vector that is only as good is left out
         for row in np.flatnonzero(better.any(axis=1)):
             found = np.flatnonzero(better[row])
             merged = np.concatenate([scores[row], similarity[row, found]])
@@ -126,9 +126,9 @@ def top_k(queries: np.ndarray, corpus: VectorFile, k: int) -> tuple[np.ndarray, 
 
 
 def ranks_of_positives(queries: np.ndarray, positives: list[list[int]], corpus: VectorFile) -> np.ndarray:
-    """The place of each query's best positive among all candidates, from 1.
+    """The rank of each query's best positive among all candidates, from 1.
 
-    Candidates as good as it stand before it, so that a model that takes all texts for the same finds nothing.
+    Equally good candidates rank before it, so that a model to which all texts are the same finds nothing.
 
     Args:
         queries: ``[queries, width]``.
