@@ -13,7 +13,7 @@ with without_collecting():
 
 
 def load_predictor(directory, **settings):
-    """A trained model that answers: ``load_predictor("checkpoint")(["a text", "another"])``.
+    """Load a trained model that predicts: ``load_predictor("checkpoint")(["a text", "another"])``.
 
     See ``bertorch.tasks.prediction.load_predictor``, which is imported here: ``import bertorch`` alone loads no task.
     """

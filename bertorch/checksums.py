@@ -1,4 +1,4 @@
-"""Checksums (CRC-32) of what is saved: a file that decayed on its disk must not be taken for a good one."""
+"""Checksums (CRC-32) of saved files: a file that was corrupted on disk must not pass for a good one."""
 
 import json
 import zlib
@@ -11,7 +11,7 @@ _BLOCK = 1 << 20
 
 
 def tensors_checksum(tensors: dict[str, Tensor]) -> str:
-    """Of names, types, shapes and values, whatever their order; the tensors lie on the CPU."""
+    """The checksum of names, types, shapes and values, in any order; the tensors are on the CPU."""
     value = 0
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
@@ -21,7 +21,7 @@ def tensors_checksum(tensors: dict[str, Tensor]) -> str:
 
 
 def write_checksums(folder: Path) -> None:
-    """Write the checksums of all files of ``folder`` to a file next to them."""
+    """Write the checksums of all files in ``folder`` to a file next to them."""
     sums = {path.name: _file_checksum(path) for path in sorted(folder.iterdir()) if path.name != _LIST}
     (folder / _LIST).write_text(json.dumps(sums, indent=2), encoding="utf-8")
 
@@ -30,8 +30,8 @@ def compare_checksums(folder: Path) -> None:
     """Compare the files of ``folder`` with what ``write_checksums`` wrote.
 
     Raises:
-        FileNotFoundError: the list is missing, or a file that it names.
-        ValueError: a file is another one than was written; the message names it.
+        FileNotFoundError: the list, or a file that it names, is missing.
+        ValueError: a file differs from what was written; the message names it.
     """
     sums = json.loads((folder / _LIST).read_text(encoding="utf-8"))
     if not isinstance(sums, dict):

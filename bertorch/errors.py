@@ -1,4 +1,4 @@
-"""What ends a script with one line: mistakes that a user can mend, and what one process of several met."""
+"""Exceptions that end a script with one line: mistakes that a user can fix, and errors of one process among several."""
 
 
 class UserError(Exception):
@@ -6,11 +6,11 @@ class UserError(Exception):
 
 
 class ProcessError(UserError):
-    """An error that one process may meet alone, such as no memory left; that process prints it, whatever its rank."""
+    """An error that may hit only one process, such as running out of memory; that process prints it, whatever its rank."""
 
 
 class Interrupted(Exception):
-    """The run was asked to stop by a signal, and what could be saved is saved."""
+    """A signal asked the run to stop, and what could be saved is saved."""
 
     def __init__(self, signal_number: int, message: str):
         super().__init__(message)

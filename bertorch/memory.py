@@ -1,4 +1,4 @@
-"""Memory: what the machine has, how much a process has needed, and what its allocator keeps."""
+"""Memory: how much the machine has, how much a process has used, and how much its allocator keeps."""
 
 import contextlib
 import ctypes
@@ -20,7 +20,7 @@ def total_memory() -> int:
 
 
 def check_memory(source: str | Path, what: str, size: int) -> None:
-    """Raises UserError where ``what``, of ``size`` bytes, is more than the machine can hold: a file may ask for anything."""
+    """Raises UserError if ``what``, of ``size`` bytes, exceeds the machine's memory: a file may ask for any size."""
     total = total_memory()
     if size > total:
         raise UserError(
@@ -29,7 +29,7 @@ def check_memory(source: str | Path, what: str, size: int) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep large blocks that are freed, for the next ones: the system clears pages that are allocated again."""
+    """Let glibc reuse large freed blocks: otherwise the system has to clear the pages of each new one."""
     with contextlib.suppress(OSError, AttributeError):  # another C library, another system
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
@@ -37,7 +37,7 @@ def keep_freed_memory() -> None:
 
 
 def give_back_memory() -> None:
-    """Return freed memory to the system: glibc keeps what batches of ever different sizes leave in pieces."""
+    """Return freed memory to the system: glibc keeps the fragments that batches of varying sizes leave."""
     with contextlib.suppress(OSError, AttributeError):  # another C library, another system
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
@@ -45,7 +45,7 @@ def give_back_memory() -> None:
 def peak_memory_mb(device: torch.device) -> float:
     """The most memory that this process has held so far, in MB (10^6 bytes).
 
-    On a GPU what torch has allocated there, elsewhere the resident memory of the process, libraries included.
+    On a GPU: what torch has allocated there. Elsewhere: the resident memory of the process, libraries included.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6

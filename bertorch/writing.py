@@ -1,4 +1,4 @@
-"""Files and folders that are complete or absent: written beside their place, flushed to the disk, then renamed."""
+"""Files and folders that are complete or absent: written under a temporary name, flushed to the disk, then renamed."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ os.umask(_UMASK)
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """What the system refuses inside (a full disk, a directory that became read-only) is a UserError that says so."""
+    """Turn a system error inside (a full disk, a directory that became read-only) into a UserError that says so."""
     try:
         yield
     except Exception as error:
@@ -30,7 +30,7 @@ def _refusal(error: Exception) -> str | None:
     for one in (error, error.__context__):  # torch.save hides the system's error behind its own
         if isinstance(one, OSError):
             return one.strerror or str(one)
-    found = re.search(r"([^:]+) \(os error \d+\)", str(error))  # of safetensors and tokenizers, which are Rust
+    found = re.search(r"([^:]+) \(os error \d+\)", str(error))  # from safetensors and tokenizers, which are Rust
     return found and found[1].strip()
 
 
@@ -40,7 +40,7 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def write_all(files: dict[Path, Callable[[Path], Any]]) -> None:
-    """``write_whole`` for files that belong together: the first is renamed when the last is on the disk."""
+    """``write_whole`` for files that belong together: none is renamed before all are on the disk."""
     unfinished = {path: path.with_name(f".{path.name}.tmp") for path in files}
     try:
         for path, write in files.items():
@@ -62,11 +62,11 @@ def write_all(files: dict[Path, Callable[[Path], Any]]) -> None:
 
 @contextlib.contextmanager
 def whole_folder(path: Path, flush: bool = True) -> Iterator[Path]:
-    """A folder to be filled inside; it becomes ``path`` at the end, and is removed where something fails.
+    """Give a folder to fill; it becomes ``path`` at the end, and is removed if something fails.
 
     Args:
-        path: the folder to be made; an empty one may stand there.
-        flush: bring the files to the disk first. Without, what is read again must be checked.
+        path: the folder to make; an empty folder may already be there.
+        flush: flush the files to the disk first. Without it, check the files when they are read again.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -84,7 +84,7 @@ def whole_folder(path: Path, flush: bool = True) -> Iterator[Path]:
 
 
 def flush_to_disk(path: Path) -> None:
-    """Wait until a file or the entries of a directory are on the disk."""
+    """Wait until a file, or the entries of a directory, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Which rows form a batch, and the packed batch made of them."""
+"""Choose the rows of each batch, and pack them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -10,11 +10,11 @@ from torch import Tensor
 from bertorch.data.tokenizing import Samples
 from bertorch.encoder import TokenBatch
 
-_POOL = 50  # batches whose rows are sorted by length where batches are to hold rows of like length
+_POOL = 50  # batches whose rows are sorted together when batches group rows of similar length
 
 
 class MovableBatch:
-    """A dataclass of tensors and a ``TokenBatch``, moved as one."""
+    """A dataclass of tensors and a ``TokenBatch`` that move together."""
 
     def to(self, device: torch.device) -> "MovableBatch":
         return self if device.type == "cpu" else self._with_tensors(lambda tensor: tensor.to(device, non_blocking=True))
@@ -32,15 +32,15 @@ class Batch(MovableBatch):
     """A packed batch and its labels.
 
     Attributes:
-        tokens: the sequences, the longest first, so that attention finds groups of like length.
-        labels: label ids, LongTensor ``[rows]``, -1 where a row has none; or scores, FloatTensor ``[rows]``; or 0 and 1 of
+        tokens: the sequences, the longest first, so that attention finds groups of similar length.
+        labels: label ids, LongTensor ``[rows]``, -1 if a row has none; or scores, FloatTensor ``[rows]``; or 0 or 1 for
             every label, LongTensor ``[rows, labels]``.
-        rows: the place of each row in its ``Samples``. Rows stand in the order of their first sequences' lengths, so that
-            with one sequence a row, row i is sequence i of ``tokens``.
-        places: where in ``tokens`` the sequences stand, taken in the order of the task: the first of every row, then the
+        rows: the place of each row in its ``Samples``. Rows are ordered by the length of their first sequence, so that
+            with one sequence per row, row i is sequence i of ``tokens``.
+        places: where each sequence is in ``tokens``, in the order of the task: the first sequence of every row, then the
             second of every row, and so on; LongTensor ``[sequences]``.
         owners: the row that each of ``places`` belongs to, from 0, LongTensor ``[sequences]``.
-        text_hashes: equal for equal texts, in the same order, LongTensor ``[sequences]``.
+        text_hashes: equal for equal texts, in the order of ``places``, LongTensor ``[sequences]``.
     """
 
     tokens: TokenBatch
@@ -52,21 +52,21 @@ class Batch(MovableBatch):
 
 
 def pack(samples: Samples, sequences: np.ndarray) -> tuple[TokenBatch, np.ndarray]:
-    """The given sequences as one batch, the longest first; equal lengths keep their order.
+    """Pack the given sequences into one batch, the longest first; equal lengths keep their order.
 
     Returns:
-        The batch, and which place of ``sequences`` each sequence of it has, int64 ``[sequences]``.
+        The batch, and the place of each of its sequences in ``sequences``, int64 ``[sequences]``.
     """
     ids = [samples.input_ids[samples.offsets[one] : samples.offsets[one + 1]] for one in sequences]
     return pack_ids(ids, samples.second[sequences])
 
 
 def pack_ids(ids: list[np.ndarray], second: np.ndarray) -> tuple[TokenBatch, np.ndarray]:
-    """``pack`` for token ids at hand.
+    """``pack`` for token ids that are given directly.
 
     Args:
-        ids: those of each sequence.
-        second: where the second segment of each starts, ``[sequences]``.
+        ids: the ids of each sequence.
+        second: where the second segment of each sequence starts, ``[sequences]``.
     """
     lengths = np.array([len(one) for one in ids])
     order = np.argsort(-lengths, kind="stable")
@@ -103,20 +103,20 @@ def collate(samples: Samples, rows: np.ndarray) -> Batch:
 def epoch_plan(
     lengths: np.ndarray, batch_size: int, world_size: int, rank: int, seed: int, epoch: int, group_by_length: bool = False
 ) -> list[np.ndarray]:
-    """The rows of each of this rank's batches in one epoch.
+    """The rows of each batch of this rank in one epoch.
 
     All ranks draw the same shuffled order and cut it into global batches of ``batch_size * world_size``; each takes its
-    share, so that every row is trained once an epoch. A last global batch with fewer rows than ranks joins the one
-    before it: no rank may stand without a batch while the others wait for its gradient. The shares have nearly equal
-    numbers of tokens, because an update takes as long as the rank with the most.
+    share, so that every row is used once per epoch. A last global batch with fewer rows than ranks joins the one before
+    it: no rank may be left without a batch while the others wait for its gradient. The shares have nearly equal numbers
+    of tokens, because an update takes as long as the rank with the most tokens.
 
     Args:
         lengths: tokens of each row of the training set, ``[rows]``, at least ``world_size`` rows.
-        batch_size: rows a rank and batch.
-        world_size, rank: the processes, and which of them this is.
-        seed, epoch: decide the order.
-        group_by_length: put rows of like length into a batch: of every 50 shuffled batches, the rows are sorted, and all
-            batches of the epoch come in a shuffled order again.
+        batch_size: rows per rank and batch.
+        world_size, rank: the number of processes, and this process's number.
+        seed, epoch: determine the order.
+        group_by_length: put rows of similar length into a batch: sort the rows of every 50 shuffled batches, then shuffle
+            all batches of the epoch again.
     """
     rng = np.random.default_rng([seed, epoch])
     rows, size = len(lengths), batch_size * world_size
@@ -133,7 +133,7 @@ def epoch_plan(
 
 
 def _share(rows: np.ndarray, lengths: np.ndarray, world_size: int, rank: int) -> np.ndarray:
-    """This rank's rows of a global batch: dealt by length, there and back (0 1 2 2 1 0 0 1 ...)."""
+    """This rank's rows of a global batch: dealt out by length, back and forth (0 1 2 2 1 0 0 1 ...)."""
     if world_size == 1:
         return rows
     rows = rows[np.argsort(-lengths[rows], kind="stable")]
@@ -143,10 +143,10 @@ def _share(rows: np.ndarray, lengths: np.ndarray, world_size: int, rank: int) ->
 
 
 def evaluation_plan(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """The sequences of each batch of an evaluation, those of like length together, the longest first.
+    """The sequences of each evaluation batch, grouped by similar length, the longest first.
 
-    They do not depend on the number of ranks: each rank takes whole batches, and so computes the same numbers as one
-    process would.
+    The batches do not depend on the number of ranks: each rank takes whole batches, and so computes the same numbers as a
+    single process would.
     """
     order = np.argsort(-lengths, kind="stable")
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
@@ -155,7 +155,7 @@ def evaluation_plan(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
 def evaluation_batches(
     samples: Samples, batch_size: int, device: torch.device, world_size: int = 1, rank: int = 0
 ) -> Iterator[tuple[TokenBatch, np.ndarray]]:
-    """This rank's share of the batches of an evaluation, on the device, and which sequences of ``samples`` they hold."""
+    """This rank's share of the evaluation batches, on the device, and which sequences of ``samples`` they hold."""
     for sequences in evaluation_plan(samples.lengths, batch_size)[rank::world_size]:
         tokens, order = pack(samples, sequences)
         yield tokens.to(device), sequences[order]

@@ -1,4 +1,4 @@
-"""The encoding of a file: told, or detected from its first bytes that are not ASCII; its lines as text, one at a time."""
+"""The encoding of a file: given, or detected from its first non-ASCII bytes; and its lines as text, one at a time."""
 
 import codecs
 import io
@@ -12,16 +12,16 @@ from bertorch.errors import UserError
 
 _SAMPLE = 1 << 16  # bytes
 _MARKS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-_BAD = "\udcff"  # half a pair, which no text can hold: stands for bytes that are not of the encoding
+_BAD = "\udcff"  # half a surrogate pair, which no text can hold: marks bytes that are invalid in the encoding
 _PLAUSIBLE = 0.45  # tests/data/test_encodings.py has the shares of several encodings
 codecs.register_error("bertorch.mark", lambda error: (_BAD, error.end))
 
 
 def encoding_name(text: str) -> str:
-    """The name of an encoding as ``--encoding`` takes it; GBK and GB2312 are read as GB18030, which holds them.
+    """The name of an encoding as ``--encoding`` takes it; GBK and GB2312 are read as GB18030, which includes them.
 
     Raises:
-        ValueError: there is no such encoding of text.
+        ValueError: there is no such text encoding.
     """
     try:
         "".encode(text)
@@ -32,16 +32,16 @@ def encoding_name(text: str) -> str:
 
 
 def decoded_lines(path: object, handle: BinaryIO, encoding: str | None = None) -> Iterator[tuple[int, str]]:
-    r"""``(line number from 1, text with its ``\n``)`` of a file of bytes, without a byte order mark.
+    r"""``(line number from 1, text with its ``\n``)`` of a binary file, without a byte order mark.
 
     Args:
         path: names the file in messages.
         handle: its bytes.
-        encoding: as ``encoding_name`` gives it; None detects UTF-8, UTF-16, and GB18030 with GBK, and logs what is not
-            UTF-8 alone. It looks at up to 64 KB before it gives a line, and of a pipe at what is there, without waiting.
+        encoding: as ``encoding_name`` gives it; None detects UTF-8, UTF-16, and GB18030 with GBK, and logs anything but
+            plain UTF-8. It looks at up to 64 KB before it yields a line, or at what a pipe holds, without waiting.
 
     Raises:
-        UserError: a line that is not of this encoding.
+        UserError: a line is not in this encoding.
     """
     handle = handle if hasattr(handle, "peek") else io.BufferedReader(handle, _SAMPLE)
     told = encoding is not None
@@ -82,12 +82,12 @@ def _not_of(path: object, number: int, encoding: str, told: bool) -> UserError:
 
 @lru_cache(maxsize=256)
 def say_once(message: str) -> None:
-    """Log it once: a file may be read several times."""
+    """Log a message only once: a file may be read several times."""
     logger.info(message)
 
 
 def _wide_encoding(head: bytes) -> str | None:
-    """UTF-16 or UTF-32, by the byte order mark or, without one, by the zeros in characters of ASCII."""
+    """UTF-16 or UTF-32, by the byte order mark or, without one, by the zero bytes in ASCII characters."""
     marked = next((encoding for mark, encoding in _MARKS if head.startswith(mark)), None)
     zeros = head.count(0)
     if marked is not None or not zeros:
@@ -101,7 +101,7 @@ def _wide_encoding(head: bytes) -> str | None:
 
 
 def _narrow_encoding(sample: bytes) -> str:
-    """UTF-8, unless most lines with other signs than ASCII are not, and make sense as GB18030."""
+    """UTF-8, unless most non-ASCII lines are not UTF-8, and make sense as GB18030."""
     lines = [line for line in sample.split(b"\n") if not line.isascii()]
     if 2 * sum(map(_is_utf_8, lines)) >= len(lines):
         return "utf-8"
@@ -118,7 +118,7 @@ def _is_utf_8(data: bytes) -> bool:
 
 
 def _is_common(sign: str) -> bool:
-    """Whether it is punctuation, a full-width letter, or of the 3,755 characters of GB2312's first level."""
+    """Whether it is punctuation, a full-width letter, or one of the 3,755 characters of GB2312's first level."""
     try:
         lead = sign.encode("gb2312")[0]
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Lines, rows and their numbers: plain or gzipped text, tab-separated, csv and json lines."""
+"""Lines, rows and their line numbers: plain or gzipped text, tab-separated, csv, json and json lines."""
 
 import csv
 import gzip
@@ -17,30 +17,30 @@ from loguru import logger
 from bertorch.data.encodings import decoded_lines, say_once
 from bertorch.errors import UserError
 
-# tsv: a TAB between cells, taken as they stand; csv, ssv: commas or semicolons, and quotes; json: one list, or objects
-# over several lines.
+# tsv: a TAB between cells, which are taken literally; csv, ssv: commas or semicolons, with quotes; json: one list, or
+# objects over several lines.
 TABLES = {"tsv": "TAB", "csv": "comma", "ssv": "semicolon"}
 INPUT_FORMATS = (*TABLES, "jsonl", "json")
 _SEPARATORS = {"csv": ",", "ssv": ";"}
-_HEAD = 50  # lines that tell a format
+_HEAD = 50  # lines that the format is detected from
 _BETWEEN_VALUES = re.compile(r"[\s,\[\]]*")
 _SHOWN = 10
-_LONGEST_CELL = 2**31 - 1  # of a csv file; the csv module allows 131,072 characters unless told
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # as json lines may escape one
+_LONGEST_CELL = 2**31 - 1  # of a csv file; the csv module's default limit is 131,072 characters
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # as json may escape one
 
 
 @dataclass
 class BadRows:
-    """What to do with rows that cannot be used: ``error`` stops, ``skip`` leaves them out and says how many.
+    """Collects rows that cannot be used: ``error`` stops, ``skip`` leaves them out and logs how many.
 
-    One collector a file: ``add`` each bad row, ``close`` at the end.
+    Use one per file: ``add`` each bad row, ``close`` at the end.
     """
 
     path: str | Path
     policy: str = "error"
     messages: list[str] = field(default_factory=list)
     count: int = 0
-    last: int = 0  # the line of the newest
+    last: int = 0  # the line of the latest bad row
 
     def add(self, line: int, problem: str, remedy: str) -> None:
         self.count, self.last = self.count + 1, line
@@ -48,7 +48,7 @@ class BadRows:
             self.messages.append(f"{self.path}:{line}: {problem}; {remedy}")
 
     def close(self) -> None:
-        """Raises UserError with the first ten bad rows and their number, or logs them where they are skipped."""
+        """Raises UserError with the first ten bad rows and the total, or logs them if they are skipped."""
         if not self.count:
             return
         more = f"\n... and {self.count - len(self.messages)} more" if self.count > len(self.messages) else ""
@@ -60,7 +60,7 @@ class BadRows:
 
 
 def say_blank(path: str | Path, lines: Sequence[int]) -> None:
-    """Log that these rows of prediction have no text."""
+    """Log that these rows have no text to predict from."""
     if lines:
         what = f"{len(lines)} blank rows (the first in line {lines[0]}) keep their places, with empty answers"
         if len(lines) == 1:
@@ -69,7 +69,7 @@ def say_blank(path: str | Path, lines: Sequence[int]) -> None:
 
 
 class UnusableRow(Exception):
-    """Raised where a row is read and caught where ``BadRows`` are kept: what is wrong, and what to do."""
+    """A row that cannot be used, caught where ``BadRows`` collects them: what is wrong, and what to do."""
 
     def __init__(self, problem: str, remedy: str):
         self.problem, self.remedy = problem, remedy
@@ -78,15 +78,15 @@ class UnusableRow(Exception):
 def read_lines(path: str | Path, stream: BinaryIO | None = None, encoding: str | None = None) -> Iterator[tuple[int, str]]:
     r"""``(line number from 1, text without its line end)`` of a file, plain or ``.gz``, or of a binary stream.
 
-    Only ``\n`` ends a line: texts may hold U+2028 and the like. A byte order mark and ``\r`` before the end go.
+    Only ``\n`` ends a line: texts may hold U+2028 and the like. A byte order mark and a ``\r`` before the end are removed.
 
     Args:
-        path: the file, and its name in messages.
+        path: the file, named in messages.
         stream: read this instead of opening ``path``.
         encoding: see ``decoded_lines``; None detects it.
 
     Raises:
-        UserError: no such file, a line that is not of this encoding, or a damaged gzip file.
+        UserError: no such file, a line that is not in this encoding, or a damaged gzip file.
     """
     number = 0
     try:
@@ -98,7 +98,7 @@ def read_lines(path: str | Path, stream: BinaryIO | None = None, encoding: str |
 
 
 def open_binary(path: str | Path, unpack: bool = True) -> BinaryIO:
-    """A plain or gzipped file, opened to read bytes; ``unpack=False`` gives those of a gzipped file as they lie on disk.
+    """Open a plain or gzipped file to read bytes; ``unpack=False`` gives a gzipped file's bytes as they are on disk.
 
     Raises:
         UserError: no such file, or it cannot be read.
@@ -115,7 +115,7 @@ def open_binary(path: str | Path, unpack: bool = True) -> BinaryIO:
 
 
 def file_format(path: str | Path) -> str:
-    """``csv``, ``jsonl`` or ``tsv`` by the file's ending, ``.gz`` left out."""
+    """``csv``, ``jsonl`` or ``tsv`` by the file's ending, ignoring ``.gz``."""
     name = str(path).lower().removesuffix(".gz")
     if name.endswith(".csv"):
         return "csv"
@@ -123,12 +123,12 @@ def file_format(path: str | Path) -> str:
 
 
 def find_format(path: str | Path, encoding: str | None = None, columns: int = 1) -> str:
-    """One of ``INPUT_FORMATS``, by the file's ending and its first lines; what the ending alone does not say is logged.
+    """One of ``INPUT_FORMATS``, by the file's ending and its first lines; logged if it differs from the ending.
 
     Args:
         path: the file.
         encoding: of the file; None detects it.
-        columns: that a row has at least. In a .tsv or .txt of one column, a text a line, a comma is a comma.
+        columns: the least that a row may have. In a .tsv or .txt of one column, one text per line, a comma is only a comma.
 
     Raises:
         UserError: the file cannot be read.
@@ -153,12 +153,12 @@ def find_format(path: str | Path, encoding: str | None = None, columns: int = 1)
 
 
 def _is_table(head: list[str], separator: str, columns: int) -> bool:
-    """Whether these lines are rows of one number of columns, and enough of them."""
+    """Whether these lines are rows with the same number of columns, at least ``columns``."""
     try:
         rows = list(csv.reader((text + "\n" for text in head), delimiter=separator))
     except csv.Error:
         return False
-    rows = rows[:-1] if len(head) == _HEAD else rows  # the last may go on
+    rows = rows[:-1] if len(head) == _HEAD else rows  # the last may be incomplete
     widths = {len(row) for row in rows if any(cell.strip() for cell in row)}
     return len(widths) == 1 and min(widths) >= columns
 
@@ -173,9 +173,9 @@ def read_cells(
 ) -> Iterator[tuple[int, list[str] | dict[str, object] | None]]:
     """``(line number, cells)`` of each row: a list for tables, a dict for json.
 
-    Tab-separated cells are taken as they stand, quotes included; csv follows RFC 4180 (quotes, line breaks in cells).
-    Blank lines, rows of empty cells and lines that are not JSON are left out; with ``keep_all``, for who may lose no row,
-    None stands in their places.
+    Tab-separated cells are taken literally, quotes included; csv follows RFC 4180 (quotes, line breaks in cells).
+    Blank lines, rows of empty cells and lines that are not JSON are left out; with ``keep_all``, for callers that may lose
+    no row, None takes their places.
     """
     kind = kind or file_format(path)
     lines = read_lines(path, stream, encoding)
@@ -194,7 +194,7 @@ def read_cells(
 
 
 def _json_object(number: int, text: str, bad: BadRows) -> dict[str, object] | None:
-    """The object of a line; None, and a bad row, where it has none."""
+    """The object on a line; None, with a bad row added, if there is none."""
     try:
         return _usable(number, json.loads(text), text, bad)
     except json.JSONDecodeError as error:
@@ -209,10 +209,10 @@ def _json_object(number: int, text: str, bad: BadRows) -> dict[str, object] | No
 def _read_json(
     path: str | Path, lines: Iterator[tuple[int, str]], bad: BadRows, keep_all: bool
 ) -> Iterator[tuple[int, dict[str, object] | None]]:
-    """The objects of a list, or one after the other, over as many lines as they like; read as they come."""
+    """The objects of a list, or one after another, each over any number of lines; read one at a time."""
     decoder = json.JSONDecoder()
     waiting: list[str] = []
-    first = 1  # the line that what waits begins in
+    first = 1  # the line where the text in ``waiting`` begins
     for _, more in chain(lines, [(0, None)]):
         if more is not None:
             waiting.append(more)
@@ -225,7 +225,7 @@ def _read_json(
                 value, place = decoder.raw_decode(text, begin)
             except json.JSONDecodeError as error:
                 if more is not None and error.pos >= len(text.rstrip()):
-                    break  # it goes on in the next line
+                    break  # it continues on the next line
                 at = line + text.count("\n", counted, error.pos)
                 raise UserError(f"{path}:{at}: not JSON ({error.msg}); write a list of objects") from None
             except (ValueError, RecursionError) as error:
@@ -238,10 +238,10 @@ def _read_json(
 
 
 def _usable(number: int, row: object, text: str, bad: BadRows) -> dict[str, object] | None:
-    """The value of some JSON text where it is an object that can be written again; None, and a bad row, where not."""
+    """The value of a JSON text if it is an object that can be written again; otherwise None, with a bad row added."""
     try:
         if _SURROGATE.search(text):
-            json.dumps(row, ensure_ascii=False).encode()  # fails on half a pair, which no text can hold
+            json.dumps(row, ensure_ascii=False).encode()  # fails on half a surrogate pair, which no text can hold
     except UnicodeEncodeError:
         bad.add(number, "an escape such as \\ud83d is half a character", "write both halves, or the character itself")
         return None
@@ -271,10 +271,10 @@ def _read_csv(
 
 
 def read_labels(path: str | Path) -> list[str]:
-    """The labels of a label file, one a line, in its order; the place in the list is the label's id.
+    """The labels of a label file, one per line, in file order; the place in the list is the label's id.
 
     Raises:
-        UserError: no such file, no label in it, or one twice.
+        UserError: no such file, no label in it, or a label appears twice.
     """
     labels: list[str] = []
     for number, text in read_lines(path):
@@ -290,5 +290,5 @@ def read_labels(path: str | Path) -> list[str]:
 
 
 def as_stream(data: bytes) -> BinaryIO:
-    """Bytes already read (standard input), as ``read_lines`` wants them."""
+    """Bytes already read (standard input), in the form ``read_lines`` takes."""
     return io.BytesIO(data)

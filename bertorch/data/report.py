@@ -1,8 +1,8 @@
-"""The data report that scripts print before training, and that a run keeps.
+"""The data report that scripts print before training, and that a run saves.
 
-Each function logs what it finds and returns it: of each set its ``figures``, a number a name, and its ``counts`` of
-something (labels, entities, answers), as ``data_report.json`` holds them. Lengths are those of whole texts, special tokens
-included, before they are cut or read in windows: ``--max_seq_length`` is chosen by them.
+Each function logs what it finds and returns it: for each set its ``figures``, one number per name, and its ``counts`` of
+labels, entities or answers, as in ``data_report.json``. Lengths are those of whole texts, special tokens included, before
+truncation or splitting into windows: use them to choose ``--max_seq_length``.
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ from loguru import logger
 from bertorch.data.tokenizing import Samples
 
 Report = dict[str, dict[str, Any]]
-# Vocabularies that fit lack at most 0.94 % of the tokens of Chinese and English test sets, those of another language more
-# than 50 %, and of mixed case, lower-case ones read without lower-casing, 7 % or more.
+# Vocabularies that fit lack at most 0.94 % of the tokens of Chinese and English test sets; those of another language lack
+# more than 50 %; lower-case ones, on mixed-case text that is not lower-cased, lack 7 % or more.
 _MANY_UNKNOWN = 0.03
 
 
 def report_data(sets: dict[str, Samples], max_seq_length: int, labels: Sequence[str] = ()) -> Report:
-    """Rows, labels and their counts, lengths, truncated rows, unknown tokens of each set; texts that sets share."""
+    """Report rows, label counts, lengths, truncated rows and unknown tokens of each set, and texts that sets share."""
     report: Report = {}
     for name, samples in sets.items():
         texts = len(samples.lengths)
@@ -61,23 +61,23 @@ def report_data(sets: dict[str, Samples], max_seq_length: int, labels: Sequence[
 
 
 def lengths_of(lengths: np.ndarray, shares: Sequence[int] = (50, 90, 95, 99)) -> dict[str, float]:
-    """Mean and percentiles of lengths, and the longest."""
+    """Mean, percentiles and maximum of lengths."""
     percentiles = {f"p{share}": int(np.percentile(lengths, share)) for share in shares}
     return {"mean": round(float(lengths.mean()), 1), **percentiles, "longest": int(lengths.max())}
 
 
 def named(lengths: dict[str, float], what: str) -> dict[str, float]:
-    """The figures of ``lengths_of``, with ``what`` in their names."""
+    """The figures of ``lengths_of``, with ``what`` before their names."""
     return {f"{what}_{name}": length for name, length in lengths.items()}
 
 
 def shown(lengths: dict[str, float]) -> str:
-    """The figures of ``lengths_of``, for a log line."""
+    """The figures of ``lengths_of``, formatted for a log line."""
     return " ".join(f"{name}={length}" for name, length in lengths.items())
 
 
 def warn_of_unknown(name: str, share: float) -> None:
-    """Warn where the vocabulary lacks more than a few percent of a set's tokens."""
+    """Warn if the vocabulary lacks more than a few percent of a set's tokens."""
     if share > _MANY_UNKNOWN:
         logger.warning(
             f"{name}: the vocabulary lacks {share:.2%} of the tokens (a vocabulary that fits lacks less than 1%); check "
@@ -87,12 +87,12 @@ def warn_of_unknown(name: str, share: float) -> None:
 
 
 def with_shared(report: Report, hashes: dict[str, np.ndarray], what: str) -> Report:
-    """Warn of texts (or questions) that are in both the first set and another, and add their counts.
+    """Warn of texts (or questions) that are in both the first set and another, and add their counts to the report.
 
     Args:
-        report: to add them to.
-        hashes: of each set, one a text ``[texts]``.
-        what: how they are called.
+        report: the report to extend.
+        hashes: for each set, one hash per text, ``[texts]``.
+        what: what to call them, for example texts.
     """
     first, *others = hashes
     for other in others:

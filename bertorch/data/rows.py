@@ -1,4 +1,4 @@
-"""Rows of one text or two, and a label: what most tasks read."""
+"""Rows of one or two texts and a label, as most tasks read them."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ JSON_TEXT_KEYS = {
     1: (("text",), ("sentence",), ("content",)),
     2: (("text_a", "text_b"), ("sentence1", "sentence2"), ("sentence_a", "sentence_b")),
 }
-_FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "False": False, "True": True}  # cells of a label's column
+_FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "False": False, "True": True}  # cells in a label's column
 _ROLES = {"text", "text_a", "text_b", "label", "_"}
 
 
@@ -44,9 +44,9 @@ class Row:
     """A row of a file.
 
     Attributes:
-        line: where it starts in its file, from 1.
-        texts: one text, or two of a pair; none for a bad or blank row that prediction keeps the place of.
-        label: as written in the file; a list where the file holds one, or a column a label; None where it has none.
+        line: the line where it starts in its file, from 1.
+        texts: one text, or the two of a pair; empty for a bad or blank row whose place prediction keeps.
+        label: as written in the file; a list if the file holds a list or one column per label; None if there is none.
     """
 
     line: int
@@ -69,24 +69,24 @@ def read_rows(
     label_columns: list[str] | None = None,
     check: Callable[[Row], Any] | None = None,
 ) -> list[Row]:
-    """Read a file of texts and labels: tables, json lines and lists of json (``INPUT_FORMATS``), each also ``.gz``.
+    """Read a file of texts and labels: tables, json lines and json lists (``INPUT_FORMATS``), each also as ``.gz``.
 
     Args:
-        path: the file, and its name in messages.
-        is_text_pair: two texts a row.
+        path: the file, named in messages.
+        is_text_pair: two texts per row.
         labels: the labels a row may have; None takes any.
         columns: see ``Columns``; None expects ``text[, text_b], label`` in this order.
         bad_rows: ``error`` or ``skip``.
-        label_needed: False reads files without a label column too.
+        label_needed: False also reads files without a label column.
         stream: read this instead of opening ``path``.
         kind: one of ``INPUT_FORMATS``; None goes by the ending of ``path`` and its first lines.
-        keep_all: for prediction, which loses no row: a blank line, a row with a blank text where no label is needed, and a
-            bad row that is skipped leave a row without texts.
+        keep_all: for prediction, which loses no row: a blank line, a row with a blank text if no label is needed, and a
+            skipped bad row each become a row without texts.
         encoding: of the file; None detects it.
-        columns_flag: that names ``columns``, for messages.
-        label_columns: a row may have several of these labels: in place of a label column the header row may name a column
+        columns_flag: the flag that sets ``columns``, for messages.
+        label_columns: a row may have several of these labels: instead of a label column, the header row may name a column
             of 0 and 1 for each of them, and json lines may hold such keys, or a list.
-        check: raises ``UnusableRow`` for a row whose label it does not take.
+        check: raises ``UnusableRow`` for a row whose label it rejects.
 
     Raises:
         UserError: the file cannot be read, is empty, has bad rows, or has a header row without --columns.
@@ -99,7 +99,7 @@ def read_rows(
     place = Columns(path, kind, 2 if is_text_pair else 1, columns, label_needed, labels, columns_flag, label_columns)
     rows: list[Row] = []
     blank: list[int] = []
-    names: dict[str, str] | None = None  # of labels that are indices, once the first label has told
+    names: dict[str, str] | None = None  # of labels that are indices, known after the first label
     for line, cells in read_cells(path, bad, stream, kind, keep_all, encoding):
         if cells is None:
             rows.append(Row(line, (), None))
@@ -141,19 +141,19 @@ def read_rows(
 
 
 def names_by_index(labels: list[str]) -> dict[str, str]:
-    """What ``0``, ``1``, ... stand for where labels are places in a list of names; nothing where a name is a number."""
+    """What ``0``, ``1``, ... stand for if labels are places in a list of names; empty if any name is a number."""
     return {} if any(label.isdigit() for label in labels) else {str(index): label for index, label in enumerate(labels)}
 
 
 def find_labels(path: str | Path, is_text_pair: bool = False, **reading: str | None) -> list[str]:
-    """The labels of a training set whose label file is not given: those of its rows, sorted, numbers by their value.
+    """The labels of a training set without a label file: those of its rows, sorted, numbers by their value.
 
-    Where they are whole numbers, and a ``class.txt`` beside the file names as many classes or more, as THUCNews has it,
-    they are the lines of ``class.txt``, from 0.
+    If they are whole numbers, and a ``class.txt`` beside the file, as in THUCNews, names enough classes, they stand for
+    the lines of ``class.txt``, from 0.
 
     Args:
         path: the file.
-        is_text_pair: two texts a row.
+        is_text_pair: two texts per row.
         reading: as for ``read_rows``.
 
     Raises:
@@ -179,14 +179,14 @@ def _by_value(label: str) -> tuple[bool, float, str]:
 
 
 class Columns:
-    """Where the texts and the label are in a row.
+    """Where a row holds its texts and its label.
 
-    ``--columns`` lists names, separated by commas. Where all of them stand in the file's first row, that row is a
-    header: a name that is a role (``text``, ``text_a``, ``text_b``, ``label``) takes that role, the others take the
-    roles left, in order. Otherwise the names are roles, one a position, ``_`` for a column to pass over. For json they
-    are keys. ``...`` behind the last name keeps out what stands there, in all rows or in some. Where no label is needed,
-    its column may be missing from the file that the names are for. With
-    ``label_columns`` the names may leave out the label: each of these labels has a column of 0 and 1 then.
+    ``--columns`` lists names, separated by commas. If all of them are in the file's first row, that row is a header: a
+    name that is a role (``text``, ``text_a``, ``text_b``, ``label``) takes that role, and the others take the remaining
+    roles, in order. Otherwise the names are roles, one per position, with ``_`` for a column to skip. For json they are
+    keys. ``...`` after the last name ignores further columns, in all rows or in some. If no label is needed, its column
+    may be missing from the file. With ``label_columns`` the names may leave out the label: each of these labels then has
+    a column of 0 and 1.
     """
 
     def __init__(
@@ -202,7 +202,7 @@ class Columns:
     ):
         self.path, self.kind, self.label_needed, self.flag = path, kind, label_needed, flag
         self.labels, self.label_columns = labels, label_columns
-        self.has_label_columns = False  # once known: of the labels, each has a column
+        self.has_label_columns = False  # once known: whether each label has a column
         self.text_roles = _TEXT_ROLES[texts]
         self.names = [name.strip() for name in columns.split(",")] if columns else None
         self.open_ended = self.names is not None and self.names[-1] == "..."
@@ -223,11 +223,11 @@ class Columns:
             self.places = self.by_name
 
     def row(self, line: int, cells: list[str] | dict[str, object]) -> Row | None:
-        """The row in its roles; None for the header row.
+        """The row with its cells in their roles; None for the header row.
 
         Raises:
-            UnusableRow: it has other columns than the file should have.
-            UserError: the file as a whole is not what the flags say.
+            UnusableRow: its columns are not those that the file should have.
+            UserError: the whole file does not match the flags.
         """
         if isinstance(cells, dict):
             return self._json_row(line, cells)
@@ -242,7 +242,7 @@ class Columns:
         return Row(line, texts, label)
 
     def _place(self, line: int, cells: list[str]) -> bool:
-        """Settle the columns by the first row; True where that is a header."""
+        """Set the columns from the first row; True if that is a header."""
         stripped = [cell.strip() for cell in cells]
         if self.names is None:
             self._refuse_header(line, stripped)
@@ -299,7 +299,7 @@ class Columns:
         return by_name
 
     def _without_label_columns(self, names: list[str]) -> list[str]:
-        """The names of ``--columns`` that are not labels; some of the labels alone are refused."""
+        """The names of ``--columns`` that are not labels; naming only some of the labels is an error."""
         absent = [name for name in self.label_columns if name not in names]
         if absent and len(absent) < len(self.label_columns):
             raise UserError(f"{self.flag} {','.join(names)}: the column of label {absent[0]!r} is not named")

@@ -1,4 +1,4 @@
-"""Texts to token ids: the tokenizer of a model directory, truncation, and a cache that all ranks map into memory."""
+"""From texts to token ids: a model directory's tokenizer, truncation, and a cache that all ranks map into memory."""
 
 import hashlib
 import json
@@ -35,13 +35,13 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model directory.
 
     A ``vocab.txt`` without the files of another tokenizer is WordPiece, whatever family the config names: Chinese ALBERT
-    and RoBERTa come so. English ALBERT has a ``spiece.model``, which Google calls ``30k-clean.model``, and gets the ids of
-    Google's tokenizer from it, whatever a ``tokenizer.json`` there says. Python code that lies there is not run, whatever
-    the directory's settings say.
+    and RoBERTa are published this way. English ALBERT has a ``spiece.model``, which Google calls ``30k-clean.model``, and
+    gets the ids of Google's tokenizer from it, even beside a ``tokenizer.json``. Python code in the directory is never
+    run, whatever its settings say.
 
     Raises:
-        UserError: no vocabulary there, files that transformers cannot read, or that name others elsewhere; a RoFormer's
-            vocabulary of words.
+        UserError: there is no vocabulary; transformers cannot read a file; a file names one outside the directory; or a
+            RoFormer's vocabulary has words.
     """
     directory = Path(directory)
     _check_named_files(directory)
@@ -55,21 +55,21 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
             kind = MPNetTokenizer if family == "mpnet" else BertTokenizer  # its special tokens are RoBERTa's
             tokenizer = kind.from_pretrained(directory)
         elif any((directory / name).is_file() for name in others):
-            # Without trust_remote_code transformers asks, and takes the answer from standard input: from our texts.
+            # Without trust_remote_code transformers asks, and reads the answer from standard input: from our texts.
             tokenizer = AutoTokenizer.from_pretrained(directory, use_fast=True, trust_remote_code=False)
         else:
             raise UserError(f"{directory}: contains no vocabulary; looked for vocab.txt, {', '.join(others)}")
-        tokenizer("ꙮ")  # a WordPiece vocabulary without [UNK] fails at the first word that it lacks
+        tokenizer("ꙮ")  # a WordPiece vocabulary without [UNK] fails at the first word it lacks
     except UserError:
         raise
-    except Exception as error:  # the tokenizers library raises nothing more special
+    except Exception as error:  # the tokenizers library raises nothing more specific
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"{directory}: the tokenizer cannot be loaded ({reason})") from None
     if not tokenizer.is_fast:
         raise UserError(f"{directory}: its tokenizer has no fast version; save one as tokenizer.json")
     if family == "roformer":
         word = next((token for token in tokenizer.get_vocab() if len(token) > 1 and _CHINESE.fullmatch(token)), None)
-        if word is not None:  # WordPiece gives characters alone, and the model has learned words
+        if word is not None:  # WordPiece gives only characters, but the model has learned words
             raise UserError(
                 f"{directory}: its vocabulary has words such as {word}, which jieba cuts; that is not supported; take a "
                 "RoFormer of characters"
@@ -78,10 +78,10 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
 
 
 def _check_named_files(directory: Path) -> None:
-    """Raises UserError where the tokenizer's settings name a file of another place.
+    """Raises UserError if the tokenizer's settings name a file elsewhere.
 
-    The paths that ``tokenizer_config.json`` often has under ``vocab_file`` and the like are nothing to transformers, which
-    takes the directory's own files; these keys it follows.
+    transformers ignores the paths that ``tokenizer_config.json`` often has under ``vocab_file`` and similar keys, and takes
+    the directory's own files; the keys below it follows.
     """
     for name, keys in (
         ("tokenizer_config.json", ("vocab", "merges", "gguf_file")),
@@ -90,7 +90,7 @@ def _check_named_files(directory: Path) -> None:
         path = directory / name
         try:
             settings = read_json_object(path) if path.is_file() else {}
-        except UserError:  # transformers reads it too, or has no use for it
+        except UserError:  # transformers reads it too, or ignores it
             continue
         given = [settings.get(key) for key in keys]
         versions = settings.get("fast_tokenizer_files")  # of a tokenizer.json for several versions, by their names
@@ -105,10 +105,10 @@ class TextTokenizer:
 
     Args:
         tokenizer: a fast tokenizer of transformers.
-        max_seq_length: most tokens a sequence may have, special ones included.
-        truncation: what stays of a text that is too long: its ``head``, its ``tail``, or ``head_tail``, the first
-            quarter and the last three (128 + 382 of 510 are the best of Sun et al. 2019, section 5.3.1). In a pair the
-            longer text gives up tokens until both fit (BERT's ``longest_first``).
+        max_seq_length: the most tokens a sequence may have, special tokens included.
+        truncation: the part of a text that is kept if it is too long: its ``head``, its ``tail``, or ``head_tail``, a
+            quarter from the start and the rest from the end (128 + 382 of 510 are best in Sun et al. 2019, section
+            5.3.1). In a pair the longer text gives up tokens until both fit (BERT's ``longest_first``).
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, truncation: str = "head"):
@@ -128,7 +128,7 @@ class TextTokenizer:
             )
 
     def _layout(self, *texts: str) -> tuple[list[list[int]], list[int]]:
-        """The special tokens before, between and after the texts, and the segment id of each part of the sequence."""
+        """The special tokens before, between and after the texts, and the segment id of each text."""
         encoded = self.backend.encode(*texts)
         parts: list[list[int]] = [[]]
         types = {}
@@ -153,7 +153,7 @@ class TextTokenizer:
     def encode(self, rows: list[tuple[str, ...]]) -> list[tuple[list[int], int, int]]:
         """``(input_ids, where the second segment starts, tokens before truncation)`` of each row of texts.
 
-        The second segment starts after the first separator; at the end where the tokenizer knows one segment only.
+        The second segment starts after the first separator, or at the end if the tokenizer has only one segment.
         """
         flat = [text for row in rows for text in row]
         encodings = iter(self.backend.encode_batch_fast(flat, add_special_tokens=False))
@@ -163,11 +163,11 @@ class TextTokenizer:
         """Where the tokens that ``encode`` gives for a row of texts come from.
 
         Returns:
-            Of each token ``(text, start, end)``, in characters, None for a special one; and of each text start and end of
-            what truncation left out, None where it left out nothing.
+            For each token ``(text, start, end)``, in characters, None for a special token; and for each text the start and
+            end of what truncation left out, None if it left out nothing.
         """
         offsets = [encoding.offsets for encoding in self.backend.encode_batch(list(texts), add_special_tokens=False)]
-        # The same cut, of the tokens' numbers in place of their ids.
+        # Truncate in the same way, with the tokens' numbers instead of their ids.
         numbers = [[(text, token) for token in range(len(own))] for text, own in enumerate(offsets)]
         kept = [place if isinstance(place, tuple) else None for place in self._assemble(numbers)[0]]
         left_out = []
@@ -200,12 +200,12 @@ class TextTokenizer:
 def open_text_tokenizer(
     directory: str | Path, max_seq_length: int | None = None, truncation: str = "head", longest: int | None = None
 ) -> TextTokenizer:
-    """How the model of a directory reads texts.
+    """The ``TextTokenizer`` of a model directory.
 
     Args:
-        directory: with configuration and vocabulary.
-        max_seq_length: most tokens of a sequence; None: ``longest``, or 512, or what the encoder has positions for.
-        truncation: what is kept of longer texts.
+        directory: holds configuration and vocabulary.
+        max_seq_length: the most tokens of a sequence; None: ``longest`` or else 512, within the encoder's positions.
+        truncation: the part that is kept of longer texts.
         longest: see ``max_seq_length``.
 
     Raises:
@@ -229,7 +229,7 @@ def _budgets(lengths: list[int], room: int) -> list[int]:
     half = room // 2
     if shorter <= half:
         return [min(length, room - shorter) if length > shorter else length for length in lengths]
-    # Both are cut; an odd token stays with the longer, with the second of two that are equal, as in the tokenizers library.
+    # Both are cut; an odd token goes to the longer text, or to the second if equal, as in the tokenizers library.
     return [room - half, half] if lengths[0] > lengths[1] else [half, room - half]
 
 
@@ -246,20 +246,20 @@ def _cut(ids: list[int], budget: int, truncation: str) -> list[int]:
 class Samples:
     """Tokenized rows, as arrays that may lie in a memory-mapped file.
 
-    A row has one sequence (a text, or two as a pair), or several that are encoded each for itself.
+    A row has one sequence (a text, or two as a pair), or several that are encoded separately.
 
     Attributes:
         input_ids: all ids, sequence after sequence, int32 ``[total_tokens]``.
         offsets: where each sequence starts in ``input_ids``, int64 ``[sequences + 1]``.
         second: where the second segment of each sequence starts within it, int32 ``[sequences]``.
-        text_hashes: one a sequence, uint64 ``[sequences]``, to find equal texts.
-        row_starts: the first sequence of each row, and their number, int64 ``[rows + 1]``.
-        labels: label ids, int64 ``[rows]``, -1 where a row has none; or scores, float64 ``[rows]``, nan where it has none;
-            or 0 and 1 of every label, int8 ``[rows, labels]``, -1 where the file has no labels.
+        text_hashes: one per sequence, uint64 ``[sequences]``, to find equal texts.
+        row_starts: the first sequence of each row, then the number of sequences, int64 ``[rows + 1]``.
+        labels: label ids, int64 ``[rows]``, -1 if a row has none; or scores, float64 ``[rows]``, nan if it has none; or 0
+            or 1 for every label, int8 ``[rows, labels]``, -1 if the file has no labels.
         lines: the row's line in its file, int64 ``[rows]``.
-        uncut_lengths: tokens of each sequence before it was cut, special ones included, int32 ``[sequences]``; where texts
+        uncut_lengths: tokens of each sequence before truncation, special tokens included, int32 ``[sequences]``; if texts
             are read in windows, of each whole text.
-        unknown: tokens that the vocabulary lacks.
+        unknown: the number of tokens that the vocabulary lacks.
         copies: how often each row's sequences go into a batch; SimCSE sees every sentence twice.
     """
 
@@ -279,7 +279,7 @@ class Samples:
 
     @property
     def has_label(self) -> np.ndarray:
-        """Whether the file says what each row's label, labels or score are, bool ``[rows]``."""
+        """Whether the file gives each row's label, labels or score, bool ``[rows]``."""
         if self.labels.dtype.kind == "f":
             return ~np.isnan(self.labels)
         known = self.labels >= 0
@@ -292,7 +292,7 @@ class Samples:
 
     @property
     def row_lengths(self) -> np.ndarray:
-        """Tokens of each row, all its sequences together, ``[rows]``."""
+        """Tokens of each row, summed over its sequences, ``[rows]``."""
         return np.diff(self.offsets[self.row_starts])
 
     def take(self, rows: np.ndarray) -> "Samples":
@@ -312,7 +312,7 @@ class Samples:
 
     @cached_property
     def fingerprint(self) -> str:
-        """What decides the course of a training: the rows, their order and their labels."""
+        """A hash of what determines a training run: the rows, their order and their labels."""
         digest = hashlib.blake2b(digest_size=16)
         for name, value in vars(self).items():
             if isinstance(value, np.ndarray) and name not in ("lines", "text_hashes", "uncut_lengths"):
@@ -329,9 +329,9 @@ def tokenize(
     """Tokenize ``(line, texts, label)`` rows; the tokenizer uses all cores.
 
     Args:
-        rows: with label ids, whole numbers, with scores, floats, or with an array for several labels.
+        rows: the label is an id (a whole number), a score (a float), or an array for several labels.
         encoder: gives the ids.
-        unknown_id: the token that stands for what the vocabulary lacks, to be counted.
+        unknown_id: the id of the unknown token, to count it.
         separate: each text of a row becomes its own sequence; otherwise one text, or a pair of texts, becomes one.
     """
     ids, second, hashes, labels, lines = [], [], [], [], []
@@ -386,13 +386,13 @@ def tokenize_cached(
     cache_dir: str | Path | None = None,
     separate: bool = False,
 ) -> Samples:
-    """``tokenize``, once for each content of ``path``: the result is kept in ``cache_dir`` and mapped into memory.
+    """``tokenize``, once per content of ``path``: the result is kept in ``cache_dir`` and mapped into memory.
 
     Args:
-        path: the file that ``rows`` reads; its content, the tokenizer and ``read_as`` name the cache entry.
+        path: the file that ``rows`` reads; its content, the tokenizer and ``read_as`` determine the cache entry.
         rows: called if there is no entry yet.
         encoder: tokenizer, length and truncation.
-        read_as: whatever else decides how the file is read (labels, columns).
+        read_as: whatever else determines how the file is read (labels, columns).
         cache_dir: None takes ``BERTORCH_CACHE`` or ``~/.cache/bertorch``.
         separate: as in ``tokenize``.
     """
@@ -412,18 +412,18 @@ def from_cache(
     kind: type[AnySamples],
     cache_dir: str | Path | None = None,
 ) -> AnySamples:
-    """What ``build`` makes of a file or of several, built once for each content of them and mapped into memory.
+    """What ``build`` makes of one or more files, built once per content and mapped into memory.
 
     Args:
-        paths: what is read.
-        key: whatever else decides the result; its ``repr`` must say it all.
-        build: called where there is no entry yet; its warnings are kept and repeated whenever the entry is used.
+        paths: the files that are read.
+        key: whatever else determines the result; its ``repr`` must contain all of it.
+        build: called if there is no entry yet; its warnings are kept and repeated whenever the entry is used.
         kind: the dataclass that it returns: arrays, which are stored as files, numbers and strings. Arrays that ``build``
-            has put into ``.npy`` files of their own, in ``cache_dir``, are moved and not copied.
+            has already written to ``.npy`` files in ``cache_dir`` are moved, not copied.
         cache_dir: None takes ``BERTORCH_CACHE`` or ``~/.cache/bertorch``.
     """
     paths = [paths] if isinstance(paths, str | Path) else paths
-    names = [field.name for field in fields(kind)]  # an entry of an older version with other ones is not looked at
+    names = [field.name for field in fields(kind)]  # so an older version's entry with other fields is not found
     digest = hashlib.blake2b(f"{kind.__name__}|{names}|{key!r}".encode(), digest_size=16)
     for path in paths:
         digest.update(b"|file|")

@@ -1,9 +1,9 @@
 """The tokenizer of English ALBERT: SentencePiece as Google's ALBERT uses it.
 
 Ids are those of ``tokenization.py`` in github.com/google-research/albert: ``preprocess_text``, the pieces of the
-``sentencepiece`` library, and its own rule for a comma after a digit. No tokenizer of transformers gives them: its
-ALBERT makes separate tokens of the symbols that the model defines (``( ) " - . – £ €``), which parts the text around
-them, and has no such rule.
+``sentencepiece`` library, and its own rule for a comma after a digit. No tokenizer of transformers gives these ids: its
+ALBERT tokenizer makes separate tokens of the symbols that the model defines (``( ) " - . – £ €``), which splits the text
+around them, and lacks the comma rule.
 """
 
 import json
@@ -29,11 +29,11 @@ SPECIAL_TOKENS = {
 }  # fmt: skip
 _BLANK = "▁"
 _CLASSES = ("AlbertTokenizer", "AlbertTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend", None)
-_UNIGRAM, _USER_DEFINED = 1, 4  # of sentencepiece_model.proto: model_type, type of a piece
+_UNIGRAM, _USER_DEFINED = 1, 4  # from sentencepiece_model.proto: model_type, type of a piece
 
 
 def find_albert_model(directory: Path) -> Path | None:
-    """The SentencePiece model of a directory whose tokenizer is ALBERT's; None in any other directory."""
+    """The SentencePiece model of a directory whose tokenizer is ALBERT's; None for any other directory."""
     path = next((directory / name for name in FILE_NAMES if (directory / name).is_file()), None)
     if path is None:
         return None
@@ -44,10 +44,10 @@ def find_albert_model(directory: Path) -> Path | None:
 
 
 def load_albert_tokenizer(path: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of a SentencePiece model, with the settings and the added tokens that lie beside it.
+    """The tokenizer of a SentencePiece model, with the settings and the added tokens found beside it.
 
-    Of ``tokenizer_config.json`` count ``do_lower_case`` (default: true), ``keep_accents`` (default: false),
-    ``model_max_length`` and names of special tokens.
+    Only these keys of ``tokenizer_config.json`` are used: ``do_lower_case`` (default: true), ``keep_accents`` (default:
+    false), ``model_max_length`` and names of special tokens.
 
     Raises:
         UserError: as ``make_albert_tokenizer``.
@@ -75,20 +75,20 @@ def make_albert_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """A tokenizer of transformers whose ids are those of Google's ALBERT.
 
-    What ``save_pretrained`` writes holds the SentencePiece model, which this module opens, and a ``tokenizer.json``, which
-    transformers opens and which comes as near as the ``tokenizers`` library can: where a piece such as ``▁1,`` would be
-    best, it may choose others than the rule for commas gives.
+    ``save_pretrained`` writes the SentencePiece model, which this module opens, and a ``tokenizer.json``, which
+    transformers opens. The latter comes as close as the ``tokenizers`` library can: where a piece such as ``▁1,`` would
+    be best, it may choose other pieces than the comma rule gives.
 
     Args:
         model: the content of a ``.model`` file.
-        source: of the model, for messages.
-        added_tokens: as ``tokenizer.json`` lists them; those that the model lacks get the ids after its last.
-        do_lower_case: lower the text.
-        keep_accents: Google's tokenizer drops them, whatever the case.
+        source: where the model comes from, for messages.
+        added_tokens: as ``tokenizer.json`` lists them; those that the model lacks get the ids after its last one.
+        do_lower_case: convert the text to lower case.
+        keep_accents: Google's tokenizer drops them, cased or not.
         settings: names of special tokens and others, for transformers.
 
     Raises:
-        UserError: damaged, no unigram model, or without one of the special tokens.
+        UserError: the model is damaged, is not a unigram model, or lacks one of the special tokens.
     """
     proto, processor = _read_model(model, source)
     special = {role: _content(settings.get(role)) or token for role, token in SPECIAL_TOKENS.items()}
@@ -108,29 +108,29 @@ def make_albert_tokenizer(
         if token["id"] >= processor.get_piece_size():
             rust.add_tokens([AddedToken(**{name: value for name, value in token.items() if name != "id"})])
     values = {"do_lower_case": do_lower_case, "keep_accents": keep_accents, **settings, **special}
-    values["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]  # the first is what a pair is known by
+    values["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]  # the first one identifies a pair
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=rust, **values)
     tokenizer._tokenizer = AlbertBackend(tokenizer._tokenizer, model, do_lower_case, keep_accents)
-    # [CLS] in a text is text, as Google takes it. Not a setting that is saved: in transformers the user decides.
+    # [CLS] in a text is text, as for Google. This setting is not saved: in transformers the user decides.
     tokenizer.split_special_tokens = tokenizer._tokenizer.encode_special_tokens = True
     return tokenizer
 
 
 def saved_files(tokenizer: PreTrainedTokenizerFast) -> dict[str, bytes]:
-    """What ``save_pretrained`` writes: names and contents."""
+    """The files that ``save_pretrained`` writes: names and contents."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
 
 
 def _read_model(model: bytes, source: str | Path) -> tuple[Any, sentencepiece.SentencePieceProcessor]:
-    from sentencepiece import sentencepiece_model_pb2  # with all of protobuf, for this one use
+    from sentencepiece import sentencepiece_model_pb2  # loads all of protobuf, and is needed only here
 
     proto, processor = sentencepiece_model_pb2.ModelProto(), sentencepiece.SentencePieceProcessor()
     try:
         proto.ParseFromString(model)
         processor.LoadFromSerializedProto(model)
-    except Exception as error:  # of a class that protobuf's versions call differently
+    except Exception as error:  # its class has different names in different versions of protobuf
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"{source}: damaged, or not a SentencePiece model ({reason})") from None
     if not proto.pieces or proto.trainer_spec.model_type != _UNIGRAM:
@@ -139,7 +139,7 @@ def _read_model(model: bytes, source: str | Path) -> tuple[Any, sentencepiece.Se
 
 
 def _content(token: Any) -> str | None:
-    """Of a special token as ``tokenizer_config.json`` writes it: a string, or a table with its ``content``."""
+    """The text of a special token in ``tokenizer_config.json``: a string, or an object with its ``content``."""
     return token.get("content") if isinstance(token, dict) else token
 
 
@@ -149,9 +149,9 @@ def _tokenizer_json(proto: Any, do_lower_case: bool, keep_accents: bool) -> Toke
     scores = []
     for piece in proto.pieces:
         score = piece.score
-        if piece.type == _USER_DEFINED:  # as sentencepiece's unigram_model.cc has it, so that no other path is better
+        if piece.type == _USER_DEFINED:  # as in sentencepiece's unigram_model.cc, so that no other path is better
             score = len(piece.piece.encode()) * best - 0.1
-        elif _ends_in_number_comma(piece.piece):  # from use; transformers' ALBERT has the same 100
+        elif _ends_in_number_comma(piece.piece):  # so that it is not chosen; transformers' ALBERT subtracts 100 too
             score -= 100
         scores.append((piece.piece, score))
     rust = Tokenizer(models.Unigram(scores, unk_id=proto.trainer_spec.unk_id))
@@ -167,7 +167,7 @@ def _tokenizer_json(proto: Any, do_lower_case: bool, keep_accents: bool) -> Toke
 
 
 def preprocess(text: str, do_lower_case: bool, keep_accents: bool) -> str:
-    """What Google's ``preprocess_text`` gives: one blank between words, no accents, compatible forms, lower case."""
+    """The result of Google's ``preprocess_text``: one blank between words, no accents, compatible forms, lower case."""
     text = " ".join(text.split())
     if not keep_accents and not text.isascii():
         text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
@@ -183,13 +183,13 @@ class _Ids(NamedTuple):
 
 
 class AlbertBackend:
-    """Takes the place of a ``tokenizers.Tokenizer``: pieces of the ``sentencepiece`` library, all else of that tokenizer.
+    """Replaces a ``tokenizers.Tokenizer``: takes pieces from the ``sentencepiece`` library, all else from that tokenizer.
 
-    Offsets are in characters of the text, without the blanks around a token; a piece that is a blank alone has the place of
-    the character after it, as in the ``tokenizers`` library.
+    Offsets are in characters of the text, without the blanks around a token; a piece that is only a blank gets the offsets
+    of the character after it, as in the ``tokenizers`` library.
 
     Args:
-        rust: special and added tokens, layout, truncation, padding, decoding; what is saved as ``tokenizer.json``.
+        rust: does special and added tokens, layout, truncation, padding and decoding; saved as ``tokenizer.json``.
         model: the content of the ``.model`` file.
         do_lower_case, keep_accents: as ``make_albert_tokenizer``.
     """
@@ -210,7 +210,7 @@ class AlbertBackend:
 
     @property
     def encode_special_tokens(self) -> bool:
-        """Whether special tokens in a text are text, as in ``tokenizers.Tokenizer``."""
+        """Whether special tokens in a text count as text, as in ``tokenizers.Tokenizer``."""
         return self.rust.encode_special_tokens
 
     @encode_special_tokens.setter
@@ -234,7 +234,7 @@ class AlbertBackend:
     def encode_batch(
         self, texts: Sequence[str | tuple[str, str]], is_pretokenized: bool = False, add_special_tokens: bool = True
     ) -> list[Encoding]:
-        """Texts or pairs of texts; those already divided into words are not for ALBERT."""
+        """Encode texts or pairs of texts; ALBERT takes no texts already split into words."""
         if is_pretokenized:
             raise ValueError("give whole texts: ALBERT's pieces depend on what stands around a word")
         added, encodings = self._added_tokens(), []
@@ -244,7 +244,7 @@ class AlbertBackend:
         return encodings
 
     def encode_batch_fast(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[Encoding] | list[_Ids]:
-        """The ids alone, on all cores, where no token is added."""
+        """Encode on all cores, ids only, if no token is added."""
         if add_special_tokens or self._added_tokens():
             return self.encode_batch(texts, add_special_tokens=add_special_tokens)
         found = self.processor.encode([self._clean(text) for text in texts], out_type=str)
@@ -254,7 +254,7 @@ class AlbertBackend:
         return preprocess(text, self.do_lower_case, self.keep_accents)
 
     def _places(self, text: str) -> list[int]:
-        """Where in ``text`` each character of ``_clean(text)`` comes from; in the end, where its last word ends."""
+        """Where each character of ``_clean(text)`` stands in ``text``; as a last entry, where the last word ends."""
         places, end = [], 0
         for word in re.finditer(r"\S+", text):
             places += [end] if end else []  # the blank before it
@@ -267,10 +267,10 @@ class AlbertBackend:
         return [*places, end]
 
     def _tokens_of(self, piece: str) -> tuple[tuple[str, int], ...]:
-        """A piece as Google's tokenizer keeps it, with its id: a number and its comma are split, the number is read again.
+        """A piece as Google's tokenizer keeps it, with its id: a number and its comma are split, and the number re-encoded.
 
-        The number gets the blank that begins every text, within a word too. Google's code means to take it away there, but
-        compares a character with bytes, and its models have seen what it gives.
+        The number gets the blank that begins every text, even within a word. Google's code means to remove it there, but
+        compares a character with bytes, and its models were trained on the result.
         """
         pieces = [piece]
         if _ends_in_number_comma(piece):
@@ -278,7 +278,7 @@ class AlbertBackend:
         return tuple((one, self.processor.piece_to_id(one)) for one in pieces)
 
     def _added_tokens(self) -> dict[str, int]:
-        """The tokens that are looked for in a text before it is divided into pieces."""
+        """The tokens that a text is searched for before it is split into pieces."""
         known = self.rust.get_added_tokens_decoder()
         is_text = self.encode_special_tokens
         return {token.content: number for number, token in known.items() if not (is_text and token.special)}
@@ -299,23 +299,23 @@ class AlbertBackend:
             "attention_mask": [1] * len(ids), "overflowing": [], "sequence_ranges": {},
         }  # fmt: skip
         encoding = Encoding()
-        encoding.__setstate__(json.dumps(content).encode())  # as pickle does; there is no other way to make one
+        encoding.__setstate__(json.dumps(content).encode())  # as pickle does; there is no other way to make an Encoding
         return encoding
 
     def _pieces(self, text: str) -> Iterator[tuple[str, int, int, int]]:
-        """Each token, its id, and start and end in ``text``."""
+        """Each token, its id, and its start and end in ``text``."""
         clean, places = self._clean(text), self._places(text)
-        normalized, origins = self.processor.normalize(clean, with_offsets=True)  # of each character, in ``clean``
+        normalized, origins = self.processor.normalize(clean, with_offsets=True)  # of each character: its place in ``clean``
         place = 0
         for piece in self.processor.encode(clean, out_type=str):
             for token, number in self.tokens_of(piece):
                 blank = token.startswith(_BLANK)
-                given = blank and normalized.startswith(_BLANK, place)  # else the comma's rule has set it
+                given = blank and normalized.startswith(_BLANK, place)  # otherwise the comma rule added it
                 first, last = place + given, min(place + given + len(token) - blank, len(normalized))
                 place = last
-                last = max(last, min(first + 1, len(normalized)))  # a blank alone
+                last = max(last, min(first + 1, len(normalized)))  # only a blank
                 start = end = places[origins[first]]
-                if first < last:  # of several tokens from one character each has it whole
+                if first < last:  # if one character gives several tokens, each covers all of it
                     final = max(origins[last], origins[last - 1] + 1)
                     end = max(places[final], places[final - 1] + 1)
                     end = start + len(text[start:end].rstrip())
@@ -323,7 +323,7 @@ class AlbertBackend:
 
 
 def _parts(text: str, added: dict[str, int]) -> Iterator[tuple[int, str, int | None]]:
-    """Start and text of the parts between added tokens, and of these, with their ids."""
+    """Start and text of the parts between added tokens, and of the added tokens, with their ids."""
     place = 0
     if added:
         pattern = "|".join(re.escape(token) for token in sorted(added, key=len, reverse=True))

@@ -1,12 +1,12 @@
-"""Attention over packed sequences: one function, one signature, three backends that agree, and which of them is taken.
+"""Attention over packed sequences: one function with three backends that agree, and the choice among them.
 
-``grouped``  matrix products over groups of nearly equally long sequences; the fast way on CPU (``grouped_attention.py``).
+``grouped``  matrix products over groups of sequences of similar length; the fastest on CPU (``grouped_attention.py``).
 ``varlen``   flash attention on CUDA (``torch.nn.attention.varlen``), fp16 and bf16. That kernel has no dropout.
-``padded``   scaled_dot_product_attention over a padded rectangle: the plain reference, and what CUDA uses where the
-             varlen kernel cannot follow BERT (attention dropout in training, fp32).
+``padded``   scaled_dot_product_attention over a padded rectangle: the plain reference, used on CUDA where the varlen
+             kernel cannot compute what BERT does (attention dropout in training, fp32).
 
-All: softmax(q k^T / sqrt(head_dim) + bias) v, the bias where a family has one, with dropout on the probabilities (Vaswani
-et al. 2017, section 3.2.1; the dropout is BERT's ``attention_probs_dropout_prob``).
+All compute softmax(q k^T / sqrt(head_dim) + bias) v, with the bias if a family has one, and with dropout on the
+probabilities (Vaswani et al. 2017, section 3.2.1; the dropout is BERT's ``attention_probs_dropout_prob``).
 """
 
 import functools
@@ -32,14 +32,14 @@ def attention(
     """Self-attention within each sequence of ``batch``.
 
     Args:
-        query: ``[total_tokens, num_heads, head_dim]``; or of the first token of each sequence alone,
+        query: ``[total_tokens, num_heads, head_dim]``; or only the first token of each sequence,
             ``[batch_size, num_heads, head_dim]``.
         key, value: ``[total_tokens, num_heads, head_dim]``.
         batch: gives the sequence boundaries.
-        dropout_p: share of the attention probabilities set to zero; 0 outside training.
-        backend: a key of ``BACKENDS``; None takes ``choose_backend``'s.
-        bias: added to the scores by the distance of key and query, ``[num_heads, 2 * max_seqlen - 1]``: column
-            ``key - query + max_seqlen - 1``. None: nothing is. The varlen kernel has none.
+        dropout_p: share of the attention probabilities that is set to zero; 0 outside training.
+        backend: a key of ``BACKENDS``; None: ``choose_backend`` decides.
+        bias: added to the scores, by the distance of key and query, ``[num_heads, 2 * max_seqlen - 1]``: column
+            ``key - query + max_seqlen - 1``. None: no bias. The varlen kernel supports none.
 
     Returns:
         As many rows as ``query``.
@@ -60,7 +60,7 @@ def choose_backend(query: Tensor, dropout_p: float, biased: bool = False) -> str
 
 @functools.cache
 def varlen_kernel() -> Callable | None:
-    """``varlen_attn`` where torch has it. Imported when it is asked for: it loads torch's compiler, a second of start-up."""
+    """``varlen_attn`` if torch has it. Imported on first use: it loads torch's compiler, a second of start-up."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:  # older torch
@@ -102,7 +102,7 @@ BACKENDS: dict[str, Callable[[Tensor, Tensor, Tensor, TokenBatch, float, Tensor 
 def leave_uncompiled() -> None:
     """Keep ``torch.compile`` off the grouped backend: it loops over lengths that change with each batch.
 
-    Called when a model is compiled, and not a decorator: ``torch.compiler.disable`` loads torch's compiler, a second of
-    start-up.
+    Called when a model is compiled instead of used as a decorator: ``torch.compiler.disable`` loads torch's compiler, a
+    second of start-up.
     """
     BACKENDS["grouped"] = torch.compiler.disable(grouped_attention)

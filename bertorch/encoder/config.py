@@ -9,7 +9,7 @@ from bertorch.encoder.families import FAMILIES, Family
 from bertorch.errors import UserError
 from bertorch.memory import check_memory, total_memory
 
-_MOST_BLOCKS = 10_000  # of shared ones each turn counts; the deepest transformer published has 1,000 layers
+_MOST_BLOCKS = 10_000  # shared ones count each time they are used; the deepest transformer published has 1,000 layers
 _SIZES = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
     "max_position_embeddings", "type_vocab_size", "embedding_size", "num_hidden_groups", "inner_group_num",
@@ -17,7 +17,7 @@ _SIZES = (
 )  # fmt: skip
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_python", "relu", "silu", "tanh")
 
-# Those that a family has only where its row lists them.
+# A family has one of these only if its row lists it.
 _NOT_OF_BERT = {
     "embedding_size",
     "num_hidden_groups",
@@ -28,7 +28,7 @@ _NOT_OF_BERT = {
     "relative_attention_num_buckets",
 }
 
-# Keys that describe the file a config was read from, or a head: whoever saves writes them again; they are never copied.
+# Keys that describe the file a config was read from, or a head: saving writes them again; they are never copied.
 _NOT_CARRIED = {
     "_name_or_path", "architectures", "auto_map", "dtype", "id2label", "label2id", "num_labels", "problem_type",
     "torch_dtype", "transformers_version",
@@ -39,12 +39,12 @@ _NOT_CARRIED = {
 class EncoderConfig:
     """Sizes and traits of an encoder, under the names of Hugging Face's ``config.json``.
 
-    A family has keys that are not BERT's where its row lists them. ``embedding_size``, ``num_hidden_groups`` and
+    A family has a key that BERT lacks only if its row lists it. ``embedding_size``, ``num_hidden_groups`` and
     ``inner_group_num`` are ALBERT's (Lan et al. 2019, section 3.1) and ELECTRA's; for the others they take the values that
-    make them BERT: as wide as the model, a group a layer, one block a group. ``use_task_id`` and ``task_type_vocab_size``
-    are ERNIE's (Sun et al. 2020, section 4.2), ``rotary_value``, whether values are turned too, is RoFormer's,
-    ``relative_attention_num_buckets`` MPNet's. ``other`` keeps the keys that the encoder has no use for, so that a saved
-    config loses nothing.
+    BERT implies: as wide as the model, one group per layer, one block per group. ``use_task_id`` and
+    ``task_type_vocab_size`` are ERNIE's (Sun et al. 2020, section 4.2). ``rotary_value``, whether values are rotated too, is
+    RoFormer's, and ``relative_attention_num_buckets`` is MPNet's. ``other`` keeps the keys that the encoder does not use, so
+    that a saved config loses nothing.
     """
 
     model_type: str = "bert"
@@ -78,16 +78,16 @@ class EncoderConfig:
 
     @property
     def family(self) -> Family:
-        """The row of ``FAMILIES``."""
+        """The row in ``FAMILIES``."""
         return FAMILIES[self.model_type]
 
     @property
     def keys(self) -> dict[str, str]:
-        """The values of this that the family has -> their keys in ``config.json``."""
+        """The fields that the family has -> their keys in ``config.json``."""
         return _keys(self.family)
 
     def has(self, module: str) -> bool:
-        """Whether the family has this embedding or norm, ``embeddings.token_type`` say."""
+        """Whether the family has this embedding or norm, for example ``embeddings.token_type``."""
         return module in self.family.weights and (module != "embeddings.task_type" or self.use_task_id)
 
     @property
@@ -102,7 +102,7 @@ class EncoderConfig:
 
     @property
     def position_offset(self) -> int:
-        """What positions are counted from."""
+        """The number of the first position."""
         return self.pad_token_id + 1 if self.family.positions_after_padding else 0
 
     @property
@@ -112,39 +112,39 @@ class EncoderConfig:
 
     @property
     def classifier_act(self) -> str | None:
-        """The activation of the sequence classifier's dense layer; None: it has none, and takes the pooler."""
+        """The activation of the sequence classifier's dense layer; None: it uses the pooler instead."""
         return self.hidden_act if self.family.classifier_act == "hidden_act" else self.family.classifier_act
 
     @property
     def classifier_dropout(self) -> float:
-        """The dropout before a classifier of tokens, as transformers reads it from the configuration of this family."""
+        """The dropout before a token classifier, as transformers reads it from this family's configuration."""
         given = self.other.get(self.family.classifier_dropout)
         return self.hidden_dropout_prob if given is None else given
 
     @property
     def text_classifier_dropout(self) -> float:
-        """The dropout before a classifier of texts."""
+        """The dropout before a text classifier."""
         return self._dropout(self.family.text_classifier_dropout, self.classifier_dropout)
 
     @property
     def reader_dropout(self) -> float:
-        """The dropout before the scores of first and last token of an answer."""
+        """The dropout before the scores of an answer's first and last token."""
         return self._dropout(self.family.reader_dropout, 0.0)
 
     def _dropout(self, own: tuple[str, float] | None, otherwise: float) -> float:
-        """What the configuration says under the family's ``own`` key, its usual value, or ``otherwise``."""
+        """The configuration's value under the family's ``own`` key, else the usual one; ``otherwise`` if ``own`` is None."""
         if own is None:
             return otherwise
         given = self.other.get(own[0])
         return own[1] if given is None else given
 
     def check_length(self, max_seq_length: int, directory: str | Path) -> None:
-        """Raises UserError where the model of ``directory`` has no positions for ``max_seq_length`` tokens."""
+        """Raises UserError if the model in ``directory`` has no positions for ``max_seq_length`` tokens."""
         if max_seq_length > self.max_seq_length:
             raise UserError(f"--max_seq_length {max_seq_length}: {directory} has positions for {self.max_seq_length} tokens")
 
     def check_vocabulary(self, highest_id: int, directory: str | Path) -> None:
-        """Raises UserError where the tokenizer of ``directory`` gives ids, up to ``highest_id``, that have no embedding."""
+        """Raises UserError if the tokenizer in ``directory`` gives ids, up to ``highest_id``, that have no embedding."""
         if highest_id >= self.vocab_size:
             raise UserError(
                 f"{directory}: its tokenizer gives ids up to {highest_id}, and config.json says vocab_size "
@@ -156,10 +156,10 @@ class EncoderConfig:
         """Read the keys of a Hugging Face ``config.json``.
 
         Raises:
-            UserError: a family, an activation or a kind of position that this encoder does not have, or a size that
+            UserError: a family, an activation or a kind of position that this encoder does not support, or a size that
                 does not fit the others.
         """
-        # Configs older than transformers 3 do not name their family.
+        # Configs from before transformers 3 do not name their family.
         model_type = raw.get("model_type", "albert" if "num_hidden_groups" in raw else "bert")
         if not isinstance(model_type, str) or model_type not in FAMILIES:
             raise UserError(f"{path}: model_type {_shown(model_type)} is not supported; supported are {', '.join(FAMILIES)}")
@@ -171,7 +171,7 @@ class EncoderConfig:
         values["other"] = {key: value for key, value in raw.items() if key not in known}
         for ours in _SIZES:
             key, value = keys.get(ours, ours), values.get(ours, 1)
-            if value is None and ours in ("embedding_size", "num_hidden_groups"):  # null: the family's own
+            if value is None and ours in ("embedding_size", "num_hidden_groups"):  # null: the family's default
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**63:
                 raise UserError(f"{path}: {key} must be a whole number above 0, found {_shown(value)}")
@@ -222,7 +222,7 @@ class EncoderConfig:
         return config
 
     def _check_sizes(self, values: dict[str, Any], path: str | Path) -> None:
-        """Raises UserError, which names the keys, for more layers or weights than can be; before any memory is taken."""
+        """Raises UserError, naming the keys, for too many layers or weights, before any memory is allocated."""
         for keys, blocks in (
             (("num_hidden_layers", "inner_group_num"), self.num_hidden_layers * self.inner_group_num),
             (("num_hidden_groups", "inner_group_num"), self.num_hidden_groups * self.inner_group_num),
@@ -234,7 +234,7 @@ class EncoderConfig:
             return
         usual = EncoderConfig(model_type=self.model_type)
         larger = [key for key in _SIZES if (values.get(key) or 0) > getattr(usual, key)]
-        # Those that alone make it so large, if there are such.
+        # Those that make it too large on their own, if any.
         alone = [
             key for key in larger if 4 * EncoderConfig(**{**values, key: getattr(usual, key)})._num_saved <= total_memory()
         ]
@@ -243,12 +243,12 @@ class EncoderConfig:
 
     @property
     def _num_saved(self) -> int:
-        """Numbers of the encoder in a file: weights, and the table of rotary positions."""
+        """How many numbers the encoder's file holds: weights, and the table of rotary positions."""
         return self.num_parameters + (self.max_position_embeddings * self.head_size if self.family.rotary else 0)
 
     @property
     def num_parameters(self) -> int:
-        """Weights of the encoder that this describes, without a pooler."""
+        """The encoder's number of weights, without a pooler."""
         width, inner, embedding = self.hidden_size, self.intermediate_size, self.embedding_size
         rows = {
             "embeddings.word": self.vocab_size, "embeddings.position": self.max_position_embeddings,
@@ -278,25 +278,25 @@ def _keys(family: Family) -> dict[str, str]:
 
 
 def _shown(value: Any) -> str:
-    """As Python writes it, cut: a file may hold a value of any length."""
+    """The value's ``repr``, cut short: a file may hold a value of any length."""
     return repr(value)[:60]
 
 
 def config_path(directory: str | Path) -> Path:
-    """``config.json`` of a model directory, or ``bert_config.json``, Google's name for it, where only that is there."""
+    """``config.json`` of a model directory, or ``bert_config.json``, Google's name for it, if only that exists."""
     path = Path(directory) / "config.json"
     googles = path.with_name("bert_config.json")
     return googles if googles.is_file() and not path.is_file() else path
 
 
 def load_config(directory: str | Path) -> EncoderConfig:
-    """Read the configuration of a model directory, ``config_path``.
+    """Read the configuration of a model directory, the file ``config_path`` gives.
 
     A config that says ``roberta`` beside a WordPiece ``vocab.txt`` is a Chinese RoBERTa and so a BERT: those checkpoints
     were trained with BERT's code and count positions from 0.
 
     Raises:
-        UserError: no ``config.json``, not JSON, or a model this encoder cannot be.
+        UserError: no ``config.json``, not JSON, or an unsupported model.
     """
     path = config_path(directory)
     if not path.is_file():
@@ -312,14 +312,14 @@ def load_config(directory: str | Path) -> EncoderConfig:
 
 
 def read_config(path: str | Path, bert_for_roberta: bool = False) -> EncoderConfig:
-    """Read a file like ``config.json``, of any name.
+    """Read a file like ``config.json``, under any name.
 
     Args:
         path: the file.
-        bert_for_roberta: a model that says ``roberta`` is a BERT.
+        bert_for_roberta: treat a model that says ``roberta`` as a BERT.
 
     Raises:
-        UserError: no such file, not JSON, or a model this encoder cannot be.
+        UserError: no such file, not JSON, or an unsupported model.
     """
     raw = read_json_object(path)
     if raw.get("model_type") == "roberta" and bert_for_roberta:
@@ -331,7 +331,7 @@ def read_config(path: str | Path, bert_for_roberta: bool = False) -> EncoderConf
 
 
 def beside(path: str | Path, name: str) -> Path:
-    """The file or folder named in ``path``, which must lie in its directory or below.
+    """The file or folder that ``path`` names, which must lie in the directory of ``path`` or below.
 
     Raises:
         UserError: it lies elsewhere, or is not a name.
@@ -360,7 +360,7 @@ def read_json_object(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:  # the second where it is nested too deeply
+    except (ValueError, RecursionError) as error:  # the second if it is nested too deeply
         raise UserError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path}: not a JSON object")

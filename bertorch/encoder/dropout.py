@@ -1,4 +1,4 @@
-"""Dropout whose masks cost little on CPU: four places from one 64-bit draw instead of a draw for each."""
+"""Dropout with cheap masks on CPU: one 64-bit draw serves four places, instead of one draw each."""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ _STEPS = 1 << 16  # a place is dropped with a probability in steps of 1/65536
 def keep_mask(places: int, dropout: float, like: Tensor) -> Tensor:
     """1 where a place is kept, 0 where it is dropped, with probability ``dropout`` rounded to 2^-16.
 
-    ``[places]``, of the type and on the device of ``like``: on CPU products with a BoolTensor take three times as long.
+    ``[places]``, with the type and device of ``like``: on CPU products with a BoolTensor take three times as long.
     """
     kept = like.new_empty(places)
     if like.device.type != "cpu":
@@ -24,5 +24,5 @@ class Dropout(nn.Dropout):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self.p or x.device.type != "cpu":
             return super().forward(x)
-        noise = keep_mask(x.numel(), self.p, x).mul_(1.0 / (1.0 - self.p))  # what is kept grows by this
+        noise = keep_mask(x.numel(), self.p, x).mul_(1.0 / (1.0 - self.p))  # kept values are scaled by this
         return x * noise.view_as(x)

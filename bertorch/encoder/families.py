@@ -1,8 +1,8 @@
-"""Families: one row for each kind of encoder, with everything in which it differs from the others.
+"""Families: one row for each kind of encoder, with all its differences from the others.
 
-A new family is a row here, and a kind of layer or attention where its mathematics are new. The tables of names are read
+A new family is a row here, plus a kind of layer or attention if its mathematics are new. The tables of names are read
 in both directions: our module -> Hugging Face's; ``.weight`` and ``.bias`` are the same on both sides. ``{block}`` is the
-number of a block, ``{group}`` and ``{inner}`` are ALBERT's two.
+number of a block, ``{group}`` and ``{inner}`` are ALBERT's two numbers for it.
 """
 
 from dataclasses import dataclass, field, replace
@@ -44,7 +44,7 @@ _ALBERT = {
 
 _ERNIE = {**_BERT, "embeddings.task_type": "embeddings.task_type_embeddings"}
 
-_MEGATRON = {  # norms before attention and feed-forward, none over the embeddings, one over the last states
+_MEGATRON = {  # norms before attention and feed-forward, none on the embeddings, one on the last states
     **{ours: theirs for ours, theirs in _BERT.items() if ours != "embeddings.norm"},
     "blocks.{block}.attention_norm": "encoder.layer.{block}.attention.ln",
     "blocks.{block}.output_norm": "encoder.layer.{block}.ln",
@@ -106,33 +106,33 @@ _DENSE_CLASSIFIER = {"dense": "classifier.dense", "classifier": "classifier.out_
 
 @dataclass(frozen=True)
 class Family:
-    """What tells a family from BERT, whose values are the defaults.
+    """How a family differs from BERT, whose values are the defaults.
 
     Attributes:
-        class_prefix: how transformers' class names begin, ``Bert`` of ``BertModel``.
+        class_prefix: how transformers' class names begin, for example ``Bert`` in ``BertModel``.
         base_prefix: what a model with a head puts before the names of the encoder's weights.
-        weights: the encoder's modules -> their names; an embedding or a norm that is not here is not in the model.
+        weights: the encoder's modules -> their names; the model has no embedding or norm that is not listed here.
         pretraining: layers of the pretraining heads -> their names; ``bias`` and ``decoder`` name a tensor; ``order`` is
-            there where the family is pretrained with two segments.
+            present if the family is pretrained with two segments.
         classifier: layers of the sequence classifier -> their names.
         pretraining_act: the activation of the masked-token head; None: ``hidden_act`` of the configuration.
-        own_keys: keys of the configuration that BERT's has not.
-        renamed_keys: keys of the configuration that have other names than BERT's; None: it has no such key, and
-            what BERT has where nothing is said holds.
-        embedding_size: the usual width of the embeddings; None: that of the model.
-        always_projects: embeddings are mapped to the hidden width even where the two are equal.
-        shares_blocks: a configuration says how many groups of blocks there are, usually one.
-        positions_after_padding: positions are counted from ``pad_token_id + 1``, which is 2 where nothing else is said.
-        rotary: the weight under which transformers saves its table of sines for rotary positions, which turn queries and
-            keys in every layer (Su et al. 2021); the table is computed, and no weight here. None: other positions.
+        own_keys: keys of the configuration that BERT's lacks.
+        renamed_keys: keys of the configuration whose names differ from BERT's; None: there is no such key, and BERT's
+            default applies.
+        embedding_size: the usual width of the embeddings; None: the width of the model.
+        always_projects: embeddings are mapped to the hidden width even if the two widths are equal.
+        shares_blocks: the configuration says how many groups of blocks there are, usually one.
+        positions_after_padding: positions are counted from ``pad_token_id + 1``, which is 2 by default.
+        rotary: the weight under which transformers saves its table of sines for rotary positions, which rotate queries
+            and keys in every layer (Su et al. 2021); here the table is computed, not a weight. None: other positions.
         classifier_act: the activation of a dense layer that the sequence classifier puts before its output,
-            ``hidden_act`` for that of the configuration; None: the encoder's own pooler serves.
-        classifier_input_dropout: the states have dropout before that dense layer too.
+            ``hidden_act`` for the configuration's; None: the encoder's own pooler is used instead.
+        classifier_input_dropout: dropout is applied to the states before that dense layer too.
         classifier_dropout: the key of the configuration for the dropout before a classifier; without a key or a
-            value ``hidden_dropout_prob`` holds.
-        text_classifier_dropout, reader_dropout: key and usual value of another dropout before a classifier of texts, and
-            of one before the scores of an answer's ends; None: as before any classifier, and none.
-        norm_first: layer norms stand before attention and feed-forward, inside the residual (Xiong et al. 2020).
+            value, ``hidden_dropout_prob`` applies.
+        text_classifier_dropout, reader_dropout: key and usual value of a separate dropout before a text classifier, and of
+            one before the scores of an answer's ends; None: the usual classifier dropout, and no dropout.
+        norm_first: layer norms come before attention and feed-forward, inside the residual branch (Xiong et al. 2020).
     """
 
     class_prefix: str

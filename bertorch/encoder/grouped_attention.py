@@ -1,9 +1,9 @@
-"""Attention on a CPU: matrix products over groups of sequences of nearly one length, in one autograd node.
+"""Attention on a CPU: matrix products over groups of sequences of similar length, in one autograd node.
 
 scaled_dot_product_attention with a mask and dropout takes a slow path on a CPU. Forward and backward of 32 sequences of 8 to
-128 tokens, 12 heads of 64, dropout 0.1: padded SDPA takes 4.3 to 4.7 times as long as this, with up to 256 tokens 5.4 to 5.8
-times (`python benchmarks/attention_speed.py`, one thread of a busy Xeon with AMX). Batches are sorted by length, so
-neighbours differ little: padding a group to its longest sequence is cheaper than one more group.
+128 tokens, 12 heads of 64, dropout 0.1: padded SDPA takes 4.3 to 4.7 times as long as this, and with up to 256 tokens 5.4 to
+5.8 times (`python benchmarks/attention_speed.py`, one thread of a busy Xeon with AMX). Batches are sorted by length, so
+neighbours differ little: padding a group to its longest sequence is cheaper than adding a group.
 """
 
 import functools
@@ -17,7 +17,7 @@ from torch import Tensor
 from bertorch.encoder.dropout import keep_mask
 from bertorch.encoder.tokens import TokenBatch
 
-_MOST_WASTED = 8192  # scores of padding in a group, over all heads; more take longer than the calls for one more group
+_MOST_WASTED = 8192  # padding scores in a group, over all heads; beyond this, one more group is faster
 
 
 def grouped_attention(
@@ -35,18 +35,18 @@ def distances(queries: int, keys: int, longest: int, device: torch.device) -> Te
 
 @dataclass(frozen=True)
 class _Groups:
-    """Neighbouring sequences of nearly one length, padded to the longest of them, and where their tokens go.
+    """Groups of neighbouring sequences of similar length, padded to the longest of them, and where their tokens go.
 
-    A row is one head of one token. Packed rows stand token after token, those of the groups sequence after sequence and
-    head after head, so that each group is one product of matrices.
+    A row is one head of one token. Packed rows are ordered by token; rows of the groups are ordered by sequence, then by
+    head, so that each group is one batched matrix product.
 
     Attributes:
-        shapes: of each group the matrices (sequences * heads) and the length that they are padded to.
-        gather: the packed row that each row of the groups holds; on padding one of the same sequence, LongTensor.
+        shapes: for each group, the number of matrices (sequences * heads) and the length that they are padded to.
+        gather: the packed row that each row of the groups holds; for padding, a row of the same sequence, LongTensor.
         scatter: where in the groups each packed row is, LongTensor ``[total_tokens * heads]``.
         padding: the rows of the groups that are padding, LongTensor.
-        biases: of each group what is added to its scores, 0 and on padded keys -inf, ``[matrices, 1, length]``; None where
-            nothing is padded.
+        biases: for each group, what is added to its scores: 0, and -inf on padded keys, ``[matrices, 1, length]``; None
+            if nothing is padded.
     """
 
     shapes: list[tuple[int, int]]
@@ -65,7 +65,7 @@ class _Groups:
         sequence = np.repeat(np.arange(len(sizes)), rows)
         inside = np.arange(rows.sum()) - np.repeat(np.cumsum(rows) - rows, rows)
         head, place = np.divmod(inside, widths[sequence])
-        token = np.cumsum(sizes)[sequence] - np.maximum(sizes[sequence] - place, 1)  # on padding the sequence's last
+        token = np.cumsum(sizes)[sequence] - np.maximum(sizes[sequence] - place, 1)  # for padding, the sequence's last
         gather = token * heads + head
         padded = place >= sizes[sequence]
         padding, real = np.flatnonzero(padded), np.flatnonzero(~padded)
@@ -98,17 +98,17 @@ def _cut(lengths: tuple[int, ...], heads: int) -> list[tuple[int, int]]:
 
 
 class _GroupedAttention(torch.autograd.Function):
-    """Attention group by group. One autograd node for all groups: slicing outside would cost a full-size gradient a group.
+    """Attention group by group. One autograd node for all groups: slicing outside would cost a full-size gradient per group.
 
-    The probabilities of all groups lie in one buffer, and so do those after dropout: many blocks of ever other sizes would
-    leave the heap in pieces.
+    The probabilities of all groups share one buffer, and so do those after dropout: many blocks of varying sizes would
+    fragment the heap.
     """
 
     @staticmethod
     def forward(ctx, query, key, value, groups, dropout_p, relative):
         head_dim = query.shape[-1]
-        scale, keep = 1.0 / math.sqrt(head_dim), 1.0 / (1.0 - dropout_p)  # inverted dropout: what is kept grows by this
-        first_only = len(query) != len(key)  # then the queries stand as the groups have them
+        scale, keep = 1.0 / math.sqrt(head_dim), 1.0 / (1.0 - dropout_p)  # inverted dropout: kept values are scaled by this
+        first_only = len(query) != len(key)  # then the queries are already in the order of the groups
         gather, scatter = (None, None) if first_only else (groups.gather, groups.scatter)
         keys = groups.shapes
         queries = [(count, 1) for count, _ in keys] if first_only else keys
@@ -174,17 +174,17 @@ class _GroupedAttention(torch.autograd.Function):
 
 
 def _columns(relative: Tensor, scores: Tensor) -> Tensor:
-    """Of a group, whose scores are ``[matrices, queries, keys]``: see ``distances``."""
+    """``distances`` of a group, whose scores are ``[matrices, queries, keys]``."""
     return distances(*scores.shape[1:], (relative.shape[1] + 1) // 2, relative.device)
 
 
 def _rows(x: Tensor, index: Tensor | None) -> Tensor:
-    """``[..., n]`` -> its rows in this order, ``[rows, n]``; None: as they stand."""
+    """``[..., n]`` -> its rows in the order of ``index``, ``[rows, n]``; None: order unchanged."""
     rows = x.reshape(-1, x.shape[-1])
     return rows if index is None else rows.index_select(0, index)
 
 
 def _parts(x: Tensor, shapes: list[tuple[int, ...]]) -> list[Tensor]:
-    """Each group's part of ``x``, its first dimension cut into the group's."""
+    """Each group's part of ``x``, its first dimension reshaped to the group's shape."""
     parts = x.split([math.prod(shape) for shape in shapes])
     return [part.view(*shape, *x.shape[1:]) for part, shape in zip(parts, shapes, strict=True)]

@@ -1,4 +1,4 @@
-"""From a name to a local model directory: a folder here, or a repository of the Hugging Face hub."""
+"""From a name to a local model directory: a local folder, or a repository of the Hugging Face hub."""
 
 import hashlib
 from pathlib import Path
@@ -17,9 +17,9 @@ _VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "tokenizer.json", "spi
 
 
 def local_directory(name_or_path: str) -> Path:
-    """The directory of a model: ``name_or_path`` itself where it is one, else downloaded from the hub or its cache.
+    """The directory of a model: ``name_or_path`` if that is a directory, else downloaded from the hub or its cache.
 
-    ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``, ``HF_HOME`` and ``HF_TOKEN`` are honoured by ``huggingface_hub``.
+    ``huggingface_hub`` honours ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``, ``HF_HOME`` and ``HF_TOKEN``.
 
     Raises:
         UserError: neither a directory nor a repository that can be reached.
@@ -62,7 +62,7 @@ def _from_hub(repo_id: str) -> Path:
             raise unreachable
     except HFValidationError:
         raise UserError(f"{repo_id}: no such directory, and not a valid name of a hub repository") from None
-    except Exception as error:  # besides its own errors the client lets through those of httpx and of the JSON reader
+    except Exception as error:  # besides its own errors, the client raises those of httpx and of the JSON reader
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"{repo_id}: no such directory, and the hub gave no model of that name ({reason}); give a local directory, "
@@ -77,27 +77,27 @@ def renamed_directory(
     vocab_file: str | Path | None,
     cache_dir: str | Path | None = None,
 ) -> Path:
-    """A directory of links, in the cache, where configuration and vocabulary of a model have their standard names.
+    """Make a directory of links in the cache, where a model's configuration and vocabulary have their standard names.
 
     Args:
-        directory: of the model.
-        config_file: what to take for ``config.json``: a path, or the name of a file in ``directory``.
-        vocab_file: what to take for the vocabulary, likewise: a ``vocab.txt``, SentencePiece's ``.model`` or a
-            ``tokenizer.json``, told apart by their endings. The vocabulary that ``directory`` has is left out.
+        directory: the model's.
+        config_file: the file to use as ``config.json``: a path, or the name of a file in ``directory``.
+        vocab_file: likewise for the vocabulary: a ``vocab.txt``, SentencePiece's ``.model`` or a ``tokenizer.json``, told
+            apart by their endings. The vocabulary in ``directory`` is left out.
         cache_dir: None takes ``BERTORCH_CACHE`` or ``~/.cache/bertorch``.
 
     Returns:
-        It; ``directory`` itself where both files are None.
+        The directory of links; ``directory`` itself if both files are None.
 
     Raises:
-        UserError: no such file, or a configuration that is none.
+        UserError: no such file, or not a configuration.
     """
     if config_file is None and vocab_file is None:
         return directory
     links = {path.name: path.resolve() for path in directory.iterdir() if not path.name.startswith(".")}
     if config_file is not None:
         path = _named_file("config_file", config_file, directory)
-        read_config(path)  # what is wrong with it is said of the file that was named
+        read_config(path)  # so that errors name the file that the user named
         links = {name: target for name, target in links.items() if name not in _CONFIGS} | {"config.json": path}
     if vocab_file is not None:
         path = _named_file("vocab_file", vocab_file, directory)
@@ -115,7 +115,7 @@ def renamed_directory(
                 for name, target in links.items():
                     (unfinished / name).symlink_to(target)
         except OSError as error:
-            if not renamed.is_dir():  # else another process was faster
+            if not renamed.is_dir():  # otherwise another process was faster
                 raise UserError(f"{renamed}: cannot be written ({error.strerror or error})") from None
     logger.info(f"{directory}: read through links in {renamed}")
     return renamed

@@ -1,4 +1,4 @@
-"""The bricks of every family: embeddings, one transformer block, pooler.
+"""The parts of every family: embeddings, one transformer block, pooler.
 
 Shapes: T total_tokens, D hidden_size, E embedding_size, H heads, B batch_size.
 """
@@ -32,10 +32,10 @@ def activation(name: str, x: Tensor) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """``torch.nn.Linear``; on CPU the bias joins the product after it, which takes half as long as to begin with it."""
+    """``torch.nn.Linear``; on CPU the bias is added after the product, which takes half as long as starting with it."""
 
     def reset_parameters(self) -> None:
-        """Nothing: the encoder initialises."""
+        """Do nothing: the encoder initialises."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu":
@@ -44,17 +44,17 @@ class Linear(nn.Linear):
 
 
 class Embedding(nn.Embedding):
-    """``torch.nn.Embedding``, initialised by the encoder alone."""
+    """``torch.nn.Embedding``, initialised only by the encoder."""
 
     def reset_parameters(self) -> None:
         pass
 
 
 class Embeddings(nn.Module):
-    """Word + position + segment, normalised, and projected where the family's embeddings are narrower (or ALBERT's).
+    """Word + position + segment, normalised, and projected if the family's embeddings are narrower (or ALBERT's).
 
-    ERNIE adds the row of the task, which is task 0 wherever it is fine-tuned (Sun et al. 2020, section 4.2). Some families
-    lack one or the other.
+    ERNIE adds a task embedding, that of task 0 in all fine-tuning (Sun et al. 2020, section 4.2). Some families lack some
+    of these.
     """
 
     def __init__(self, config: EncoderConfig):
@@ -83,7 +83,7 @@ class Embeddings(nn.Module):
         return x if self.projection is None else self.projection(x)  # [T, D]
 
     def attention_bias(self, batch: TokenBatch) -> Tensor | None:
-        """``attention``'s bias, which all layers share; None where the family has none."""
+        """``attention``'s bias, which all layers share; None if the family has none."""
         if self.relative is None:
             return None
         away = torch.arange(1 - batch.max_seqlen, batch.max_seqlen, device=batch.input_ids.device)  # key - query
@@ -91,26 +91,26 @@ class Embeddings(nn.Module):
 
 
 def buckets(away: Tensor) -> Tensor:
-    """The 32 buckets of distances: 16 for each direction, of which the nearest 8 are exact and the others grow by a factor,
-    up to 128 (Raffel et al. 2020, section 2.1, as MPNet has them; Song et al. 2020).
+    """The 32 buckets of distances: 16 for each direction, of which the nearest 8 are exact and the others grow
+    logarithmically, up to 128 (Raffel et al. 2020, section 2.1, as MPNet has them; Song et al. 2020).
 
-    ``away``: by how much the key stands behind the query, LongTensor of any shape.
+    ``away``: how far the key comes after the query, LongTensor of any shape.
     """
     far = away.abs()
-    # In single precision, as transformers computes it: a distance on the edge of a bucket belongs where that puts it.
+    # In single precision, as in transformers: that decides the bucket of a distance on the edge of two.
     grown = 8 + (torch.log(far.clamp(min=1).float() / 8) / math.log(128 / 8) * 8).long()
     return torch.where(far < 8, far, grown.clamp(max=15)) + 16 * (away > 0)
 
 
 def sinusoids(length: int, width: int) -> Tensor:
-    """Sines and, behind them, cosines of position / 10000^(2i / width), ``[length, width]`` (Su et al. 2021, eq. 15)."""
+    """Sines, followed by cosines, of position / 10000^(2i / width), ``[length, width]`` (Su et al. 2021, eq. 15)."""
     speeds = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.double) / width)
     angles = torch.arange(length, dtype=torch.double)[:, None] * speeds
     return torch.cat([angles.sin(), angles.cos()], dim=1).float()
 
 
 def rotate(x: Tensor, sines: Tensor) -> Tensor:
-    """Turn each pair of neighbours of ``x``, ``[T, H, D/H]``, by its position's angles (Su et al. 2021, eq. 34).
+    """Rotate each pair of neighbours in ``x``, ``[T, H, D/H]``, by its position's angles (Su et al. 2021, eq. 34).
 
     ``sines``: sines and cosines of each token's position, ``[T, D/H]``.
     """
@@ -122,8 +122,8 @@ def rotate(x: Tensor, sines: Tensor) -> Tensor:
 class Block(nn.Module):
     """Attention and feed-forward, each with dropout and residual.
 
-    A layer norm stands after each of the two (Devlin et al. 2018), or before each, off the residual (Xiong et al. 2020),
-    where the family has ``norm_first``.
+    A layer norm comes after each of the two (Devlin et al. 2018), or, if the family has ``norm_first``, before each, off
+    the residual path (Xiong et al. 2020).
     """
 
     def __init__(self, config: EncoderConfig):
@@ -152,9 +152,9 @@ class Block(nn.Module):
         sines: Tensor | None = None,
         bias: Tensor | None = None,
     ) -> Tensor:
-        """States after the block: ``[total_tokens, D]`` -> the same, or with ``first_only`` those of each sequence's first
-        token, ``[batch_size, D]``: the others are read then, and nothing more is computed for them.
-        ``sines``: of each token's position where positions are rotary, ``[total_tokens, D/H]``; ``bias``: see ``attention``.
+        """States after the block: ``[total_tokens, D]`` -> the same shape, or with ``first_only`` only each sequence's first
+        token, ``[batch_size, D]``: the others then serve as keys and values, and nothing more is computed for them.
+        ``sines``: of each token's position, if positions are rotary, ``[total_tokens, D/H]``; ``bias``: see ``attention``.
         """
         seen = self.attention_norm(x) if self.norm_first else x
         k, v = (layer(seen).view(len(x), self.heads, -1) for layer in (self.key, self.value))  # [T, H, D/H]

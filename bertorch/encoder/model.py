@@ -15,12 +15,12 @@ from bertorch.encoder.tokens import TokenBatch
 class Encoder(nn.Module):
     """A transformer encoder over packed tokens.
 
-    Layer i uses block group ``i * groups // layers``, each of ``inner_group_num`` blocks (Lan et al. 2019, section 3.1,
-    as the authors' code divides them). BERT has as many groups as layers; ALBERT usually one.
+    Layer i uses block group ``i * groups // layers``; each group has ``inner_group_num`` blocks (Lan et al. 2019, section
+    3.1, divided as in the authors' code). BERT has as many groups as layers; ALBERT usually has one.
 
     ``with_pooler``: a head that does not use the pooler must not own one, or DistributedDataParallel would wait for a
-    gradient that never comes. ``initialise=False``: for ``fill_encoder``, its weights are whatever stood in memory; random
-    numbers take longer than reading a file.
+    gradient that never comes. ``initialise=False``, for ``fill_encoder``, leaves the weights uninitialised: drawing random
+    numbers takes longer than reading a file.
     """
 
     def __init__(self, config: EncoderConfig, with_pooler: bool = False, initialise: bool = True):
@@ -47,7 +47,7 @@ class Encoder(nn.Module):
         super().compile(**options)
 
     def set_dropout(self, dropout: float) -> None:
-        """Use ``dropout`` in all places while training; the configuration, and so a saved one, keeps its own."""
+        """Use ``dropout`` everywhere while training; the configuration keeps its own values, also when saved."""
         for module in self.modules():
             if isinstance(module, nn.Dropout):
                 module.p = dropout
@@ -58,9 +58,9 @@ class Encoder(nn.Module):
         """States of the real tokens, ``[total_tokens, hidden_size]``.
 
         Those of the last layer; or the mean of the states after each of ``average_layers``, counted from 1, with 0 for the
-        embeddings; or with ``first_only`` those of the last layer of each sequence's first token, ``[batch_size,
-        hidden_size]``, which spare most of that layer. Where the family has a norm over the last states, those of the last
-        layer have it and those below have not.
+        embeddings; or, with ``first_only``, only each sequence's first token after the last layer, ``[batch_size,
+        hidden_size]``, which saves most of that layer's work. If the family has a norm on the last states, it applies to
+        the last layer only.
         """
         config = self.config
         x = self.embeddings(batch)

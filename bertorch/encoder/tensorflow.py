@@ -1,4 +1,4 @@
-"""TensorFlow checkpoints of Google's BERT and ALBERT, and of what follows their names, to a Hugging Face directory."""
+"""Convert TensorFlow checkpoints of BERT and ALBERT, and of models that use their names, to a Hugging Face directory."""
 
 import hashlib
 import json
@@ -19,11 +19,11 @@ from bertorch.encoder.tensorflow_names import OPTIMIZER, hugging_face_config, hu
 from bertorch.errors import UserError
 from bertorch.writing import whole_folder
 
-_VERSION = 2  # of what is written; another number makes the cache convert again
+_VERSION = 2  # of the files written; a new number makes the cache convert again
 
 
 class _Files(NamedTuple):
-    """A checkpoint on disk; ``prefix`` and an ending (.index, .data-00000-of-00001) are the names of its files."""
+    """A checkpoint on disk; its files are named ``prefix`` plus an ending (.index, .data-00000-of-00001)."""
 
     prefix: Path
     config: Path
@@ -40,12 +40,12 @@ def convert_checkpoint(
     """Write a TensorFlow checkpoint as a Hugging Face directory: complete or absent.
 
     Args:
-        checkpoint: its prefix (``dir/bert_model.ckpt``), its ``.index`` file, or a directory that holds one checkpoint.
+        checkpoint: its prefix (``dir/bert_model.ckpt``), its ``.index`` file, or a directory with one checkpoint.
         output_dir: must not exist, or be empty.
-        config_file: default: the one ``*config*.json`` beside the checkpoint.
-        vocab_file: a ``vocab.txt``, or the ``.model`` of SentencePiece; default: the one beside the checkpoint.
-        cased: whether the tokenizer keeps capitals and accents; None: where the configuration says so
-            (``do_lower_case``), else where the folder is called cased.
+        config_file: by default the only ``*config*.json`` beside the checkpoint.
+        vocab_file: a ``vocab.txt``, or the ``.model`` of SentencePiece; by default the only one beside the checkpoint.
+        cased: whether the tokenizer keeps capitals and accents; None: as the configuration says (``do_lower_case``), else
+            whether the folder name says cased.
 
     Raises:
         UserError: a file is missing or damaged, files do not fit each other, or ``output_dir`` is in use.
@@ -70,7 +70,7 @@ def convert_checkpoint(
         words = len(albert)
         tokenizer_files = saved_files(albert)
     else:
-        words = vocabulary.rstrip(b"\r\n").count(b"\n") + 1  # not splitlines(): U+2028 is a word of Chinese vocabularies
+        words = vocabulary.rstrip(b"\r\n").count(b"\n") + 1  # not splitlines(): U+2028 is a word in Chinese vocabularies
         settings = {**tokenizer, "tokenizer_class": "BertTokenizer"}
         tokenizer_files = {"vocab.txt": vocabulary, "tokenizer_config.json": _json(settings)}
     if words > config.vocab_size:
@@ -97,12 +97,12 @@ def converted_directory(
     config_file: str | Path | None = None,
     vocab_file: str | Path | None = None,
 ) -> Path:
-    """``convert_checkpoint`` into the cache, once for each content: the Hugging Face directory there.
+    """Run ``convert_checkpoint`` into the cache, once per content; returns the Hugging Face directory there.
 
-    Several processes may do it at once; the first to end is the one whose directory all use.
+    Several processes may do this at once; all use the directory of the first to finish.
 
     Args:
-        path: of a checkpoint.
+        path: the checkpoint.
         cache_dir: None takes ``BERTORCH_CACHE`` or ``~/.cache/bertorch``.
         config_file, vocab_file: as ``convert_checkpoint``.
 
@@ -122,19 +122,19 @@ def converted_directory(
         try:
             convert_checkpoint(prefix, directory, config, vocabulary)
         except UserError:
-            if not directory.is_dir():  # else another process was faster
+            if not directory.is_dir():  # otherwise another process was faster
                 raise
     return directory
 
 
 def read_variables(prefix: Path) -> dict[str, np.ndarray]:
-    """The variables of a TensorFlow checkpoint without the optimizer's, by name; all that TensorFlow is needed for.
+    """The variables of a TensorFlow checkpoint, without the optimizer's, by name; TensorFlow is needed only here.
 
     Raises:
         UserError: TensorFlow is not installed, or cannot read the files.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # which would be announced, and nothing is computed here
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # oneDNN logs a notice, and nothing is computed here
     try:
         import tensorflow
     except ImportError as error:
@@ -145,7 +145,7 @@ def read_variables(prefix: Path) -> dict[str, np.ndarray]:
         reader = tensorflow.train.load_checkpoint(str(prefix))
         names = [name for name in reader.get_variable_to_shape_map() if not OPTIMIZER.search(name)]
         return {name.removeprefix("module/"): np.asarray(reader.get_tensor(name)) for name in names}  # module/: TF Hub's
-    except Exception as error:  # of many classes, TensorFlow's own among them
+    except Exception as error:  # it has many classes, including TensorFlow's own
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"{prefix}: damaged, or not a TensorFlow checkpoint ({reason})") from None
 
@@ -189,9 +189,9 @@ def _json(content: dict[str, Any]) -> bytes:
 
 
 def _write(directory: Path, contents: dict[str, bytes]) -> None:
-    """All files, or none: into a folder beside ``directory``, flushed, then renamed."""
+    """Write all files, or none: into a folder beside ``directory``, flushed, then renamed."""
     try:
-        with whole_folder(directory) as unfinished:  # onto an empty directory too, not onto one with files
+        with whole_folder(directory) as unfinished:  # may replace an empty directory, but not one with files
             for name, content in contents.items():
                 (unfinished / name).write_bytes(content)
     except OSError as error:

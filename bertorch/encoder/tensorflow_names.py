@@ -1,8 +1,8 @@
-"""The names TensorFlow gives the weights of Google's BERT and ALBERT, and of what follows them: variables in, tensors out.
+"""TensorFlow's names for the weights of Google's BERT and ALBERT and of related models: variables in, tensors out.
 
-Two followers embed in another way, which ALBERT's form holds without a change of what is computed: SimBERT's BERT layers
-over narrow embeddings are an ALBERT that shares no layer; in the ``albert_zh`` repository a second matrix stands between
-word embedding and layer norm, and is multiplied into the first.
+Two related models embed differently, but fit ALBERT's form without changing the result: SimBERT's BERT layers over narrow
+embeddings are an ALBERT that shares no layers; the ``albert_zh`` repository has a second matrix between word embedding and
+layer norm, which is multiplied into the first.
 """
 
 import re
@@ -42,7 +42,7 @@ _ALBERT_BLOCK = {
     "attention_output": "attention_1/output/dense", "attention_norm": "LayerNorm",
     "intermediate": "ffn_1/intermediate/dense", "output": "ffn_1/intermediate/output/dense", "output_norm": "LayerNorm_1",
 }  # fmt: skip
-# Where each layout has its blocks, and what a block contains.
+# The scope of each layout's blocks, and what a block contains.
 _BLOCKS = {
     "bert": ("bert/encoder/layer_{block}/", _BERT_BLOCK),
     "albert": ("bert/encoder/transformer/group_{group}/inner_group_{inner}/", _ALBERT_BLOCK),
@@ -62,13 +62,13 @@ def _layout(variables: dict[str, np.ndarray]) -> str:
 
 
 def hugging_face_config(raw: dict[str, Any], variables: dict[str, np.ndarray], source: str | Path) -> EncoderConfig:
-    """What ``config.json`` has to say, from the checkpoint's own configuration and the names of its variables.
+    """Derive ``config.json`` from the checkpoint's own configuration and the names of its variables.
 
-    "gelu" is the error function in BERT (in the code of its first release, and in bert4keras, which trained SimBERT) and
-    the tanh formula in ALBERT and albert_zh (their ``modeling.py``): "gelu" and "gelu_new" of Hugging Face.
+    "gelu" means the error function in BERT (in the code of its first release, and in bert4keras, which trained SimBERT)
+    and the tanh formula in ALBERT and albert_zh (their ``modeling.py``): Hugging Face's "gelu" and "gelu_new".
 
     Raises:
-        UserError: a net that computes something else, or values that make no model.
+        UserError: the network computes something else, or the values do not describe a model.
     """
     layout = _layout(variables)
     for key, supported in (("net_structure_type", 0), ("ln_type", "postln")):
@@ -92,10 +92,10 @@ def hugging_face_config(raw: dict[str, Any], variables: dict[str, np.ndarray], s
 def hugging_face_tensors(variables: dict[str, np.ndarray], config: EncoderConfig, source: str | Path) -> dict[str, Tensor]:
     """The variables of a checkpoint under Hugging Face's names, in fp32; a kernel ``[in, out]`` becomes ``[out, in]``.
 
-    Pooler and heads may each be missing as a whole, which is logged, as are variables that have no place.
+    The pooler and each head may be missing as a whole; this is logged, and so are unused variables.
 
     Raises:
-        UserError: variables are missing, or of other sizes than the configuration says; they are named.
+        UserError: variables are missing, or their sizes differ from the configuration; the message names them.
     """
     if _WORDS not in variables:
         shown = ", ".join(sorted(variables)[:3])
@@ -107,7 +107,7 @@ def hugging_face_tensors(variables: dict[str, np.ndarray], config: EncoderConfig
             shapes = f"{list(words.shape)} and {list(second.shape)}"
             raise UserError(f"{source}: {_WORDS} and {_WORDS}_2 have sizes that do not match: {shapes}")
         variables[_WORDS] = words @ second
-    if config.model_type == "albert" and config.embedding_size == config.hidden_size:  # Google has no mapping then
+    if config.model_type == "albert" and config.embedding_size == config.hidden_size:  # then Google has no mapping
         variables.setdefault(f"{_MAPPING}/kernel", np.eye(config.hidden_size))
         variables.setdefault(f"{_MAPPING}/bias", np.zeros(config.hidden_size))
     absent = tuple(scope for scope in _OPTIONAL if not any(name.startswith(scope) for name in variables))
@@ -136,7 +136,7 @@ def hugging_face_tensors(variables: dict[str, np.ndarray], config: EncoderConfig
 
 
 def _expected(config: EncoderConfig, layout: str) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """TensorFlow's names -> Hugging Face's, and the shape in TensorFlow."""
+    """TensorFlow's name -> Hugging Face's name, and the shape in TensorFlow."""
     with torch.device("meta"):
         parameters = dict(Encoder(config, with_pooler=True).named_parameters())
     scope, inside = _BLOCKS[layout]

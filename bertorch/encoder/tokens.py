@@ -1,4 +1,4 @@
-"""TokenBatch: a batch is the list of its real tokens, sequence after sequence, without padding."""
+"""TokenBatch: a batch as the list of its real tokens, sequence after sequence, without padding."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -14,11 +14,11 @@ class TokenBatch:
     Attributes:
         input_ids: token ids, LongTensor ``[total_tokens]``.
         token_type_ids: segment of each token, LongTensor ``[total_tokens]``.
-        position_ids: place of each token in its own sequence, from 0, LongTensor ``[total_tokens]``. What a family adds
-            to it (RoBERTa counts from ``pad_token_id + 1``) is the encoder's business.
+        position_ids: place of each token in its own sequence, from 0, LongTensor ``[total_tokens]``. The encoder adds a
+            family's offset (RoBERTa counts from ``pad_token_id + 1``).
         cu_seqlens: where each sequence starts, and the end of the last one, IntTensor ``[batch_size + 1]``.
         max_seqlen: length of the longest sequence, in tokens.
-        lengths: the sequence lengths on the host, so that no backend has to ask the device for them.
+        lengths: the sequence lengths on the host, so that no backend has to fetch them from the device.
     """
 
     input_ids: Tensor
@@ -44,7 +44,7 @@ class TokenBatch:
         return replace(self, **{name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)})
 
     def split(self, size: int) -> Iterator["TokenBatch"]:
-        """Batches of ``size`` sequences, the last one of what is left."""
+        """Split into batches of ``size`` sequences; the last one holds the rest."""
         bounds = [0]
         for length in self.lengths:
             bounds.append(bounds[-1] + length)
@@ -59,7 +59,7 @@ class TokenBatch:
 
     @classmethod
     def from_lengths(cls, input_ids: Tensor, token_type_ids: Tensor, lengths: list[int]) -> "TokenBatch":
-        """Pack ``input_ids`` and ``token_type_ids`` (``[sum(lengths)]`` each), sequences one after the other."""
+        """Pack ``input_ids`` and ``token_type_ids`` (``[sum(lengths)]`` each), one sequence after another."""
         sizes = torch.tensor(lengths)
         cu_seqlens = torch.zeros(len(lengths) + 1, dtype=torch.int32)
         cu_seqlens[1:] = sizes.cumsum(0)
@@ -87,11 +87,11 @@ def padded_places(batch: TokenBatch) -> Tensor:
 
 
 def from_padded(input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> TokenBatch:
-    """Pack a padded batch as transformers builds it.
+    """Pack a padded batch in the form transformers uses.
 
     Args:
         input_ids: ``[batch_size, seq_len]``.
-        attention_mask: ``[batch_size, seq_len]``, 1 on real tokens; padding may stand on either side.
+        attention_mask: ``[batch_size, seq_len]``, 1 on real tokens; padding may be on either side.
         token_type_ids: ``[batch_size, seq_len]``; zeros when None.
     """
     real = attention_mask.bool()
@@ -104,9 +104,9 @@ def to_padded(values: Tensor, batch: TokenBatch, fill: float = 0.0) -> tuple[Ten
     """Spread packed values over a rectangle, padding on the right.
 
     Args:
-        values: ``[total_tokens, ...]``, one entry a token (hidden states, ids, labels).
+        values: ``[total_tokens, ...]``, one entry per token (hidden states, ids, labels).
         batch: the packed batch that ``values`` belongs to.
-        fill: what stands on padding.
+        fill: the value of padding.
 
     Returns:
         The padded values ``[batch_size, max_seqlen, ...]`` and the bool mask ``[batch_size, max_seqlen]`` of real tokens.

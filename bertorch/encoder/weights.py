@@ -17,14 +17,14 @@ from bertorch.encoder.model import Encoder
 from bertorch.errors import UserError
 from bertorch.memory import check_memory
 
-# What a model directory may hold its weights in, the preferred first.
+# Files that may hold a model directory's weights, in order of preference.
 WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-_CHECKSUM = "crc32"  # in the metadata: lost when another tool rewrites the file, so never in its way
+_CHECKSUM = "crc32"  # in the metadata: another tool that rewrites the file drops it, so it never gets in the way
 _ROUNDED = 1e-2  # sines may have been saved in 16 bits
 _WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"
 
@@ -50,7 +50,7 @@ def hugging_face_names(config: EncoderConfig, parameters: list[str]) -> dict[str
 
 
 def write_weights(path: Path, tensors: dict[str, Tensor]) -> None:
-    """A safetensors file of these tensors, with a checksum of them that ``read_weights`` compares."""
+    """Write a safetensors file of these tensors, with a checksum that ``read_weights`` compares."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(tensors, path, metadata={"format": "pt", _CHECKSUM: tensors_checksum(tensors)})
 
@@ -61,10 +61,10 @@ def find_weights(directory: str | Path) -> Path | None:
 
 
 def weights_file(path: str | Path) -> Path:
-    """The file with the weights of a model directory, or the file that ``path`` is.
+    """The file with the weights of a model directory, or ``path`` itself if it is a file.
 
-    A ``.bin`` that is not there is the ``model.safetensors`` beside it, which is logged: runs save that, and commands for
-    the original bertorch name ``checkpoint/pytorch_model.bin``.
+    For a ``.bin`` that does not exist, the ``model.safetensors`` beside it is read, and this is logged: runs save that, and
+    commands for the original bertorch name ``checkpoint/pytorch_model.bin``.
 
     Raises:
         UserError: no such file, or no weights in the directory.
@@ -87,11 +87,11 @@ def weights_file(path: str | Path) -> Path:
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """All tensors of a weights file, of a sharded one (its ``.index.json``) or of a model directory, on the CPU.
 
-    ``gamma`` and ``beta`` of old checkpoints become ``weight`` and ``bias`` where they stand under LayerNorm, and only
-    there. Nothing in the file is executed: safetensors holds no code, and ``.bin`` is read with ``weights_only=True``.
+    ``gamma`` and ``beta`` of old checkpoints become ``weight`` and ``bias`` under LayerNorm, and only there. Nothing in the
+    file is executed: safetensors holds no code, and ``.bin`` is read with ``weights_only=True``.
 
     Raises:
-        UserError: no such file, a damaged one, or one that holds more than tensors.
+        UserError: no such file, or it is damaged or holds more than tensors.
     """
     path = weights_file(path)
     if path.name.endswith(".index.json"):
@@ -122,7 +122,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
             with safe_open(path, framework="pt") as file:
                 expected = (file.metadata() or {}).get(_CHECKSUM)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except Exception as error:  # SafetensorError, and what torch says of a type that it does not have
+        except Exception as error:  # SafetensorError, or torch's error for a type that it lacks
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError(f"{path}: damaged, or not a safetensors file ({reason})") from None
         if expected is not None and tensors_checksum(tensors) != expected:
@@ -130,7 +130,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         return tensors
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle raises whatever the reader stumbles over: IndexError, AssertionError
+    except Exception as error:  # a damaged pickle may raise anything: IndexError, AssertionError
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: cannot be read as plain weights, and nothing else is loaded ({reason})") from None
     loaded = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
@@ -141,7 +141,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     odd = next((name for name, x in loaded.items() if x.layout != torch.strided or x.device.type != "cpu"), None)
     if odd is not None:
         raise UserError(f"{path}: {odd!r} is not a dense tensor (sparse, or without values); save dense ones")
-    # One number may stand for a whole tensor (``expand``), which takes its true size wherever it is copied.
+    # One number may stand for a whole tensor (``expand``), which takes its full size once it is copied.
     sizes = {name: x.numel() * x.element_size() for name, x in loaded.items()}
     expanded = [name for name, x in loaded.items() if sizes[name] > x.untyped_storage().nbytes()]
     if expanded:
@@ -157,10 +157,10 @@ def _modern_name(name: str) -> str:
 
 
 def base_prefix(tensors: dict[str, Tensor], source: str | Path) -> str:
-    """What stands before the encoder's names in a checkpoint: ``bert.``, ``encoder.``, ``module.bert.``, nothing.
+    """The prefix of the encoder's names in a checkpoint: ``bert.``, ``encoder.``, ``module.bert.``, or nothing.
 
     Raises:
-        UserError: it contains no encoder.
+        UserError: the checkpoint contains no encoder.
     """
     found = sorted((name.removesuffix(_WORD_EMBEDDINGS) for name in tensors if name.endswith(_WORD_EMBEDDINGS)), key=len)
     if not found:
@@ -169,7 +169,7 @@ def base_prefix(tensors: dict[str, Tensor], source: str | Path) -> str:
 
 
 def wrapper_prefix(tensors: dict[str, Tensor]) -> str:
-    """``module.`` where the checkpoint was saved from inside DistributedDataParallel, which puts it before every name."""
+    """``module.`` if the checkpoint was saved from inside DistributedDataParallel, which puts it before every name."""
     return "module." if any(name.startswith("module.") for name in tensors) else ""
 
 
@@ -177,7 +177,7 @@ def copy_weights(module: nn.Module, names: dict[str, str], tensors: dict[str, Te
     """Copy ``tensors[names[parameter]]`` into every parameter that ``names`` lists.
 
     Raises:
-        UserError: a tensor is missing or of another shape; all of them are listed, nothing is copied.
+        UserError: a tensor is missing or has another shape; all are listed, and nothing is copied.
     """
     parameters = dict(module.named_parameters())
     missing = [theirs for theirs in names.values() if theirs not in tensors]
@@ -207,7 +207,7 @@ def other_shapes(module: nn.Module, names: dict[str, str], tensors: dict[str, Te
 
 
 def listed(items: Sequence[str], most: int = 8) -> str:
-    """The first of them, and how many more there are."""
+    """The first ``most`` items, and how many more there are."""
     return "; ".join(items[:most]) + (f"; and {len(items) - most} more" if len(items) > most else "")
 
 
@@ -216,13 +216,13 @@ def fill_encoder(
 ) -> set[str]:
     """Fill an encoder from a checkpoint of any head.
 
-    The pooler alone may be missing, and keeps its random start then; ``pooler_required`` where nothing will train it.
+    Only the pooler may be missing; it then starts from random weights. Set ``pooler_required`` if nothing will train it.
 
     Returns:
         The names in ``tensors`` that the encoder took.
 
     Raises:
-        UserError: weights are missing or do not fit, or rotary positions are not the usual ones.
+        UserError: weights are missing or do not fit, or rotary positions are not the standard ones.
     """
     prefix = base_prefix(tensors, source)
     parameters = [name for name, _ in encoder.named_parameters()]
@@ -246,15 +246,15 @@ def fill_encoder(
 def load_encoder(
     directory: str | Path, with_pooler: bool = False, config: EncoderConfig | None = None
 ) -> tuple[Encoder, dict[str, Tensor]]:
-    """Build the encoder a model directory describes and fill it from the weights there.
+    """Build the encoder that a model directory describes and fill it from the weights there.
 
     Args:
         directory: holds ``config.json`` and weights; without weights the encoder starts from scratch, which is logged.
         with_pooler: whether the head on top uses BERT's pooler.
-        config: to be used instead of the directory's own, with another dropout say.
+        config: used instead of the directory's own, for example with another dropout.
 
     Returns:
-        The encoder, and the tensors of the checkpoint that it did not take: a head may look for its own there.
+        The encoder, and the checkpoint's tensors that it did not take: a head may find its own there.
 
     Raises:
         UserError: encoder weights are missing or do not fit; all are named.
@@ -270,7 +270,7 @@ def load_encoder(
 
 
 def report_unused(rest: dict[str, Tensor], source: str | Path) -> None:
-    """One line on what a checkpoint held and the model has no place for: heads of other tasks, mostly."""
+    """Log in one line which weights of a checkpoint the model does not use: mostly heads of other tasks."""
     names = sorted({name.rsplit(".", 1)[0] for name in rest if not name.endswith("position_ids")})
     if names:
         shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
