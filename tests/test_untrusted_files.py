@@ -97,7 +97,7 @@ READERS = {
     "cluener.json": (CLUENER, entities_of),
     "squad.json": (json.dumps(SQUAD, ensure_ascii=False, indent=1).encode(), questions_of),
     "squad.json.gz": (gzip.compress(json.dumps(SQUAD).encode(), mtime=0), questions_of),
-    "sentences.txt": ("小明在。\n北京\n\n早餐\n".encode(), lambda path: outcome(lambda: list(_sentences([path])))),
+    "sentences.txt": ("小明在。\n北京\n\n早餐\n".encode(), lambda path: outcome(lambda: list(_sentences([path], None)))),
     "sentences.txt.gz": (gzip.compress(b"a\n\nb\n", mtime=0), lambda path: outcome(lambda: list(read_lines(path)))),
     "labels.txt": (b"O\nB-PER\nI-PER\n", lambda path: outcome(lambda: types_of(read_labels(path), path))),
 }

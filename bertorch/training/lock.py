@@ -88,7 +88,7 @@ def _open_locked(path: Path) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return descriptor
         except BlockingIOError:
-            holder = os.read(descriptor, 1000).decode(errors="replace").strip()
+            holder = _holder(descriptor)
             os.close(descriptor)
             raise UserError(
                 f"--saved_dir {path.parent} is in use by another run ({holder or 'it has just started'}); wait for its end, "
@@ -102,3 +102,13 @@ def _open_locked(path: Path) -> int:
             if error.errno != errno.EBADF or mode == os.O_RDWR:
                 raise
     raise AssertionError("both modes were tried")
+
+
+def _holder(descriptor: int) -> str:
+    """What the file says of the run that holds it, which writes that a moment after it has the lock."""
+    for _ in range(100):
+        holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip()
+        if holder:
+            return holder
+        time.sleep(0.05)
+    return ""

@@ -100,7 +100,7 @@ def test_what_has_no_label_to_explain_is_refused_in_one_line(predict, tiny_model
     path = write(tmp_path / "texts.tsv", ["好"])
     how = {"input_file": path, "explain": True}
     score = tiny_model("bert", HEAD, num_labels=1)
-    assert "it has one label, and gives a score" in predict(2, **how, model_dir=score)
+    assert "is a model for --target score" in predict(2, **how, model_dir=score)
     tagger = tiny_model("bert", "ForTokenClassification")
     assert "is a model for entities" in predict(2, **how, model_dir=tagger)
     assert "is a model for reading" in predict(2, **how, model_dir=tiny_model("bert", "ForQuestionAnswering"))
