@@ -42,9 +42,7 @@ def saved_dir_lock(directory: Path, processes: Processes) -> Iterator[None]:
         yield
     finally:
         if descriptor is not None:
-            with contextlib.suppress(
-                OSError
-            ):  # while it is still locked, so that no other run takes a file about to be removed
+            with contextlib.suppress(OSError):  # still locked, so that no other run takes a file about to be removed
                 (directory / LOCK).unlink()
             os.close(descriptor)
             with contextlib.suppress(OSError):  # fails if the run has left anything in it
