@@ -78,7 +78,7 @@ def main(args):
     data_report = report_data(sets, args.max_seq_length, target.labels)
 
     # model
-    model = load_classifier(directory, len(target.labels), args.pooling_mode, args.init_from_ckpt)
+    model = load_classifier(directory, target.labels, args.pooling_mode, args.init_from_ckpt)
     model.class_loss = target.loss(args, sets["train"])
     model.dropout_samples = args.dropout_samples
     model.to(processes.device)

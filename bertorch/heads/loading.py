@@ -1,5 +1,6 @@
 """Load heads from checkpoints, for training or for prediction."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -8,6 +9,7 @@ from loguru import logger
 from torch import Tensor, nn
 
 from bertorch.encoder import Encoder, load_config
+from bertorch.encoder.config import config_path
 from bertorch.encoder.weights import (
     copy_weights,
     encoder_tensors,
@@ -17,6 +19,7 @@ from bertorch.encoder.weights import (
     other_shapes,
     read_weights,
     report_unused,
+    weights_file,
     wrapper_prefix,
 )
 from bertorch.heads.loss import Loss
@@ -66,8 +69,17 @@ def load_head(
     build: Callable[[Encoder], AnyHead],
     init_from_ckpt: str | Path | None = None,
     with_pooler: bool = False,
+    labels: list[str] | None = None,
 ) -> AnyHead:
     """Load a head for training: the encoder from ``directory`` and a new head, or both from ``init_from_ckpt``.
+
+    Args:
+        directory: a model directory.
+        build: makes the head on its encoder.
+        init_from_ckpt: a saved directory, ``.safetensors`` or ``.bin`` file.
+        with_pooler: whether the head uses the encoder's pooler.
+        labels: what the head's outputs mean. A head that was trained for other labels, or for these in another order, is
+            not taken.
 
     Raises:
         UserError: weights are missing or do not fit.
@@ -80,10 +92,29 @@ def load_head(
     model = build(Encoder(config, with_pooler, initialise=False))
     tensors = read_weights(init_from_ckpt)
     taken = fill_encoder(model.encoder, tensors, init_from_ckpt)
-    head = model.fill_head(tensors, init_from_ckpt, required=False)
+    trained_labels = labels_beside(init_from_ckpt)
+    if labels is None or trained_labels is None or len(trained_labels) != len(labels) or trained_labels == labels:
+        head = model.fill_head(tensors, init_from_ckpt, required=False)
+    else:
+        head = set()
+        logger.warning(
+            f"{init_from_ckpt}: its head was trained for the labels {', '.join(trained_labels[:8])}, not for "
+            f"{', '.join(labels[:8])}; its encoder is used, the head starts from scratch"
+        )
     logger.info(f"{init_from_ckpt}: warm start of the encoder{' and the head' if head else '; the head is new'}")
     report_unused({name: tensor for name, tensor in tensors.items() if name not in taken | head}, init_from_ckpt)
     return model
+
+
+def labels_beside(checkpoint: str | Path) -> list[str] | None:
+    """The labels that ``config.json`` beside the weights names; None if it names none of its own (``LABEL_0``)."""
+    try:
+        path = config_path(weights_file(checkpoint).parent)
+        names = json.loads(path.read_text(encoding="utf-8")).get("id2label")
+        labels = names if isinstance(names, list) else [str(names[str(index)]) for index in range(len(names))]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # no config.json, or none that names labels
+        return None
+    return None if labels == [f"LABEL_{index}" for index in range(len(labels))] else labels
 
 
 def load_trained_head(

@@ -346,3 +346,18 @@ def test_a_warm_start_with_other_labels(trained, small_encoder, tmp_path, monkey
     assert all(torch.equal(found[name], expected[name]) for name in expected if not name.startswith("classifier."))
     assert found["classifier.weight"].shape == (3, 64) and 0.01 < found["classifier.weight"].std() < 0.03  # BERT's 0.02
     assert not found["classifier.bias"].any()
+
+
+def test_a_warm_start_with_the_labels_in_another_order(trained, small_encoder, tmp_path, monkeypatch, capsys):
+    """As many labels, but row 0 of the trained head means another one: that head is not taken."""
+    (tmp_path / "labels.txt").write_text("positive\nnegative\n")
+    for name, extra in (("other", {"label_file": tmp_path / "labels.txt"}), ("same", {})):
+        extra |= {"init_from_ckpt": trained[0], "learning_rate": 0, "max_steps": 1}
+        flags = training_flags(small_encoder, tmp_path / name, **extra)
+        assert call("run_classifier.py", flags, monkeypatch) == 0
+        said = "its head was trained for the labels negative, positive, not for positive, negative"
+        assert (said in capsys.readouterr().err) == (name == "other")
+        taken, expected = (load_file(path / "model.safetensors") for path in (tmp_path / name, trained[0]))
+        for weight in expected:
+            other = name == "other" and weight.startswith("classifier.")
+            assert torch.equal(taken[weight], expected[weight]) != other, weight

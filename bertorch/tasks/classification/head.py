@@ -84,15 +84,23 @@ def needs_pooler(config: EncoderConfig, pooling_mode: str) -> bool:
 
 
 def load_classifier(
-    directory: str | Path, num_labels: int, pooling_mode: str = "linear", init_from_ckpt: str | Path | None = None
+    directory: str | Path,
+    labels: list[str] | int,
+    pooling_mode: str = "linear",
+    init_from_ckpt: str | Path | None = None,
 ) -> Classifier:
     """A classifier to train: the encoder from ``directory`` with a new head, or both from ``init_from_ckpt``.
+
+    ``labels`` may be only their number; then a head for as many labels is taken, whatever they are.
 
     Raises:
         UserError: weights are missing or do not fit.
     """
+    num_labels, names = (labels, None) if isinstance(labels, int) else (len(labels), labels)
     with_pooler = needs_pooler(load_config(directory), pooling_mode)
-    return load_head(directory, lambda encoder: Classifier(encoder, num_labels, pooling_mode), init_from_ckpt, with_pooler)
+    return load_head(
+        directory, lambda encoder: Classifier(encoder, num_labels, pooling_mode), init_from_ckpt, with_pooler, names
+    )
 
 
 def load_trained_classifier(

@@ -54,7 +54,9 @@ def load_entity_head(
     directory: str | Path, description: Description, init_from_ckpt: str | Path | None = None
 ) -> Tagger | GlobalPointer:
     """Load the head that ``description`` (from ``bertorch.json``) describes, for training; see ``load_head``."""
-    return load_head(directory, lambda encoder: _entity_head(encoder, description), init_from_ckpt)
+    return load_head(
+        directory, lambda encoder: _entity_head(encoder, description), init_from_ckpt, labels=description.labels
+    )
 
 
 def load_trained_entity_head(

@@ -69,7 +69,7 @@ def test_weights_of_transformers(family, tiny_model):
 
 def test_fresh_head_on_a_pretrained_encoder(family, tiny_model):
     directory = tiny_model(family)
-    model = load_classifier(directory, num_labels=4)
+    model = load_classifier(directory, 4)
     theirs = load_file(directory / "model.safetensors")
     ours = {name.split(".", 1)[1]: tensor for name, tensor in model.saved_files(96)["model.safetensors"].items()}
     shared = [name for name in theirs if not name.startswith("pooler") or name in ours]

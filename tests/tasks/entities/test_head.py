@@ -123,6 +123,19 @@ def test_transformers_opens_what_is_saved(family, ner_head, tiny_model, tmp_path
 
 
 @pytest.mark.parametrize("ner_head", ["linear", "crf"])
+def test_a_warm_start_with_the_types_in_another_order(ner_head, tiny_model, tmp_path, messages):
+    """As many tags, but they stand for others: the encoder is taken, the head is not."""
+    model = shaken(load_entity_head(tiny_model("bert"), described(ner_head)))
+    directory = saved(model, tiny_model("bert"), tmp_path / "saved", described(ner_head))
+    same = load_entity_head(tiny_model("bert"), described(ner_head), init_from_ckpt=directory)
+    assert equal_names(parameters(same), parameters(model)) == parameters(model).keys()
+    other = load_entity_head(tiny_model("bert"), described(ner_head, types=TYPES[::-1]), init_from_ckpt=directory)
+    taken = equal_names(parameters(other), parameters(model))
+    assert taken == {name for name in parameters(model) if name.startswith("encoder.")}
+    assert any("its head was trained for the labels" in line for line in messages)
+
+
+@pytest.mark.parametrize("ner_head", ["linear", "crf"])
 def test_every_weight_has_a_gradient(family, ner_head, tiny_model):
     """A weight without one would keep DistributedDataParallel waiting."""
     directory = tiny_model(family)
