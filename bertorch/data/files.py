@@ -6,7 +6,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -33,11 +33,13 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # as json may escape one
 class BadRows:
     """Collects rows that cannot be used: ``error`` stops, ``skip`` leaves them out and logs how many.
 
-    Use one per file: ``add`` each bad row, ``close`` at the end.
+    Use one per file: ``add`` each bad row, ``close`` at the end. With ``at_once``, for a source without an end, the first
+    bad row stops.
     """
 
     path: str | Path
     policy: str = "error"
+    at_once: bool = False
     messages: list[str] = field(default_factory=list)
     count: int = 0
     last: int = 0  # the line of the latest bad row
@@ -46,6 +48,13 @@ class BadRows:
         self.count, self.last = self.count + 1, line
         if len(self.messages) < _SHOWN:
             self.messages.append(f"{self.path}:{line}: {problem}; {remedy}")
+        if self.at_once and self.stops:
+            self.close()
+
+    @property
+    def stops(self) -> bool:
+        """Whether there is a bad row that is not to be skipped."""
+        return self.count > 0 and self.policy == "error"
 
     def close(self) -> None:
         """Raises UserError with the first ten bad rows and the total, or logs them if they are skipped."""
@@ -59,13 +68,25 @@ class BadRows:
         logger.warning(f"{self.path}: {rows} left out (--bad_rows skip):\n{listed}")
 
 
-def say_blank(path: str | Path, lines: Sequence[int]) -> None:
-    """Log that these rows have no text to predict from."""
-    if lines:
-        what = f"{len(lines)} blank rows (the first in line {lines[0]}) keep their places, with empty answers"
-        if len(lines) == 1:
-            what = f"a blank row (line {lines[0]}) keeps its place, with an empty answer"
-        logger.warning(f"{path}: {what}")
+@dataclass
+class BlankRows:
+    """Counts rows that have no text to predict from."""
+
+    path: str | Path
+    count: int = 0
+    first: int = 0  # its line
+
+    def add(self, line: int) -> None:
+        self.first = self.first or line
+        self.count += 1
+
+    def close(self) -> None:
+        """Log how many there are."""
+        if self.count == 1:
+            logger.warning(f"{self.path}: a blank row (line {self.first}) keeps its place, with an empty answer")
+        elif self.count:
+            what = f"{self.count} blank rows (the first in line {self.first})"
+            logger.warning(f"{self.path}: {what} keep their places, with empty answers")
 
 
 class UnusableRow(Exception):
@@ -173,7 +194,8 @@ def read_cells(
 ) -> Iterator[tuple[int, list[str] | dict[str, object] | None]]:
     """``(line number, cells)`` of each row: a list for tables, a dict for json.
 
-    Tab-separated cells are taken literally, quotes included; csv follows RFC 4180 (quotes, line breaks in cells).
+    Tab-separated cells are taken literally, quotes included; csv follows RFC 4180 (quotes, line breaks in cells); a line of
+    ``text`` is one cell, TABs included.
     Blank lines, rows of empty cells and lines that are not JSON are left out; with ``keep_all``, for callers that may lose
     no row, None takes their places.
     """
@@ -188,7 +210,7 @@ def read_cells(
     for number, text in lines:
         row = None
         if text.strip():
-            row = text.split("\t") if kind == "tsv" else _json_object(number, text, bad)
+            row = [text] if kind == "text" else text.split("\t") if kind == "tsv" else _json_object(number, text, bad)
         if row is not None or keep_all:
             yield number, row
 

@@ -1,13 +1,13 @@
 """Rows of one or two texts and a label, as most tasks read them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from loguru import logger
 
-from bertorch.data.files import TABLES, BadRows, UnusableRow, file_format, find_format, read_cells, read_labels, say_blank
+from bertorch.data.files import TABLES, BadRows, BlankRows, UnusableRow, file_format, find_format, read_cells, read_labels
 from bertorch.errors import UserError
 
 # Cells that give a header row away; compared in lower case.
@@ -54,7 +54,7 @@ class Row:
     label: str | list[str] | None
 
 
-def read_rows(
+def iter_rows(
     path: str | Path,
     is_text_pair: bool = False,
     labels: list[str] | None = None,
@@ -68,8 +68,12 @@ def read_rows(
     columns_flag: str = "--columns",
     label_columns: list[str] | None = None,
     check: Callable[[Row], Any] | None = None,
-) -> list[Row]:
+    at_once: bool = False,
+) -> Iterator[Row]:
     """Read a file of texts and labels: tables, json lines and json lists (``INPUT_FORMATS``), each also as ``.gz``.
+
+    Rows come as they are read. After a bad row that is not skipped, no more come, but the rest is read to name its bad rows
+    too.
 
     Args:
         path: the file, named in messages.
@@ -79,7 +83,7 @@ def read_rows(
         bad_rows: ``error`` or ``skip``.
         label_needed: False also reads files without a label column.
         stream: read this instead of opening ``path``.
-        kind: one of ``INPUT_FORMATS``; None goes by the ending of ``path`` and its first lines.
+        kind: one of ``INPUT_FORMATS``, or ``text``, a text per line; None goes by the ending of ``path`` and its first lines.
         keep_all: for prediction, which loses no row: a blank line, a row with a blank text if no label is needed, and a
             skipped bad row each become a row without texts.
         encoding: of the file; None detects it.
@@ -87,6 +91,7 @@ def read_rows(
         label_columns: a row may have several of these labels: instead of a label column, the header row may name a column
             of 0 and 1 for each of them, and json lines may hold such keys, or a list.
         check: raises ``UnusableRow`` for a row whose label it rejects.
+        at_once: for a source without an end: the first bad row raises, if bad rows are not skipped.
 
     Raises:
         UserError: the file cannot be read, is empty, has bad rows, or has a header row without --columns.
@@ -95,49 +100,54 @@ def read_rows(
         wanted = len(columns.split(",")) if columns else 1 + is_text_pair + label_needed
         kind = find_format(path, encoding, wanted)
     kind = kind or file_format(path)
-    bad = BadRows(path, bad_rows)
+    bad, blank = BadRows(path, bad_rows, at_once), BlankRows(path)
     place = Columns(path, kind, 2 if is_text_pair else 1, columns, label_needed, labels, columns_flag, label_columns)
-    rows: list[Row] = []
-    blank: list[int] = []
     names: dict[str, str] | None = None  # of labels that are indices, known after the first label
+    usable = False
     for line, cells in read_cells(path, bad, stream, kind, keep_all, encoding):
+        row = Row(line, (), None)
         if cells is None:
-            rows.append(Row(line, (), None))
             if bad.last != line:
-                blank.append(line)
-            continue
-        try:
-            row = place.row(line, cells)
-            if row is None:
-                continue
-            if not all(row.texts):
-                if keep_all and not label_needed:
-                    rows.append(Row(line, (), None))
-                    blank.append(line)
+                blank.add(line)
+        else:
+            try:
+                read = place.row(line, cells)
+                if read is None:
                     continue
-                raise UnusableRow("an empty text", "fill it in or remove the row")
-            if labels is not None and row.label is not None:
-                if names is None:
-                    names = names_by_index(labels)
-                    names = names if row.label in names else {}
-                row.label = names.get(row.label, row.label)
-            if labels is not None and row.label is not None and row.label not in labels:
-                raise UnusableRow(f"label {row.label[:30]!r} is not in the label file", f"known are {_short(labels)}")
-            if check is not None:
-                check(row)
-            rows.append(row)
-        except UnusableRow as error:
-            bad.add(line, error.problem, error.remedy)
-            if keep_all:
-                rows.append(Row(line, (), None))
+                if keep_all and not label_needed and not all(read.texts):
+                    blank.add(line)
+                else:
+                    if not all(read.texts):
+                        raise UnusableRow("an empty text", "fill it in or remove the row")
+                    if labels is not None and read.label is not None:
+                        if names is None:
+                            names = names_by_index(labels)
+                            names = names if read.label in names else {}
+                        read.label = names.get(read.label, read.label)
+                        if read.label not in labels:
+                            problem = f"label {read.label[:30]!r} is not in the label file"
+                            raise UnusableRow(problem, f"known are {_short(labels)}")
+                    if check is not None:
+                        check(read)
+                    row, usable = read, True
+            except UnusableRow as error:
+                bad.add(line, error.problem, error.remedy)
+                if not keep_all:
+                    continue
+        if not bad.stops:
+            yield row
     bad.close()
-    if not any(row.texts for row in rows):
-        what = " that can be used" if bad.count else "; every row is blank" if blank else "; the file is empty"
+    if not usable:
+        what = " that can be used" if bad.count else "; every row is blank" if blank.count else "; the file is empty"
         raise UserError(f"{path}: no rows in it{what}")
-    say_blank(path, blank)
+    blank.close()
     if names:
         logger.info(f"{path}: its labels are numbers, read as places in the list of labels, from 0")
-    return rows
+
+
+def read_rows(path: str | Path, *how: Any, **more: Any) -> list[Row]:
+    """All rows of a file; the arguments are those of ``iter_rows``."""
+    return list(iter_rows(path, *how, **more))
 
 
 def names_by_index(labels: list[str]) -> dict[str, str]:
@@ -154,10 +164,10 @@ def find_labels(path: str | Path, is_text_pair: bool = False, **reading: str | N
     Args:
         path: the file.
         is_text_pair: two texts per row.
-        reading: as for ``read_rows``.
+        reading: as for ``iter_rows``.
 
     Raises:
-        UserError: as ``read_rows``.
+        UserError: as ``iter_rows``.
     """
     found = {row.label for row in read_rows(path, is_text_pair, **reading)}
     beside = Path(path).parent / "class.txt"
@@ -221,6 +231,10 @@ class Columns:
             self.by_name = self._by_name(named)
         if self.names is not None and kind in ("jsonl", "json"):
             self.places = self.by_name
+        if kind == "text":
+            if texts > 1 or columns or label_needed:
+                raise UserError(f"{path}: read as a text per line, it has neither pairs, labels nor columns")
+            self.places, self.width = {"text": 0}, 1
 
     def row(self, line: int, cells: list[str] | dict[str, object]) -> Row | None:
         """The row with its cells in their roles; None for the header row.

@@ -4,11 +4,11 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from loguru import logger
 
-from bertorch.data.files import TABLES, BadRows, UnusableRow, file_format, find_format, read_cells, read_lines, say_blank
+from bertorch.data.files import TABLES, BadRows, BlankRows, UnusableRow, file_format, find_format, read_cells, read_lines
 from bertorch.data.rows import HEADER_WORDS
 from bertorch.errors import UserError
 from bertorch.tasks.entities.tags import Span, count_repairs, lenient_spans, parse_tag
@@ -45,7 +45,7 @@ class Document:
     entities: list[Span] | None = None
 
 
-def read_documents(
+def iter_documents(
     path: str | Path,
     types: list[str] | None,
     bad_rows: str = "error",
@@ -54,8 +54,9 @@ def read_documents(
     kind: str | None = None,
     keep_all: bool = False,
     encoding: str | None = None,
-) -> list[Document]:
-    """Read texts with entities.
+    at_once: bool = False,
+) -> Iterator[Document]:
+    """Read texts with entities; they come as they are read, and none after a bad row that is not skipped.
 
     - json lines (``.json``, ``.jsonl``): ``{"text": ["小", "明"], "label": ["B-PER", "I-PER"]}``; ``{"text": "小明",
       "entities": [[0, 2, "PER"]]}``, end exclusive, also ``{"start": 0, "end": 2, "type": "PER"}`` or doccano's
@@ -79,6 +80,7 @@ def read_documents(
         keep_all: for prediction, which keeps every row: blank texts stay if no labels are needed; skipped bad rows and
             blank lines of json lines become Documents without text.
         encoding: the file's encoding; None detects it.
+        at_once: for a source without an end: the first bad row raises, if bad rows are not skipped.
 
     Raises:
         UserError: the file cannot be read, is empty, or has bad rows.
@@ -86,41 +88,43 @@ def read_documents(
     if kind is None:
         kind = find_format(path, encoding) if stream is None and file_format(path) == "jsonl" else file_format(path)
         kind = "columns" if kind in TABLES else kind
-    bad = BadRows(path, bad_rows)
+    bad, blank = BadRows(path, bad_rows, at_once), BlankRows(path)
     read: Callable[..., Iterator[Document]] = {
         "jsonl": _json_rows,
         "json": _list_rows,
         "columns": _column_rows,
         "text": _text_rows,
     }[kind]
-    repaired: list[tuple[int, int]] = []
+    repaired: list[tuple[int, int]] = []  # line of a text, and its tags that continue nothing
     relations = 0
-    documents: list[Document] = []
-    blank: list[int] = []
+    usable = False
     for line, content in read(path, stream, encoding, bad, label_needed):
+        document = Document(line, None)
         try:
             if content is None:
                 if kind in ("jsonl", "json") and bad.last != line:
-                    blank.append(line)
+                    blank.add(line)
                 raise UnusableRow("", "")  # already noted, or blank
             if isinstance(content, dict) and isinstance(content.get("relations"), list):
                 relations += len(content["relations"])
-            document = _document(line, content, types, label_needed, repaired)
-            if not document.text.strip():
+            made = _document(line, content, types, label_needed, repaired)
+            if not made.text.strip():
                 if label_needed or not keep_all:
                     raise UnusableRow("an empty text", "fill it in or remove it")
-                blank.append(line)
-            documents.append(document)
+                blank.add(line)
+            document, usable = made, usable or bool(made.text.strip())
         except UnusableRow as error:
             if error.problem:
                 bad.add(line, error.problem, error.remedy)
-            if keep_all:
-                documents.append(Document(line, None))
+            if not keep_all:
+                continue
+        if not bad.stops:
+            yield document
     bad.close()
-    if not any((document.text or "").strip() for document in documents):
+    if not usable:
         raise UserError(f"{path}: no texts in it" + (" that can be used" if bad.count else "; the file is empty"))
     if keep_all:
-        say_blank(path, blank)
+        blank.close()
     if relations:
         logger.info(f"{path}: {relations} relations between entities, left out")
     if repaired:
@@ -130,7 +134,11 @@ def read_documents(
             f"{path}: {count} tags continue no entity, as I- after O (texts at line {shown}); each is read as the"
             " beginning of one"
         )
-    return documents
+
+
+def read_documents(path: str | Path, types: list[str] | None, *how: Any, **more: Any) -> list[Document]:
+    """All texts of a file; the arguments are those of ``iter_documents``."""
+    return list(iter_documents(path, types, *how, **more))
 
 
 def find_types(path: str | Path, **reading: str | None) -> list[str]:
@@ -138,10 +146,10 @@ def find_types(path: str | Path, **reading: str | None) -> list[str]:
 
     Args:
         path: the file.
-        reading: as for ``read_documents``.
+        reading: as for ``iter_documents``.
 
     Raises:
-        UserError: as ``read_documents``, or the file has no entity.
+        UserError: as ``iter_documents``, or the file has no entity.
     """
     types = sorted({kind for document in read_documents(path, None, **reading) for kind, _, _ in document.entities})
     if not types:
