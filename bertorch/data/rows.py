@@ -83,7 +83,7 @@ def iter_rows(
         bad_rows: ``error`` or ``skip``.
         label_needed: False also reads files without a label column.
         stream: read this instead of opening ``path``.
-        kind: one of ``INPUT_FORMATS``, or ``text``, a text per line; None goes by the ending of ``path`` and its first lines.
+        kind: one of ``INPUT_FORMATS``, or ``text``, a text per line; None goes by the ending of ``path`` and first lines.
         keep_all: for prediction, which loses no row: a blank line, a row with a blank text if no label is needed, and a
             skipped bad row each become a row without texts.
         encoding: of the file; None detects it.
