@@ -5,8 +5,9 @@
 ``padded``   scaled_dot_product_attention over a padded rectangle: the plain reference, used on CUDA where the varlen
              kernel cannot compute what BERT does (attention dropout in training, fp32).
 
-All compute softmax(q k^T / sqrt(head_dim) + bias) v, with the bias if a family has one, and with dropout on the
-probabilities (Vaswani et al. 2017, section 3.2.1; the dropout is BERT's ``attention_probs_dropout_prob``).
+All compute softmax(q k^T / sqrt(head_dim) + bias) v, with the bias if a family has one, over the keys in the window if a
+layer has one, and with dropout on the probabilities (Vaswani et al. 2017, section 3.2.1; the dropout is BERT's
+``attention_probs_dropout_prob``).
 """
 
 import functools
@@ -28,6 +29,7 @@ def attention(
     dropout_p: float = 0.0,
     backend: str | None = None,
     bias: Tensor | None = None,
+    window: int | None = None,
 ) -> Tensor:
     """Self-attention within each sequence of ``batch``.
 
@@ -40,20 +42,23 @@ def attention(
         backend: a key of ``BACKENDS``; None: ``choose_backend`` decides.
         bias: added to the scores, by the distance of key and query, ``[num_heads, 2 * max_seqlen - 1]``: column
             ``key - query + max_seqlen - 1``. None: no bias. The varlen kernel supports none.
+        window: how far from a query the keys may be that it sees, on either side; None: it sees its whole sequence. The
+            varlen kernel supports none for first tokens alone.
 
     Returns:
         As many rows as ``query``.
     """
-    chosen = backend or choose_backend(query, dropout_p, bias is not None)
-    return BACKENDS[chosen](query, key, value, batch, dropout_p, bias)
+    beyond_varlen = bias is not None or (window is not None and len(query) != len(key))
+    chosen = backend or choose_backend(query, dropout_p, beyond_varlen)
+    return BACKENDS[chosen](query, key, value, batch, dropout_p, bias, window)
 
 
-def choose_backend(query: Tensor, dropout_p: float, biased: bool = False) -> str:
+def choose_backend(query: Tensor, dropout_p: float, beyond_varlen: bool = False) -> str:
     """The fastest backend that computes what BERT computes for this tensor."""
     if query.device.type == "cpu":
         return "grouped"
     fits = query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] % 8 == 0 and query.shape[-1] <= 256
-    if dropout_p == 0.0 and not biased and fits and varlen_kernel() is not None:
+    if dropout_p == 0.0 and not beyond_varlen and fits and varlen_kernel() is not None:
         return "varlen"
     return "padded"
 
@@ -68,31 +73,53 @@ def varlen_kernel() -> Callable | None:
     return varlen_attn
 
 
-def _varlen(query: Tensor, key: Tensor, value: Tensor, batch: TokenBatch, dropout_p: float, bias: Tensor | None) -> Tensor:
+def _varlen(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    batch: TokenBatch,
+    dropout_p: float,
+    bias: Tensor | None,
+    window: int | None,
+) -> Tensor:
     if bias is not None:
         raise ValueError("the varlen kernel has no bias; use the padded backend")
     if dropout_p:
         raise ValueError("the varlen kernel has no dropout; use the padded backend")
     starts, longest = batch.cu_seqlens, batch.max_seqlen
+    sides = {} if window is None or window >= batch.max_seqlen - 1 else {"window_size": (window, window)}
     if len(query) != len(key):
+        if sides:  # it counts the queries from the end of the keys
+            raise ValueError("the varlen kernel has no window for first tokens alone; use the padded backend")
         starts, longest = torch.arange(len(query) + 1, dtype=starts.dtype, device=starts.device), 1
-    return varlen_kernel()(query, key, value, starts, batch.cu_seqlens, longest, batch.max_seqlen)
+    return varlen_kernel()(query, key, value, starts, batch.cu_seqlens, longest, batch.max_seqlen, **sides)
 
 
-def _padded(query: Tensor, key: Tensor, value: Tensor, batch: TokenBatch, dropout_p: float, bias: Tensor | None) -> Tensor:
+def _padded(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    batch: TokenBatch,
+    dropout_p: float,
+    bias: Tensor | None,
+    window: int | None,
+) -> Tensor:
     first_only = len(query) != len(key)
     padded, mask = to_padded(torch.stack([key, value] if first_only else [key, value, query], dim=1), batch)
     k, v, *q = padded.permute(2, 0, 3, 1, 4)  # each [batch_size, num_heads, max_seqlen, head_dim]
     q = query[:, :, None] if first_only else q[0]
     mask = mask[:, None, None, :]  # [batch_size, 1, 1, max_seqlen]: every query sees the real keys of its sequence
+    away = distances(q.shape[2], batch.max_seqlen, q.device) if bias is not None or window is not None else None
+    if window is not None:  # a place of padding sees itself too, so that each query has a key
+        mask = (mask | (away == 0)) & (away.abs() <= window)
     if bias is not None:
-        columns = distances(q.shape[2], batch.max_seqlen, batch.max_seqlen, bias.device)
-        mask = bias[:, columns].to(q.dtype).masked_fill(~mask, -torch.inf)  # [batch_size, num_heads, 1 or max_seqlen, ...]
+        added = bias[:, away + batch.max_seqlen - 1].to(q.dtype)  # [num_heads, 1 or max_seqlen, max_seqlen]
+        mask = added.masked_fill(~mask, -torch.inf)  # [batch_size, num_heads, ...]
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
     return out[:, :, 0] if first_only else out.transpose(1, 2).flatten(0, 1).index_select(0, padded_places(batch))
 
 
-BACKENDS: dict[str, Callable[[Tensor, Tensor, Tensor, TokenBatch, float, Tensor | None], Tensor]] = {
+BACKENDS: dict[str, Callable[[Tensor, Tensor, Tensor, TokenBatch, float, Tensor | None, int | None], Tensor]] = {
     "grouped": grouped_attention,
     "varlen": _varlen,
     "padded": _padded,

@@ -4,9 +4,12 @@ scaled_dot_product_attention with a mask and dropout takes a slow path on a CPU.
 128 tokens, 12 heads of 64, dropout 0.1: padded SDPA takes 4.3 to 4.7 times as long as this, and with up to 256 tokens 5.4 to
 5.8 times (`python benchmarks/attention_speed.py`, one thread of a busy Xeon with AMX). Batches are sorted by length, so
 neighbours differ little: padding a group to its longest sequence is cheaper than adding a group.
+
+With a window, a group longer than it is computed in blocks of queries, each with the keys that some of its queries see.
 """
 
 import functools
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -18,19 +21,30 @@ from bertorch.encoder.dropout import keep_mask
 from bertorch.encoder.tokens import TokenBatch
 
 _MOST_WASTED = 8192  # padding scores in a group, over all heads; beyond this, one more group is faster
+_FEWEST_QUERIES = 64  # of a block
+_MOST_SCORES = 0.7  # in blocks, as part of the whole square; beyond this, one block is faster
+_UNSEEN = -1e30  # added to the score of padding. Not -inf: a query that is padding may see nothing else through its window
 
 
 def grouped_attention(
-    query: Tensor, key: Tensor, value: Tensor, batch: TokenBatch, dropout_p: float, bias: Tensor | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    batch: TokenBatch,
+    dropout_p: float,
+    bias: Tensor | None = None,
+    window: int | None = None,
 ) -> Tensor:
     """See ``attention.attention``."""
     groups = _Groups.of(tuple(batch.lengths), key.shape[1], key.device)
-    return _GroupedAttention.apply(query, key, value, groups, dropout_p, bias)
+    return _GroupedAttention.apply(query, key, value, groups, dropout_p, bias, window)
 
 
-def distances(queries: int, keys: int, longest: int, device: torch.device) -> Tensor:
-    """The column of ``attention``'s bias for each query and key of a sequence, LongTensor ``[queries, keys]``."""
-    return torch.arange(keys, device=device) - torch.arange(queries, device=device)[:, None] + longest - 1
+def distances(queries: int, keys: int, device: torch.device, first: int = 0) -> Tensor:
+    """How far each key comes after each query, LongTensor ``[queries, keys]``; ``first``: the first key after the first
+    query.
+    """
+    return torch.arange(first, first + keys, device=device) - torch.arange(queries, device=device)[:, None]
 
 
 @dataclass(frozen=True)
@@ -45,8 +59,8 @@ class _Groups:
         gather: the packed row that each row of the groups holds; for padding, a row of the same sequence, LongTensor.
         scatter: where in the groups each packed row is, LongTensor ``[total_tokens * heads]``.
         padding: the rows of the groups that are padding, LongTensor.
-        biases: for each group, what is added to its scores: 0, and -inf on padded keys, ``[matrices, 1, length]``; None
-            if nothing is padded.
+        biases: for each group, what is added to its scores: 0, and ``_UNSEEN`` on padded keys, ``[matrices, 1, length]``;
+            None if nothing is padded.
     """
 
     shapes: list[tuple[int, int]]
@@ -74,7 +88,7 @@ class _Groups:
         biases, first = [], 0
         for count, width in groups:
             outside = np.arange(width) >= sizes[first : first + count, None]
-            bias = torch.zeros(outside.shape).masked_fill_(torch.from_numpy(outside), -torch.inf)
+            bias = torch.zeros(outside.shape).masked_fill_(torch.from_numpy(outside), _UNSEEN)
             biases.append(bias.repeat_interleave(heads, 0)[:, None].to(device) if outside.any() else None)
             first += count
         indices = (torch.from_numpy(index).to(device) for index in (gather, scatter, padding))
@@ -97,6 +111,45 @@ def _cut(lengths: tuple[int, ...], heads: int) -> list[tuple[int, int]]:
     return groups
 
 
+@dataclass(frozen=True)
+class _Block:
+    """Some queries of a group and the keys that they see.
+
+    Attributes:
+        rows, keys: their places in the group's sequences; None: all of them.
+        shape: how many queries, and how many keys.
+        first: how far the first key comes after the first query.
+        window: that of the attention if it hides some of these keys from some of these queries; None: it hides none.
+    """
+
+    rows: slice | None
+    keys: slice | None
+    shape: tuple[int, int]
+    first: int = 0
+    window: int | None = None
+
+    @classmethod
+    def of(cls, queries: int, keys: int, window: int | None) -> "list[_Block]":
+        """Divide the queries of a group, which are its first places, where that leaves out enough scores."""
+        if window is None or keys <= window + 1:
+            return [cls(None, None, (queries, keys))]
+        step, blocks = max(window, _FEWEST_QUERIES), []
+        for start in range(0, queries, step):
+            end = min(start + step, queries)
+            first, last = max(0, start - window), min(keys, end + window)
+            blocks.append(cls(slice(start, end), slice(first, last), (end - start, last - first), first - start, window))
+        if sum(math.prod(block.shape) for block in blocks) <= _MOST_SCORES * queries * keys:
+            return blocks
+        return [cls(None, None, (queries, keys), window=window)]
+
+
+@functools.lru_cache(maxsize=64)  # for all layers of an encoder, and a text's middle blocks have the same
+def _band(shape: tuple[int, int], first: int, window: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What a window adds to a block's scores: -inf outside it, ``[queries, keys]``."""
+    outside = distances(*shape, device, first).abs() > window
+    return torch.zeros(shape, dtype=dtype, device=device).masked_fill_(outside, -torch.inf)
+
+
 class _GroupedAttention(torch.autograd.Function):
     """Attention group by group. One autograd node for all groups: slicing outside would cost a full-size gradient per group.
 
@@ -105,30 +158,34 @@ class _GroupedAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, query, key, value, groups, dropout_p, relative):
+    def forward(ctx, query, key, value, groups, dropout_p, relative, window):
         head_dim = query.shape[-1]
         scale, keep = 1.0 / math.sqrt(head_dim), 1.0 / (1.0 - dropout_p)  # inverted dropout: kept values are scaled by this
         first_only = len(query) != len(key)  # then the queries are already in the order of the groups
         gather, scatter = (None, None) if first_only else (groups.gather, groups.scatter)
         keys = groups.shapes
         queries = [(count, 1) for count, _ in keys] if first_only else keys
-        squares = [(*rows, width) for rows, (_, width) in zip(queries, keys, strict=True)]
+        blocks = [_Block.of(rows, width, window) for (_, rows), (_, width) in zip(queries, keys, strict=True)]
+        squares = [(count, *block.shape) for (count, _), own in zip(keys, blocks, strict=True) for block in own]
         q, k, v = _rows(query, gather), _rows(key, groups.gather), _rows(value, groups.gather)
         probs = query.new_empty(sum(map(math.prod, squares)))
         kept = keep_mask(len(probs), dropout_p, query) if dropout_p else probs
         context = torch.empty_like(q)
         parts = zip(
-            _parts(q, queries), _parts(k, keys), _parts(v, keys), _parts(context, queries), _parts(probs, squares),
-            _parts(kept, squares), groups.biases, strict=True,
+            _queries(q, queries, blocks), _keys(k, keys, blocks), _keys(v, keys, blocks), _queries(context, queries, blocks),
+            _parts(probs, squares), _parts(kept, squares), _padding(groups.biases, blocks), itertools.chain(*blocks),
+            strict=True,
         )  # fmt: skip
-        for q_, k_, v_, out, p, left, bias in parts:
+        for q_, k_, v_, out, p, left, bias, block in parts:
             if bias is None:
                 p.baddbmm_(q_, k_.transpose(1, 2), beta=0, alpha=scale)
             else:
                 torch.baddbmm(bias.to(p.dtype), q_, k_.transpose(1, 2), alpha=scale, out=p)
             if relative is not None:
-                columns = _columns(relative, p)
+                columns = _columns(relative, block)
                 p.view(-1, len(relative), *columns.shape).add_(relative[:, columns].to(p.dtype))
+            if block.window is not None:
+                p.add_(_band(block.shape, block.first, block.window, p.dtype, p.device))
             torch.softmax(p, dim=-1, out=p)
             if dropout_p:
                 left.mul_(p)
@@ -136,14 +193,14 @@ class _GroupedAttention(torch.autograd.Function):
         context = _rows(context, scatter).view(query.shape)
         ctx.save_for_backward(q, k, v, probs, kept, context)
         ctx.relative_like = None if relative is None else relative.detach()
-        ctx.groups, ctx.first_only, ctx.shapes = groups, first_only, (queries, keys, squares)
+        ctx.groups, ctx.first_only, ctx.shapes, ctx.blocks = groups, first_only, (queries, keys, squares), blocks
         ctx.scale, ctx.keep = scale, keep
         return context
 
     @staticmethod
     def backward(ctx, grad_out):
         q, k, v, probs, kept, context = ctx.saved_tensors
-        groups, (queries, keys, squares) = ctx.groups, ctx.shapes
+        groups, (queries, keys, squares), blocks = ctx.groups, ctx.shapes, ctx.blocks
         gather, scatter = (None, None) if ctx.first_only else (groups.gather, groups.scatter)
         # d softmax is p * (d p - sum(p * d p)); the sum is that of a query's context times its gradient (Dao et al. 2022).
         sums = _rows((grad_out * context).sum(dim=-1, keepdim=True), gather)
@@ -151,31 +208,38 @@ class _GroupedAttention(torch.autograd.Function):
         if not ctx.first_only:
             for rows in (g, sums):
                 rows.index_fill_(0, groups.padding, 0)
-        grads = [torch.empty_like(x) for x in (q, k, v)]
+        shared = any(own[0].rows is not None for own in blocks)  # a key is in several blocks, or in none
+        grad_q, grad_k, grad_v = (
+            torch.empty_like(q),
+            *(torch.zeros_like(x) if shared else torch.empty_like(x) for x in (k, v)),
+        )
         grad_relative = None if ctx.relative_like is None else torch.zeros_like(ctx.relative_like)
         parts = zip(
-            _parts(q, queries), _parts(k, keys), _parts(v, keys), _parts(g, queries), _parts(sums, queries),
-            _parts(probs, squares), _parts(kept, squares),
-            *(_parts(x, rows) for x, rows in zip(grads, (queries, keys, keys), strict=True)), strict=True,
+            _queries(q, queries, blocks), _keys(k, keys, blocks), _keys(v, keys, blocks), _queries(g, queries, blocks),
+            _queries(sums, queries, blocks), _parts(probs, squares), _parts(kept, squares),
+            _queries(grad_q, queries, blocks), _keys(grad_k, keys, blocks), _keys(grad_v, keys, blocks),
+            itertools.chain(*blocks), strict=True,
         )  # fmt: skip
-        for q_, k_, v_, g_, sum_, p, left, grad_q, grad_k, grad_v in parts:
+        for q_, k_, v_, g_, sum_, p, left, own_q, own_k, own_v, block in parts:
             grad_scores = torch.empty_like(p).baddbmm_(g_, v_.transpose(1, 2), beta=0, alpha=ctx.keep)
             grad_scores.mul_(left).addcmul_(p, sum_, value=-1)
             if grad_relative is not None:
-                columns = _columns(grad_relative, p)
+                columns = _columns(grad_relative, block)
                 summed = grad_scores.view(-1, len(grad_relative), columns.numel()).sum(dim=0)  # over the sequences
                 grad_relative.index_add_(1, columns.flatten(), summed.to(grad_relative.dtype))
-            grad_q.baddbmm_(grad_scores, k_, beta=0, alpha=ctx.scale)
-            grad_k.baddbmm_(grad_scores.transpose(1, 2), q_, beta=0, alpha=ctx.scale)
-            grad_v.baddbmm_(left.transpose(1, 2), g_, beta=0, alpha=ctx.keep)
+            own_q.baddbmm_(grad_scores, k_, beta=0, alpha=ctx.scale)
+            own_k.baddbmm_(grad_scores.transpose(1, 2), q_, beta=int(shared), alpha=ctx.scale)
+            own_v.baddbmm_(left.transpose(1, 2), g_, beta=int(shared), alpha=ctx.keep)
         indices = (scatter, groups.scatter, groups.scatter)
-        grads = (_rows(x, index).view(-1, *grad_out.shape[1:]) for x, index in zip(grads, indices, strict=True))
-        return *grads, None, None, grad_relative
+        grads = (
+            _rows(x, index).view(-1, *grad_out.shape[1:]) for x, index in zip((grad_q, grad_k, grad_v), indices, strict=True)
+        )
+        return *grads, None, None, grad_relative, None
 
 
-def _columns(relative: Tensor, scores: Tensor) -> Tensor:
-    """``distances`` of a group, whose scores are ``[matrices, queries, keys]``."""
-    return distances(*scores.shape[1:], (relative.shape[1] + 1) // 2, relative.device)
+def _columns(relative: Tensor, block: _Block) -> Tensor:
+    """The column of ``attention``'s bias for each query and key of a block, LongTensor ``[queries, keys]``."""
+    return distances(*block.shape, relative.device, block.first) + (relative.shape[1] - 1) // 2
 
 
 def _rows(x: Tensor, index: Tensor | None) -> Tensor:
@@ -188,3 +252,21 @@ def _parts(x: Tensor, shapes: list[tuple[int, ...]]) -> list[Tensor]:
     """Each group's part of ``x``, its first dimension reshaped to the group's shape."""
     parts = x.split([math.prod(shape) for shape in shapes])
     return [part.view(*shape, *x.shape[1:]) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def _queries(x: Tensor, shapes: list[tuple[int, int]], blocks: list[list[_Block]]) -> list[Tensor]:
+    """``_parts``, of each block: those of its queries."""
+    parts = zip(_parts(x, shapes), blocks, strict=True)
+    return [part if block.rows is None else part[:, block.rows] for part, own in parts for block in own]
+
+
+def _keys(x: Tensor, shapes: list[tuple[int, int]], blocks: list[list[_Block]]) -> list[Tensor]:
+    """``_parts``, of each block: those of its keys."""
+    parts = zip(_parts(x, shapes), blocks, strict=True)
+    return [part if block.keys is None else part[:, block.keys] for part, own in parts for block in own]
+
+
+def _padding(biases: list[Tensor | None], blocks: list[list[_Block]]) -> list[Tensor | None]:
+    """The groups' ``biases``, of each block: those of its keys."""
+    parts = zip(biases, blocks, strict=True)
+    return [bias if bias is None or block.keys is None else bias[..., block.keys] for bias, own in parts for block in own]

@@ -206,12 +206,15 @@ def garbage():
 
 @pytest.mark.parametrize("p", [0.0, 0.3])
 @pytest.mark.parametrize("lengths", [[1], [3, 2, 2], [33, 32, 31, 7, 6, 1, 9]], ids=str)
-def test_no_number_comes_from_memory_that_nobody_filled(garbage, lengths, p):
+@pytest.mark.parametrize("window", [None, 5])
+def test_no_number_comes_from_memory_that_nobody_filled(garbage, lengths, window, p):
     assert torch.empty(3).isnan().all()
     *inputs, grad_out = draw(lengths, 2, 4)
     for part in (slice(None), [sum(lengths[:place]) for place in range(len(lengths))]):
         found = with_gradients(
-            lambda q, k, v, part=part: attention(q[part], k, v, packed(lengths), p, "grouped"), inputs, grad_out[part]
+            lambda q, k, v, part=part: attention(q[part], k, v, packed(lengths), p, "grouped", window=window),
+            inputs,
+            grad_out[part],
         )
         assert all(torch.isfinite(x).all() for x in found)
 
@@ -274,3 +277,86 @@ def test_varlen_refuses_a_bias():
     query, key, value, _ = draw([3], 2, 8)
     with pytest.raises(ValueError, match="bias"):
         attention(query, key, value, packed([3]), backend="varlen", bias=torch.zeros(2, 5))
+
+
+EDGES = {
+    3: [[1], [4], [5], [7, 7, 8], [9, 1, 5, 4, 3]],
+    64: [[63, 64, 65, 66], [128, 129, 127], [300, 65, 193, 1]],
+}
+
+
+@pytest.mark.parametrize("first_only", [False, True])
+@pytest.mark.parametrize("backend", ["grouped", "padded"])
+@pytest.mark.parametrize(
+    ("window", "lengths"), [(window, lengths) for window in EDGES for lengths in EDGES[window]], ids=str
+)
+def test_a_window(backend, window, lengths, first_only):
+    """Each query's softmax over its neighbours alone, one query at a time; gradients too."""
+    *inputs, grad_out = draw(lengths, 2, 4)
+    starts = [sum(lengths[:number]) for number in range(len(lengths))]
+    places = starts if first_only else list(range(sum(lengths)))
+
+    def by_window(q, k, v):
+        rows = []
+        for start, length in zip(starts, lengths, strict=True):
+            for place in range(1 if first_only else length):
+                near = slice(start + max(0, place - window), start + min(length, place + window + 1))
+                scores = torch.einsum("hd,jhd->hj", q[start + place], k[near]) / 2
+                rows.append(torch.einsum("hj,jhd->hd", torch.softmax(scores, dim=-1), v[near]))
+        return torch.stack(rows)
+
+    expected = with_gradients(by_window, inputs, grad_out[places])
+    found = with_gradients(
+        lambda q, k, v: attention(q[places], k, v, packed(lengths), backend=backend, window=window), inputs, grad_out[places]
+    )
+    assert_all_close(found, expected)
+
+
+@pytest.mark.parametrize("first_only", [False, True])
+def test_a_window_and_a_bias(first_only):
+    """The grouped backend beside the padded one, whose bias and window the tests above compare with the formula."""
+    lengths = [150, 149, 20]
+    query, key, value, grad_out = draw(lengths, 2, 4)
+    bias = torch.randn(2, 299, generator=torch.Generator().manual_seed(1))
+    places = [0, 150, 299] if first_only else list(range(319))
+    found, expected = (
+        with_gradients(
+            lambda q, k, v, b, name=name: attention(q[places], k, v, packed(lengths), 0.0, name, b, 8),
+            [query, key, value, bias],
+            grad_out[places],
+        )
+        for name in ("grouped", "padded")
+    )
+    largest = max(float(x.abs().max()) for x in expected)
+    for one, other in zip(found, expected, strict=True):
+        assert_close(one, other, SINGLE, largest)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.4])
+def test_gradcheck_of_a_window(p):
+    lengths = [70, 69, 2]  # more than one block
+    inputs = [x.requires_grad_() for x in draw(lengths, 1, 2, dtype=torch.float64)[:3]]
+
+    def function(query, key, value):
+        torch.manual_seed(0)
+        return attention(query, key, value, packed(lengths), dropout_p=p, backend="grouped", window=2)
+
+    assert torch.autograd.gradcheck(function, inputs, fast_mode=True)
+
+
+def test_a_window_costs_its_band(monkeypatch):
+    """Scores of a long text with a window are few: at most three for each that a query needs."""
+    made = []
+    new_empty = Tensor.new_empty
+    monkeypatch.setattr(Tensor, "new_empty", lambda self, *size, **kind: made.append(size) or new_empty(self, *size, **kind))
+    length, window = 4000, 64
+    query, key, value, _ = draw([length], 1, 4)
+    attention(query, key, value, packed([length]), backend="grouped", window=window)
+    ((scores,),) = made
+    assert length * (2 * window + 1) / 2 < scores <= 3 * length * (2 * window + 1)
+
+
+def test_varlen_refuses_a_window_for_first_tokens():
+    query, key, value, _ = draw([9], 2, 8)
+    with pytest.raises(ValueError, match="window"):
+        attention(query[:1], key, value, packed([9]), backend="varlen", window=3)
