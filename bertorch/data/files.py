@@ -1,4 +1,4 @@
-"""Lines, rows and their line numbers: plain or gzipped text, tab-separated, csv, json and json lines."""
+"""Lines, rows and their numbers: plain or gzipped text, tab-separated, csv, json, json lines, and what tables.py reads."""
 
 import csv
 import gzip
@@ -15,12 +15,15 @@ from typing import BinaryIO
 from loguru import logger
 
 from bertorch.data.encodings import decoded_lines, say_once
+from bertorch.data.tables import BINARY_FORMATS, binary_format, read_objects, read_sheet
 from bertorch.errors import UserError
 
 # tsv: a TAB between cells, which are taken literally; csv, ssv: commas or semicolons, with quotes; json: one list, or
 # objects over several lines.
 TABLES = {"tsv": "TAB", "csv": "comma", "ssv": "semicolon"}
-INPUT_FORMATS = (*TABLES, "jsonl", "json")
+OBJECT_FORMATS = ("jsonl", "json", "parquet", "arrow")  # a row is a dict
+INPUT_FORMATS = (*TABLES, *OBJECT_FORMATS, "xlsx")
+TEXT_KEYS = ("text", "sentence", "content")  # of the column with the text, where nothing names it
 _SEPARATORS = {"csv": ",", "ssv": ";"}
 _HEAD = 50  # lines that the format is detected from
 _BETWEEN_VALUES = re.compile(r"[\s,\[\]]*")
@@ -100,15 +103,21 @@ def read_lines(path: str | Path, stream: BinaryIO | None = None, encoding: str |
     r"""``(line number from 1, text without its line end)`` of a file, plain or ``.gz``, or of a binary stream.
 
     Only ``\n`` ends a line: texts may hold U+2028 and the like. A byte order mark and a ``\r`` before the end are removed.
+    A row of an xlsx file gives a line with TABs between its cells. A row of parquet or arrow gives the lines of its text
+    (``TEXT_KEYS``, or the only column), and a blank one after several; their number is that of the row.
 
     Args:
-        path: the file, named in messages.
+        path: the file, or a directory of ``tables.py``; named in messages.
         stream: read this instead of opening ``path``.
         encoding: see ``decoded_lines``; None detects it.
 
     Raises:
         UserError: no such file, a line that is not in this encoding, or a damaged gzip file.
     """
+    kind = None if stream else binary_format(path)
+    if kind is not None:
+        yield from _lines_of_rows(path, kind)
+        return
     number = 0
     try:
         with stream or open_binary(path) as handle:
@@ -116,6 +125,18 @@ def read_lines(path: str | Path, stream: BinaryIO | None = None, encoding: str |
                 yield number, text.removesuffix("\n").removesuffix("\r")
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path}: damaged gzip file after line {number} ({error})") from None
+
+
+def _lines_of_rows(path: str | Path, kind: str) -> Iterator[tuple[int, str]]:
+    if kind == "xlsx":
+        yield from ((number, "\t".join(" ".join(cell.split()) for cell in cells)) for number, cells in read_sheet(path))
+        return
+    for number, row in read_objects(path, kind):
+        key = next((key for key in TEXT_KEYS if key in row), next(iter(row)) if len(row) == 1 else None)
+        if key is None:
+            raise UserError(f"{path}: no column {' or '.join(TEXT_KEYS)}, but {', '.join(row)[:80]}; rename one")
+        lines = str(row[key] or "").split("\n")
+        yield from ((number, line.removesuffix("\r")) for line in (*lines, "")[: len(lines) + (len(lines) > 1)])
 
 
 def open_binary(path: str | Path, unpack: bool = True) -> BinaryIO:
@@ -136,7 +157,9 @@ def open_binary(path: str | Path, unpack: bool = True) -> BinaryIO:
 
 
 def file_format(path: str | Path) -> str:
-    """``csv``, ``jsonl`` or ``tsv`` by the file's ending, ignoring ``.gz``."""
+    """``csv``, ``jsonl``, ``tsv`` or one of ``BINARY_FORMATS``, by the file's ending, ignoring ``.gz``."""
+    if kind := binary_format(path):
+        return kind
     name = str(path).lower().removesuffix(".gz")
     if name.endswith(".csv"):
         return "csv"
@@ -155,6 +178,8 @@ def find_format(path: str | Path, encoding: str | None = None, columns: int = 1)
         UserError: the file cannot be read.
     """
     kind = by_ending = file_format(path)
+    if kind in BINARY_FORMATS:
+        return kind
     head = [text for _, text in islice(read_lines(path, encoding=encoding), _HEAD)]
     filled = [text for text in head if text.strip()]
     if not filled:
@@ -192,7 +217,7 @@ def read_cells(
     keep_all: bool = False,
     encoding: str | None = None,
 ) -> Iterator[tuple[int, list[str] | dict[str, object] | None]]:
-    """``(line number, cells)`` of each row: a list for tables, a dict for json.
+    """``(line or row number, cells)`` of each row: a list for tables, a dict for ``OBJECT_FORMATS``.
 
     Tab-separated cells are taken literally, quotes included; csv follows RFC 4180 (quotes, line breaks in cells); a line of
     ``text`` is one cell, TABs included.
@@ -200,6 +225,13 @@ def read_cells(
     no row, None takes their places.
     """
     kind = kind or file_format(path)
+    if kind == "xlsx":
+        rows = ((number, cells if any(map(str.strip, cells)) else None) for number, cells in read_sheet(path, stream))
+        yield from (row for row in rows if keep_all or row[1] is not None)
+        return
+    if kind in BINARY_FORMATS:
+        yield from read_objects(path, kind, stream)
+        return
     lines = read_lines(path, stream, encoding)
     if kind in _SEPARATORS:
         yield from _read_csv(path, lines, keep_all, _SEPARATORS[kind])

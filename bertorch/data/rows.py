@@ -7,7 +7,19 @@ from typing import Any, BinaryIO
 
 from loguru import logger
 
-from bertorch.data.files import TABLES, BadRows, BlankRows, UnusableRow, file_format, find_format, read_cells, read_labels
+from bertorch.data.files import (
+    OBJECT_FORMATS,
+    TABLES,
+    TEXT_KEYS,
+    BadRows,
+    BlankRows,
+    UnusableRow,
+    file_format,
+    find_format,
+    read_cells,
+    read_labels,
+)
+from bertorch.data.tables import BINARY_FORMATS
 from bertorch.errors import UserError
 
 # Cells that give a header row away; compared in lower case.
@@ -32,9 +44,13 @@ _LABEL_WORDS = {
 HEADER_WORDS = {*_TEXT_WORDS, *_LABEL_WORDS, "index", "id", "idx", "#1 id", "#2 id"}
 _TEXT_ROLES = {1: ("text",), 2: ("text_a", "text_b")}
 JSON_TEXT_KEYS = {
-    1: (("text",), ("sentence",), ("content",)),
-    2: (("text_a", "text_b"), ("sentence1", "sentence2"), ("sentence_a", "sentence_b")),
-}
+    1: tuple((key,) for key in TEXT_KEYS),
+    2: (
+        ("text_a", "text_b"), ("sentence1", "sentence2"), ("sentence_a", "sentence_b"), ("text1", "text2"),
+        ("question1", "question2"), ("premise", "hypothesis"),
+    ),
+}  # fmt: skip
+_LABEL_KEYS = ("label", "labels", "score")
 _FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "False": False, "True": True}  # cells in a label's column
 _ROLES = {"text", "text_a", "text_b", "label", "_"}
 
@@ -229,7 +245,7 @@ class Columns:
             if twice is not None:
                 raise UserError(f"{self.flag} {columns}: {twice!r} appears twice; name each column once")
             self.by_name = self._by_name(named)
-        if self.names is not None and kind in ("jsonl", "json"):
+        if self.names is not None and kind in OBJECT_FORMATS:
             self.places = self.by_name
         if kind == "text":
             if texts > 1 or columns or label_needed:
@@ -343,7 +359,7 @@ class Columns:
         raise UserError(f"{self.path}:{line}: this looks like a header row ({_short(cells)}); {remedy}")
 
     def _other_width(self, found: int) -> tuple[str, str]:
-        separator = TABLES[self.kind]
+        separator = TABLES.get(self.kind, "|")
         roles = " ".join(
             f"{role} {separator}" for role in (*self.text_roles, *(["label"] if "label" in self.places else []))
         )
@@ -362,10 +378,13 @@ class Columns:
                 raise UnusableRow(
                     f"no key for the text ({wanted})", f"found {_short(list(cells))}; name the keys with {self.flag}"
                 )
-            self.places = {**dict(zip(self.text_roles, keys, strict=True)), "label": "label"}
+            label = next((key for key in _LABEL_KEYS if key in cells), _LABEL_KEYS[0])
+            self.places = {**dict(zip(self.text_roles, keys, strict=True)), "label": label}
         texts = []
         for role in self.text_roles:
             value = cells.get(self.places[role])
+            if value is None and self.kind in BINARY_FORMATS and self.places[role] in cells:
+                value = ""  # an empty cell
             if not isinstance(value, str):
                 raise UnusableRow(f"no text under key {self.places[role]!r}", "write a string there")
             texts.append(value.strip())

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ import bertorch
 from bertorch.cache import cache_root
 from bertorch.checksums import compare_checksums, write_checksums
 from bertorch.data.files import open_binary
+from bertorch.data.tables import files_of
 from bertorch.encoder.albert_tokenizer import FILE_NAMES, find_albert_model, load_albert_tokenizer
 from bertorch.encoder.config import load_config, read_json_object
 from bertorch.errors import UserError
@@ -425,7 +426,7 @@ def from_cache(
     paths = [paths] if isinstance(paths, str | Path) else paths
     names = [field.name for field in fields(kind)]  # so an older version's entry with other fields is not found
     digest = hashlib.blake2b(f"{kind.__name__}|{names}|{key!r}".encode(), digest_size=16)
-    for path in paths:
+    for path in chain.from_iterable(map(files_of, paths)):
         digest.update(b"|file|")
         with open_binary(path, unpack=False) as handle:
             while block := handle.read(1 << 20):

@@ -48,8 +48,8 @@ def prediction_parser() -> ArgumentParser:
     data = parser.add_argument_group("data")
     data.add_argument(
         "--input_file", default=None,
-        help=".tsv/.txt, .csv or .jsonl, also .gz; default: standard input. A blank row keeps its place with an empty "
-        "answer: an empty line, null in json lines, nan in .npy",
+        help=".tsv/.txt, .csv, .json or .jsonl, also .gz; .parquet, .xlsx; default: standard input. A blank row keeps its "
+        "place with an empty answer: an empty line, null in json lines, nan in .npy",
     )  # fmt: skip
     data.add_argument(
         "--input_format", choices=(*INPUT_FORMATS, "text", "columns"), default=None,

@@ -118,12 +118,16 @@ def training_parser(
 
     data = parser.add_argument_group("data")
     if documents:
-        what = "one sentence per line, a blank line between documents; plain or .gz"
+        what = "one sentence per line, a blank line between documents; plain or .gz, or .parquet"
         data.add_argument("--train_data_file", required=True, nargs="+", help=f"training set, {what}")
         data.add_argument("--dev_data_file", default=None, nargs="+", help="development set, evaluated during training")
         parser.set_defaults(test_data_file=None, do_test=False)
     else:
-        data.add_argument("--train_data_file", required=True, help="training set: .tsv/.txt, .csv or .jsonl, also .gz")
+        data.add_argument(
+            "--train_data_file",
+            required=True,
+            help="training set: .tsv/.txt, .csv, .json or .jsonl, also .gz; .parquet, .xlsx",
+        )
         data.add_argument(
             "--dev_data_file", default=None, nargs="+" if several_dev_files else None,
             help="development set, evaluated during training"

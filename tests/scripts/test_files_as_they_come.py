@@ -4,6 +4,8 @@ import io
 import json
 import sys
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from tests.scripts.launch import DATA, REVIEWS, as_flags, call, complaint, training_flags
@@ -164,3 +166,51 @@ def test_indices_beside_a_class_txt(small_encoder, tmp_path, monkeypatch, capsys
         assert call("predict.py", ask, monkeypatch) == 0
         found.append((capsys.readouterr().out, answers.read_text(encoding="utf-8")))
     assert found[0] == found[1] and set(found[1][1].split()) <= set(names)
+
+
+def rows_of(script) -> list[dict]:
+    """Some rows of the sample set of a script, under the names that Hugging Face's sets give their columns."""
+    source = FILES[script]["train_data_file"]
+    if script == "run_mrc.py":
+        articles = json.loads(source.read_text(encoding="utf-8"))["data"][:20]
+        pairs = [(part["context"], entry) for article in articles for part in article["paragraphs"] for entry in part["qas"]]
+        answers = [{key: [one[key] for one in entry["answers"]] for key in ("text", "answer_start")} for _, entry in pairs]
+        return [
+            {"id": entry["id"], "question": entry["question"], "context": context, "answers": given}
+            for (context, entry), given in zip(pairs, answers, strict=True)
+        ]
+    lines = source.read_text(encoding="utf-8").splitlines()[:40]
+    if script == "run_ner.py":
+        rows = [json.loads(line) for line in lines]
+        spans = [[dict(zip(("start", "end", "label"), one, strict=True)) for one in row["entities"]] for row in rows]
+        return [{"text": row["text"], "entities": entities} for row, entities in zip(rows, spans, strict=True)]
+    names = {
+        "run_classifier.py": ["text", "label"],
+        "run_sentencebert.py": ["sentence1", "sentence2", "label"],
+        "run_batchneg.py": ["anchor", "positive"],
+    }.get(script, ["text"])
+    return [dict(zip(names, line.split("\t"), strict=False)) for line in lines if line]
+
+
+@pytest.mark.parametrize("script", FILES)
+def test_every_script_and_predict_read_parquet_as_they_read_text(script, small_encoder, tmp_path, monkeypatch, capsys):
+    """The same rows in parquet and as text give the same answers of the same model."""
+    path, text = tmp_path / "train.parquet", tmp_path / "rows.jsonl"
+    rows = rows_of(script)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    flags = {
+        **FILES[script], "train_data_file": path, "pretrained_model_name_or_path": small_encoder, "max_steps": 1,
+        "saved_dir": tmp_path / "out", "device": "cpu",
+    }  # fmt: skip
+    assert call(script, as_flags(**flags), monkeypatch) == 0
+    text.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    if script == "run_pretraining.py":
+        masked = [{"text": f"[MASK]{row['text'][1:20]}"} for row in rows]
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(masked), path)
+        text.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in masked), encoding="utf-8")
+    answers = []
+    for file in (path, text):
+        ask = as_flags(model_dir=tmp_path / "out", input_file=file, output_file=tmp_path / "answers.jsonl", device="cpu")
+        assert call("predict.py", [*ask, *(["--columns", "anchor"] if "batchneg" in script else [])], monkeypatch) == 0
+        answers.append((tmp_path / "answers.jsonl").read_text(encoding="utf-8"))
+    assert answers[0] == answers[1] and len(answers[0].splitlines()) == len(rows)

@@ -2,6 +2,7 @@
 
 import argparse
 
+from bertorch.data.files import OBJECT_FORMATS
 from bertorch.tasks.entities.description import HEADS
 from bertorch.tasks.entities.rows import UNITS
 from bertorch.tasks.entities.scores import METRICS
@@ -26,7 +27,7 @@ def add_entity_arguments(parser: ArgumentParser) -> None:
         default=None,
         help="the tags (O, B-PER, ...) or entity types (PER, ...), one per line; default: the types of the training set",
     )
-    add_input_format_argument(task, ("columns", "jsonl", "json"))
+    add_input_format_argument(task, ("columns", *OBJECT_FORMATS))
     task.add_argument("--tag", choices=SCHEMES, default="bios", help="tagging scheme of the model; files may use any other")
     task.add_argument(
         "--ner_head", choices=HEADS, default="linear",

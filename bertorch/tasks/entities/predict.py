@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from bertorch.data.files import TABLES, as_stream, file_format, find_format, read_labels
+from bertorch.data.files import OBJECT_FORMATS, as_stream, file_format, find_format, read_labels
 from bertorch.errors import UserError
 from bertorch.tasks.entities.answers import entity_metrics
 from bertorch.tasks.entities.head import Tagger
@@ -60,7 +60,8 @@ def _documents(args: argparse.Namespace, types: list[str]) -> list[Document]:
     path = args.input_file or "<stdin>"
     if kind is None:
         kind = file_format(path)
-        kind = ("columns" if args.evaluate else "text") if kind in TABLES else find_format(path, args.encoding)
+        by_line = "columns" if args.evaluate else "text"
+        kind = find_format(path, args.encoding) if kind in OBJECT_FORMATS else by_line
     documents = read_documents(
         path,
         types if args.evaluate else None,

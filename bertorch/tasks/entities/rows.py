@@ -3,17 +3,27 @@
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from loguru import logger
 
-from bertorch.data.files import TABLES, BadRows, BlankRows, UnusableRow, file_format, find_format, read_cells, read_lines
+from bertorch.data.files import (
+    OBJECT_FORMATS,
+    BadRows,
+    BlankRows,
+    UnusableRow,
+    file_format,
+    find_format,
+    read_cells,
+    read_lines,
+)
 from bertorch.data.rows import HEADER_WORDS
 from bertorch.errors import UserError
 from bertorch.tasks.entities.tags import Span, count_repairs, lenient_spans, parse_tag
 
-ENTITY_FORMATS = ("text", "columns", "jsonl", "json")
+ENTITY_FORMATS = ("text", "columns", *OBJECT_FORMATS)
 UNITS = ("character", "word")
 _CJK = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+|\S")
@@ -63,8 +73,10 @@ def iter_documents(
       ``start_offset``, ``end_offset`` and ``label``; and CLUENER's
       ``{"text": …, "label": {"name": {"小明": [[0, 1]]}}}``, end inclusive.
       A list of such objects (``json``), or objects that span several lines, are read too.
+    - parquet and arrow, with the same columns as the keys of json.
     - column files (any other ending): a token and its tag per line, a blank line between texts; or a text per line, tokens
       and tags separated by a TAB. If there are more columns, the first and the last count. A header row is skipped.
+      The first sheet of xlsx is read like this too.
     - plain text (``kind`` text), a text per line.
 
     Tags may be of any scheme. They are read as conlleval reads them, so an I- that continues nothing begins an entity; a
@@ -87,13 +99,12 @@ def iter_documents(
     """
     if kind is None:
         kind = find_format(path, encoding) if stream is None and file_format(path) == "jsonl" else file_format(path)
-        kind = "columns" if kind in TABLES else kind
+        kind = kind if kind in OBJECT_FORMATS else "columns"
     bad, blank = BadRows(path, bad_rows, at_once), BlankRows(path)
     read: Callable[..., Iterator[Document]] = {
-        "jsonl": _json_rows,
-        "json": _list_rows,
         "columns": _column_rows,
         "text": _text_rows,
+        **{one: partial(_object_rows, kind=one) for one in OBJECT_FORMATS},
     }[kind]
     repaired: list[tuple[int, int]] = []  # line of a text, and its tags that continue nothing
     relations = 0
@@ -102,7 +113,7 @@ def iter_documents(
         document = Document(line, None)
         try:
             if content is None:
-                if kind in ("jsonl", "json") and bad.last != line:
+                if kind in OBJECT_FORMATS and bad.last != line:
                     blank.add(line)
                 raise UnusableRow("", "")  # already noted, or blank
             if isinstance(content, dict) and isinstance(content.get("relations"), list):
@@ -172,16 +183,10 @@ def _text_rows(
     return read_lines(path, stream, encoding)
 
 
-def _json_rows(
-    path: str | Path, stream: BinaryIO | None, encoding: str | None, bad: BadRows, label_needed: bool
+def _object_rows(
+    path: str | Path, stream: BinaryIO | None, encoding: str | None, bad: BadRows, label_needed: bool, kind: str
 ) -> Iterator[tuple[int, dict[str, object] | None]]:
-    return read_cells(path, bad, stream, "jsonl", keep_all=True, encoding=encoding)
-
-
-def _list_rows(
-    path: str | Path, stream: BinaryIO | None, encoding: str | None, bad: BadRows, label_needed: bool
-) -> Iterator[tuple[int, dict[str, object] | None]]:
-    return read_cells(path, bad, stream, "json", keep_all=True, encoding=encoding)
+    return read_cells(path, bad, stream, kind, keep_all=True, encoding=encoding)
 
 
 def _column_rows(

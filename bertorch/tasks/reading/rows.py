@@ -14,12 +14,14 @@ from loguru import logger
 from torch import Tensor
 
 from bertorch.data.batching import MovableBatch, pack
-from bertorch.data.files import BadRows, UnusableRow, read_lines
+from bertorch.data.files import BadRows, UnusableRow, find_format, read_cells, read_lines
+from bertorch.data.tables import BINARY_FORMATS
 from bertorch.data.tokenizing import Samples, TextTokenizer, text_hash
 from bertorch.encoder import TokenBatch
 from bertorch.errors import UserError
 
 _ID = re.compile(r'(?<!\\)"id"\s*:\s*("(?:[^"\\]|\\.)*"|-?\d{1,100}(?![\d.eE]))')
+_CONTEXT_KEYS = ("context", "context_text", "passage", "text")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # The possible answers by --answer_types, in the order of the targets.
 ANSWER_TYPES = {
@@ -62,6 +64,11 @@ def read_questions(
 ) -> list[Question]:
     """Read a file in the layout of SQuAD v1.1 or v2.0, as used by CMRC2018, DRCD, DuReader-robust and CJRC; also ``.gz``.
 
+    A table of questions is read too: json lines, a json list, csv, xlsx, parquet, or a directory of ``save_to_disk``, with
+    ``question``, ``context`` and ``answers`` (or ``answer``), perhaps ``id``, ``answer_start`` and ``is_impossible``. An
+    answer is a text, ``{"text": ..., "answer_start": ...}``, or a list of these; or texts and starts are lists in one
+    object, as Hugging Face has them. A list of passages with ``qas`` is CMRC2018's own layout.
+
     No answer is ``is_impossible`` (true or ``"true"``), an empty list, or the text ``""``. Yes and no are the texts ``YES``
     and ``NO`` without a place (``answer_start`` -1). If an answer is not at its place, the passage is searched
     for it, also with other blanks, and the occurrence nearest to its place is used; a warning gives the number.
@@ -76,15 +83,11 @@ def read_questions(
     Raises:
         UserError: the file cannot be read, does not have this layout, or has bad rows.
     """
-    raw, content = _read_json(path, encoding)
     bad = BadRows(path, bad_rows)
     questions: list[Question] = []
     known: set[str] = set()
     mended = guessed = 0
-    lines = _lines_of_ids(raw)
-    for place, context, entry in _entries(path, content):
-        identity = str(entry.get("id", place))
-        line = next(lines.get(identity, iter(())), 1)
+    for line, identity, context, entry in _entries(path, encoding, bad):
         try:
             question = _question(line, identity, context, entry, answers_needed)
             if identity in known:
@@ -135,8 +138,60 @@ def _read_json(path: str | Path, encoding: str | None) -> tuple[str, Any]:
         raise UserError(f"{path}: cannot be read ({error})") from None
 
 
-def _entries(path: str | Path, content: Any) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """``(place in the file, context, entry of the question)``."""
+def _entries(path: str | Path, encoding: str | None, bad: BadRows) -> Iterator[tuple[int, str, Any, dict[str, Any]]]:
+    """``(line, id, context, entry of the question)``; the place in the file is the id of one that has none."""
+    kind = find_format(path, encoding)
+    if kind not in BINARY_FORMATS:
+        begins = next((text.strip() for _, text in read_lines(path, encoding=encoding) if text.strip()), "")
+        if begins.replace(" ", "")[:2] in ("[", "[{"):
+            kind = "json"
+        elif _is_row(begins):
+            kind = "jsonl"
+        elif begins.startswith(("{", "[")) or "question" not in begins.lower():
+            yield from _nested_entries(path, *_read_json(path, encoding))
+            return
+    header: list[str] | None = None
+    for line, cells in read_cells(path, bad, kind=kind, encoding=encoding):
+        if isinstance(cells, list):
+            if header is None:
+                header = [cell.strip().lower() for cell in cells]
+                continue
+            cells = dict(zip(header, cells, strict=False))
+        context = next((cells[key] for key in _CONTEXT_KEYS if key in cells), None)
+        for number, row in enumerate(cells["qas"] if isinstance(cells.get("qas"), list) else [cells]):
+            row = row if isinstance(row, dict) else {}
+            identity = row.get("id") or row.get("query_id") or (f"{line}.{number}" if "qas" in cells else line)
+            question = row.get("question", row.get("query_text"))
+            yield line, str(identity), context, {**row, "question": question, "answers": _answers_of_row(row)}
+
+
+def _is_row(text: str) -> bool:
+    """Whether this is a question as JSON, and not a whole file of them."""
+    try:
+        row = None if '"paragraphs"' in text else json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(row, dict) and "question" in row
+
+
+def _answers_of_row(cells: dict[str, Any]) -> Any:
+    """The answers of a row of a table, as SQuAD has them; None if it has no column for them."""
+    given = next((cells[key] for key in ("answers", "answer") if cells.get(key) is not None), None)
+    if given is None:
+        return None
+    if isinstance(given, str):
+        start = str(cells.get("answer_start", "")).strip()
+        given = [{"text": given, "answer_start": int(start)} if start.lstrip("-").isdecimal() else given] if given else []
+    if isinstance(given, dict) and isinstance(given.get("text"), list):
+        starts = given.get("answer_start") or [-1] * len(given["text"])
+        given = [{"text": text, "answer_start": at} for text, at in zip(given["text"], starts, strict=False)]
+    given = given if isinstance(given, list) else [given]
+    return [{"text": one} if isinstance(one, str) else one for one in given]
+
+
+def _nested_entries(path: str | Path, raw: str, content: Any) -> Iterator[tuple[int, str, str, dict[str, Any]]]:
+    """As ``_entries``, for a file in the layout of SQuAD: its text, and that as JSON."""
+    lines = _lines_of_ids(raw)
     remedy = 'the layout is {"data": [{"paragraphs": [{"context": "...", "qas": [{"id": ..., "question": ...}]}]}]}'
     try:
         for number, article in enumerate(content["data"]):
@@ -146,7 +201,8 @@ def _entries(path: str | Path, content: Any) -> Iterator[tuple[str, str, dict[st
                 if not isinstance(context, str) or not all(isinstance(entry, dict) for entry in entries):
                     raise UserError(f"{path}: {place}: context is not a string, or qas is not a list of objects; {remedy}")
                 for entry_number, entry in enumerate(entries):
-                    yield f"{place}.qas[{entry_number}]", context, entry
+                    identity = str(entry.get("id", f"{place}.qas[{entry_number}]"))
+                    yield next(lines.get(identity, iter(())), 1), identity, context, entry
     except (KeyError, TypeError, IndexError) as error:
         raise UserError(f"{path}: not in SQuAD's layout ({type(error).__name__}: {error}); {remedy}") from None
 
@@ -157,6 +213,8 @@ def _question(line: int, identity: str, context: str, entry: dict[str, Any], ans
     given = [] if given is None and impossible else given
     if not isinstance(text, str) or not text.strip():
         raise UnusableRow("no question", "write a text under key question")
+    if not isinstance(context, str):
+        raise UnusableRow("no passage", f"write a text under key {_CONTEXT_KEYS[0]}")
     if any(_SURROGATE.search(part) for part in (identity, text, context)):
         raise UnusableRow("an escape such as \\ud83d is half a character", "write both halves, or the character itself")
     if not answers_needed and given is None:

@@ -4,7 +4,7 @@ import math
 from functools import partial
 from pathlib import Path
 
-from bertorch.data.files import BadRows, find_format, read_cells
+from bertorch.data.files import OBJECT_FORMATS, BadRows, find_format, read_cells
 from bertorch.data.rows import Row, read_rows
 from bertorch.data.tokenizing import Samples, TextTokenizer, tokenize_cached
 from bertorch.errors import UserError
@@ -84,16 +84,20 @@ def read_positives(
     """Read rows of a text, its positive and up to ``num_hard_negatives`` hard negatives.
 
     Tab-separated and csv files have two columns, and perhaps a third with a hard negative, which may be empty; with
-    ``positive_label`` the third is a label, and only rows with this label are read. Json lines hold the same, or ``query``
-    with lists ``pos`` and ``neg``: each positive makes a row. ``negative_needed``: rows without a hard negative are bad
-    rows. ``kind``: as in ``read_rows``. ``encoding``: of the file; None detects it.
+    ``positive_label`` the third is a label, and only rows with this label are read. Json lines and parquet hold the same,
+    or ``anchor``, ``positive`` and perhaps ``negative``, or ``query`` with lists ``pos`` and ``neg``: each positive makes a
+    row. ``negative_needed``: rows without a hard negative are bad rows. ``kind``: as in ``read_rows``. ``encoding``: of the
+    file; None detects it.
 
     Raises:
         UserError: as ``read_rows``; or hard negatives are missing, or labels stand in their place.
     """
     wanted = len(columns.split(",")) if columns else 2 + (positive_label is not None)
     kind = kind or find_format(path, encoding, wanted)
-    if columns is None and kind in ("jsonl", "json") and _is_query_file(path, kind, encoding):
+    first = _first_keys(path, kind, encoding) if columns is None and kind in OBJECT_FORMATS else set()
+    if {"anchor", "positive"} <= first:  # as sentence-transformers names them
+        columns = ",".join(["anchor", "positive", *(["negative"] if "negative" in first else [])])
+    if first & {"query", "pos"}:
         if positive_label is not None:
             raise UserError(
                 f"{path}: --positive_label is for a third column, but these rows name their positives; leave it out"
@@ -135,9 +139,9 @@ def read_positives(
     return [Row(row.line, row.texts[: 2 + num_hard_negatives], None) for row in rows]
 
 
-def _is_query_file(path: str | Path, kind: str, encoding: str | None) -> bool:
-    first = next((cells for _, cells in read_cells(path, BadRows(path, "skip"), kind=kind, encoding=encoding)), {})
-    return "query" in first or "pos" in first
+def _first_keys(path: str | Path, kind: str, encoding: str | None) -> set[str]:
+    rows = read_cells(path, BadRows(path, "skip"), kind=kind, encoding=encoding)
+    return set(next((cells for _, cells in rows), {}))
 
 
 def _read_queries(path: str | Path, kind: str, bad_rows: str, encoding: str | None) -> list[Row]:

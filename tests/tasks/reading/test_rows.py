@@ -651,3 +651,38 @@ def test_squad_v2(shared):
     assert all(
         question.context[question.start : question.end] == question.answers[0] for question in found if question.start >= 0
     )
+
+
+ANSWERED = {"id": "7", "question": "在哪？", "context": "我在北京", "answers": {"text": ["北京"], "answer_start": [2]}}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("a.jsonl", json.dumps(ANSWERED), 1),
+        ("a.json", f"\n{json.dumps(ANSWERED)}\n{json.dumps({**ANSWERED, 'id': '8'})}", 2),
+        ("a.json", f"[\n{json.dumps(ANSWERED)}]", 2),
+        ("a.json", json.dumps([{**ANSWERED, "answers": "北京"}]), 1),
+        ("a.json", json.dumps([{**ANSWERED, "answers": None, "answer": ["北京"]}]), 1),
+        ("a.csv", 'id,Question,passage,answer,answer_start\n7,在哪？,"我在北京",北京,2\n', 2),
+        ("a.tsv", "id\tquestion\tcontext\tanswer\n7\t在哪？\t我在北京\t北京\n", 2),
+        (
+            "cmrc2018_train.json",
+            '[{"context_id": "T", "context_text": "我在北京", "qas": [\n{"query_text": "在哪？", "query_id": "7",'
+            ' "answers": ["北京", "京"]}]}]',
+            1,
+        ),
+    ],
+)
+def test_tables_of_questions(tmp_path, name, content, line):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    question = read_questions(tmp_path / name)[0]
+    assert (question.id, question.line, question.text, question.context) == ("7", line, "在哪？", "我在北京")
+    assert (question.answers[0], question.start, question.end) == ("北京", 2, 4)
+
+
+def test_a_row_without_its_passage_is_a_bad_row(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{json.dumps(ANSWERED)}\n{{"question": "谁？", "answers": []}}\n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"a\.jsonl:2: question 2: no passage; write a text under key context"):
+        read_questions(path)
