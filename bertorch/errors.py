@@ -1,8 +1,15 @@
-"""Exceptions that end a script with one line: mistakes that a user can fix, and errors of one process among several."""
+"""Exceptions: mistakes of a user, which end a script with one line, rows that cannot be used, and errors of one process."""
 
 
 class UserError(Exception):
     """A user's mistake. The message says what is wrong, where, and what to do; scripts print it as one line."""
+
+
+class UnusableRow(Exception):
+    """A row that cannot be used, caught where ``BadRows`` collects them: what is wrong, and what to do."""
+
+    def __init__(self, problem: str, remedy: str):
+        self.problem, self.remedy = problem, remedy
 
 
 class ProcessError(UserError):

@@ -15,8 +15,9 @@ from typing import BinaryIO
 from loguru import logger
 
 from bertorch.data.encodings import decoded_lines, say_once
+from bertorch.data.exports import plain_row
 from bertorch.data.tables import BINARY_FORMATS, binary_format, read_objects, read_sheet
-from bertorch.errors import UserError
+from bertorch.errors import UnusableRow, UserError
 
 # tsv: a TAB between cells, which are taken literally; csv, ssv: commas or semicolons, with quotes; json: one list, or
 # objects over several lines.
@@ -90,13 +91,6 @@ class BlankRows:
         elif self.count:
             what = f"{self.count} blank rows (the first in line {self.first})"
             logger.warning(f"{self.path}: {what} keep their places, with empty answers")
-
-
-class UnusableRow(Exception):
-    """A row that cannot be used, caught where ``BadRows`` collects them: what is wrong, and what to do."""
-
-    def __init__(self, problem: str, remedy: str):
-        self.problem, self.remedy = problem, remedy
 
 
 def read_lines(path: str | Path, stream: BinaryIO | None = None, encoding: str | None = None) -> Iterator[tuple[int, str]]:
@@ -302,7 +296,11 @@ def _usable(number: int, row: object, text: str, bad: BadRows) -> dict[str, obje
     if not isinstance(row, dict):
         bad.add(number, "not a JSON object", 'write one object per line, such as {"text": "...", "label": "..."}')
         return None
-    return row
+    try:
+        return plain_row(row)
+    except UnusableRow as error:
+        bad.add(number, error.problem, error.remedy)
+        return None
 
 
 def _read_csv(

@@ -13,14 +13,13 @@ from bertorch.data.files import (
     TEXT_KEYS,
     BadRows,
     BlankRows,
-    UnusableRow,
     file_format,
     find_format,
     read_cells,
     read_labels,
 )
 from bertorch.data.tables import BINARY_FORMATS
-from bertorch.errors import UserError
+from bertorch.errors import UnusableRow, UserError
 
 # Cells that give a header row away; compared in lower case.
 _TEXT_WORDS = {
@@ -396,6 +395,10 @@ class Columns:
             if not all(isinstance(one, str) for one in label):
                 raise UnusableRow("the labels are not strings", "write a list of strings")
             return Row(line, tuple(texts), [one.strip() for one in label])
+        if isinstance(label, list):  # doccano's and Label Studio's
+            if len(label) != 1 and (label or self.label_needed):
+                raise UnusableRow(f"{len(label)} labels where one is expected", "--target labels takes any number")
+            label = label[0] if label else None
         if label is None and self.label_needed:
             raise UnusableRow(f"no label under key {key!r}", f"add it, or name the key with {self.flag}")
         if isinstance(label, bool) or (label is not None and not isinstance(label, str | int | float)):

@@ -235,7 +235,7 @@ def test_json_keys():
         ('{"text": 5, "label": "x"}', "no text under key 'text'"),
         ('{"text": "a"}', "no label under key 'label'"),
         ('{"text": "a", "label": null}', "no label under key 'label'"),
-        ('{"text": "a", "label": ["x"]}', "the label is list"),
+        ('{"text": "a", "label": ["x", "y"]}', "2 labels where one is expected"),
         ('{"text": "a", "label": 1.5}', "label '1.5' is not in the label file"),
         ('{"text": "a", "label": true}', "the label is bool"),
         ('{"text": "", "label": "x"}', "an empty text"),

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from bertorch.data.files import UnusableRow
 from bertorch.data.rows import Row
 from bertorch.data.tokenizing import Samples
-from bertorch.errors import UserError
+from bertorch.errors import UnusableRow, UserError
 from bertorch.heads.loss import ClassLoss, LabelsLoss, ScoreLoss
 from bertorch.tasks.classification.report import classification_details, labels_details, score_details
 from bertorch.tasks.classification.scores import (

@@ -13,14 +13,13 @@ from bertorch.data.files import (
     OBJECT_FORMATS,
     BadRows,
     BlankRows,
-    UnusableRow,
     file_format,
     find_format,
     read_cells,
     read_lines,
 )
 from bertorch.data.rows import HEADER_WORDS
-from bertorch.errors import UserError
+from bertorch.errors import UnusableRow, UserError
 from bertorch.tasks.entities.tags import Span, count_repairs, lenient_spans, parse_tag
 
 ENTITY_FORMATS = ("text", "columns", *OBJECT_FORMATS)
@@ -207,9 +206,9 @@ def _column_rows(
             logger.warning(f"{path}:{number}: skipped a header row ({', '.join(filter(None, cells))})")
             begun = True
             continue
-        if not text_a_line and "\t" in line and len(cells) == 2 and " " in cells[1]:
+        if not text_a_line and "\t" in line and len(cells) == 2 and len(_listed(cells[1])) > 1:
             # The first line decides, or a later one that fits no other layout: until then each was a text of one token.
-            text_a_line = not begun or None not in map(parse_tag, cells[1].split())
+            text_a_line = not begun or None not in map(parse_tag, _listed(cells[1]))
             if text_a_line and spoiled:
                 yield first, None
             elif text_a_line:
@@ -217,7 +216,7 @@ def _column_rows(
             tokens, tags, spoiled = ([], [], False) if text_a_line else (tokens, tags, spoiled)
         begun = True
         if text_a_line and "\t" in line:
-            yield number, _Tokens([token for token in cells[0].split(" ") if token], cells[-1].split())
+            yield number, _Tokens(_listed(cells[0]), _listed(cells[-1]))
             continue
         if not tokens and not spoiled:
             first = number
@@ -232,6 +231,11 @@ def _column_rows(
             tags.append(cells[-1] if len(cells) > 1 else None)
     if tokens or spoiled:
         yield first, None if spoiled else _tokens(tokens, tags)
+
+
+def _listed(cell: str) -> list[str]:
+    """The tokens or tags of a cell, which blanks divide, or the character U+0002, as in PaddleNLP's MSRA."""
+    return cell.split("\x02") if "\x02" in cell else [part for part in cell.split(" ") if part]
 
 
 def _is_header(cells: list[str]) -> bool:

@@ -14,11 +14,11 @@ from loguru import logger
 from torch import Tensor
 
 from bertorch.data.batching import MovableBatch, pack
-from bertorch.data.files import BadRows, UnusableRow, find_format, read_cells, read_lines
+from bertorch.data.files import BadRows, find_format, read_cells, read_lines
 from bertorch.data.tables import BINARY_FORMATS
 from bertorch.data.tokenizing import Samples, TextTokenizer, text_hash
 from bertorch.encoder import TokenBatch
-from bertorch.errors import UserError
+from bertorch.errors import UnusableRow, UserError
 
 _ID = re.compile(r'(?<!\\)"id"\s*:\s*("(?:[^"\\]|\\.)*"|-?\d{1,100}(?![\d.eE]))')
 _CONTEXT_KEYS = ("context", "context_text", "passage", "text")
@@ -177,6 +177,8 @@ def _is_row(text: str) -> bool:
 def _answers_of_row(cells: dict[str, Any]) -> Any:
     """The answers of a row of a table, as SQuAD has them; None if it has no column for them."""
     given = next((cells[key] for key in ("answers", "answer") if cells.get(key) is not None), None)
+    if given is None and "question" in cells and isinstance(cells.get("entities"), list):  # spans of Label Studio
+        given = [{"text": span["text"], "answer_start": span["start"]} for span in cells["entities"]]
     if given is None:
         return None
     if isinstance(given, str):

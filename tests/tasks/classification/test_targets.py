@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, f1_score, log_loss, mean_absolute_error, r2_score, root_mean_squared_error
 
-from bertorch.data.files import UnusableRow
 from bertorch.data.rows import Row, read_rows
-from bertorch.errors import UserError
+from bertorch.errors import UnusableRow, UserError
 from bertorch.heads.loss import LabelsLoss, Loss, ScoreLoss
 from bertorch.tasks.classification.scores import best_f1_thresholds, labels_metrics, score_metrics
 from bertorch.tasks.classification.targets import OneLabel, Score, SeveralLabels
@@ -67,10 +66,10 @@ def test_labels_that_cannot_be_read(name, text, columns, says, tmp_path):
         read(tmp_path, name, text, columns=columns)
 
 
-def test_one_label_is_not_read_from_a_list(tmp_path):
+def test_one_label_is_not_read_from_a_list_of_two(tmp_path):
     path = tmp_path / "a.jsonl"
-    path.write_text('{"text":"a","label":["room"]}\n', encoding="utf-8")
-    with pytest.raises(UserError, match="the label is list"):
+    path.write_text('{"text":"a","label":["room","food"]}\n', encoding="utf-8")
+    with pytest.raises(UserError, match="2 labels where one is expected; --target labels takes any number"):
         read_rows(path, **OneLabel(LABELS).reading)
 
 
