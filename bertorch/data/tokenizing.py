@@ -1,6 +1,7 @@
 """From texts to token ids: a model directory's tokenizer, truncation, and a cache that all ranks map into memory."""
 
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 from loguru import logger
-from transformers import AutoTokenizer, BertTokenizer, MPNetTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BertTokenizer, MPNetTokenizer, PreTrainedTokenizerBase, RoFormerTokenizer
 
 import bertorch
 from bertorch.cache import cache_root
@@ -37,12 +38,12 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
 
     A ``vocab.txt`` without the files of another tokenizer is WordPiece, whatever family the config names: Chinese ALBERT
     and RoBERTa are published this way. English ALBERT has a ``spiece.model``, which Google calls ``30k-clean.model``, and
-    gets the ids of Google's tokenizer from it, even beside a ``tokenizer.json``. Python code in the directory is never
-    run, whatever its settings say.
+    gets the ids of Google's tokenizer from it, even beside a ``tokenizer.json``. A RoFormer whose vocabulary has Chinese
+    words cuts texts with jieba first. Python code in the directory is never run, whatever its settings say.
 
     Raises:
-        UserError: there is no vocabulary; transformers cannot read a file; a file names one outside the directory; or a
-            RoFormer's vocabulary has words.
+        UserError: there is no vocabulary; transformers cannot read a file; a file names one outside the directory; or
+            jieba is needed but missing.
     """
     directory = Path(directory)
     _check_named_files(directory)
@@ -55,11 +56,15 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
         elif (directory / "vocab.txt").is_file() and not any((directory / name).is_file() for name in others):
             kind = MPNetTokenizer if family == "mpnet" else BertTokenizer  # its special tokens are RoBERTa's
             tokenizer = kind.from_pretrained(directory)
+        elif family == "roformer_v2" and (directory / "tokenizer.json").is_file():  # AutoTokenizer does not know the family
+            tokenizer = BertTokenizer.from_pretrained(directory)
         elif any((directory / name).is_file() for name in others):
             # Without trust_remote_code transformers asks, and reads the answer from standard input: from our texts.
             tokenizer = AutoTokenizer.from_pretrained(directory, use_fast=True, trust_remote_code=False)
         else:
             raise UserError(f"{directory}: contains no vocabulary; looked for vocab.txt, {', '.join(others)}")
+        if family in ("roformer", "roformer_v2"):
+            tokenizer = _roformer_tokenizer(tokenizer)
         tokenizer("ꙮ")  # a WordPiece vocabulary without [UNK] fails at the first word it lacks
     except UserError:
         raise
@@ -68,14 +73,29 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
         raise UserError(f"{directory}: the tokenizer cannot be loaded ({reason})") from None
     if not tokenizer.is_fast:
         raise UserError(f"{directory}: its tokenizer has no fast version; save one as tokenizer.json")
-    if family == "roformer":
-        word = next((token for token in tokenizer.get_vocab() if len(token) > 1 and _CHINESE.fullmatch(token)), None)
-        if word is not None:  # WordPiece gives only characters, but the model has learned words
-            raise UserError(
-                f"{directory}: its vocabulary has words such as {word}, which jieba cuts; that is not supported; take a "
-                "RoFormer of characters"
-            )
     return tokenizer
+
+
+def _roformer_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """``tokenizer``, or transformers' for RoFormer if the vocabulary has Chinese words, which WordPiece would never give.
+
+    transformers 5.24 makes that class from a ``vocab.txt`` with the file's path in place of its words, and so finds none;
+    here it gets the words.
+    """
+    words = tokenizer.get_vocab()
+    known = (word for word in words if len(word) > 1 and _CHINESE.fullmatch(word))
+    if isinstance(tokenizer, RoFormerTokenizer) or (word := min(known, key=words.get, default=None)) is None:
+        return tokenizer
+    if importlib.util.find_spec("rjieba") is None:
+        raise UserError(
+            f"{tokenizer.name_or_path}: its vocabulary has words such as {word}, which jieba finds in a text; install it: "
+            "pip install rjieba"
+        )
+    kept = ("do_lower_case", "strip_accents", "tokenize_chinese_chars", "model_max_length", "name_or_path")
+    settings = {name: tokenizer.init_kwargs[name] for name in kept if name in tokenizer.init_kwargs}
+    words_too = RoFormerTokenizer(vocab=words, **settings, **tokenizer.special_tokens_map)
+    words_too.add_tokens([token for token in tokenizer.added_tokens_decoder.values() if not token.special])
+    return words_too
 
 
 def _check_named_files(directory: Path) -> None:
@@ -194,7 +214,11 @@ class TextTokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """Changes whenever the same text would give other ids."""
-        state = f"{bertorch.__version__}|{self.max_seq_length}|{self.truncation}|{self.backend.to_str()}"
+        if isinstance(self.pretrained, RoFormerTokenizer):  # jieba cannot be written to a file
+            backend = (sorted(self.pretrained.get_vocab().items()), self.backend.normalizer)
+        else:
+            backend = self.backend.to_str()
+        state = f"{bertorch.__version__}|{self.max_seq_length}|{self.truncation}|{backend}"
         return hashlib.blake2b(state.encode(), digest_size=16).hexdigest()
 
 

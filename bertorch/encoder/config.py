@@ -163,6 +163,9 @@ class EncoderConfig:
         model_type = raw.get("model_type", "albert" if "num_hidden_groups" in raw else "bert")
         if not isinstance(model_type, str) or model_type not in FAMILIES:
             raise UserError(f"{path}: model_type {_shown(model_type)} is not supported; supported are {', '.join(FAMILIES)}")
+        if model_type.startswith("roformer"):
+            raw = _roformer_kind(raw, path)
+            model_type = raw["model_type"]
         family = FAMILIES[model_type]
         keys = _keys(family)
         values = {ours: raw[key] for ours, key in keys.items() if key in raw} | {"model_type": model_type}
@@ -191,10 +194,6 @@ class EncoderConfig:
         for key in ("use_task_id", "rotary_value"):
             if not isinstance(values.get(key, False), bool):
                 raise UserError(f"{path}: {key} must be true or false, found {_shown(values[key])}")
-        if family.rotary and (raw.get("norm_type", "layer_norm") != "layer_norm" or raw.get("use_bias", True) is not True):
-            raise UserError(
-                f"{path}: norm_type and use_bias are those of RoFormer-v2, which is not supported; take a RoFormer"
-            )
         config = cls(**values)
         if config.has("embeddings.relative") and (config.pad_token_id != 1 or config.relative_attention_num_buckets < 32):
             raise UserError(
@@ -253,11 +252,13 @@ class EncoderConfig:
         rows = {
             "embeddings.word": self.vocab_size, "embeddings.position": self.max_position_embeddings,
             "embeddings.token_type": self.type_vocab_size, "embeddings.task_type": self.task_type_vocab_size,
-            "embeddings.norm": 2,
+            "embeddings.norm": 0 if self.family.rms_norm else 2,
         }  # fmt: skip
         embeddings = sum(size for module, size in rows.items() if self.has(module)) * embedding
         projection = (embedding + 1) * width if self.projects_embeddings else 0
-        block = 4 * (width + 1) * width + (width + 1) * inner + (inner + 1) * width + 2 * 2 * width
+        block = 4 * width**2 + 2 * width * inner
+        block += 5 * width + inner if self.family.biases else 0
+        block += 0 if self.family.rms_norm else 2 * 2 * width
         relative = self.relative_attention_num_buckets * self.num_attention_heads if self.has("embeddings.relative") else 0
         last = relative + (2 * width if self.has("norm") else 0)
         return embeddings + projection + last + self.num_hidden_groups * self.inner_group_num * block
@@ -275,6 +276,28 @@ def _keys(family: Family) -> dict[str, str]:
         if ours != "other" and key is not None and (ours not in _NOT_OF_BERT or ours in family.own_keys):
             keys[ours] = key
     return keys
+
+
+def _roformer_kind(raw: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """The keys of a RoFormer, with the ``model_type`` of the version that they describe.
+
+    RoFormer-v2 has the type ``roformer`` and the keys ``norm_type`` and ``use_bias`` in RoFormer_pytorch, and the type
+    ``roformer_v2`` in bert4torch. It keeps both: transformers refuses the type, where it would otherwise compute the first
+    version without a word.
+
+    Raises:
+        UserError: something between the two versions.
+    """
+    v2 = {"norm_type": "rms_norm", "use_bias": False}
+    if raw["model_type"] == "roformer":
+        found = (raw.get("norm_type", "layer_norm") != "layer_norm", raw.get("use_bias", True) is not True)
+        if found == (False, False):
+            return raw
+        if found != (True, True):
+            raise UserError(f"{path}: norm_type and use_bias must be those of RoFormer, or both those of RoFormer-v2")
+    if raw.get("embedding_size", raw.get("hidden_size")) not in (None, raw.get("hidden_size")):
+        raise UserError(f"{path}: embedding_size must be hidden_size in RoFormer-v2, found {_shown(raw['embedding_size'])}")
+    return {**v2, **raw, "model_type": "roformer_v2"}
 
 
 def _shown(value: Any) -> str:

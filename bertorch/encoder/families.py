@@ -67,6 +67,7 @@ _DISTILBERT = {
 _ROFORMER = {
     **{ours: theirs for ours, theirs in _BERT.items() if ours != "embeddings.position"},
     "embeddings.projection": "embeddings_project",
+    "embeddings.rotary": "encoder.embed_positions",
 }
 
 _MPNET = {
@@ -124,7 +125,8 @@ class Family:
         shares_blocks: the configuration says how many groups of blocks there are, usually one.
         positions_after_padding: positions are counted from ``pad_token_id + 1``, which is 2 by default.
         rotary: the weight under which transformers saves its table of sines for rotary positions, which rotate queries
-            and keys in every layer (Su et al. 2021); here the table is computed, not a weight. None: other positions.
+            and keys in every layer (Su et al. 2021); here the table is computed, and a weight only if a checkpoint's
+            table was trained. None: other positions.
         classifier_act: the activation of a dense layer that the sequence classifier puts before its output,
             ``hidden_act`` for the configuration's; None: the encoder's own pooler is used instead.
         classifier_input_dropout: dropout is applied to the states before that dense layer too.
@@ -133,6 +135,10 @@ class Family:
         text_classifier_dropout, reader_dropout: key and usual value of a separate dropout before a text classifier, and of
             one before the scores of an answer's ends; None: the usual classifier dropout, and no dropout.
         norm_first: layer norms come before attention and feed-forward, inside the residual branch (Xiong et al. 2020).
+        biases: the linear layers of a block have biases.
+        rms_norm: norms divide by the root of the mean square, without weights of their own (Zhang & Sennrich 2019).
+        scaled_initialisation: new weights have the deviation 1 / sqrt(width * layers) and end at twice that
+            (RoFormer-v2's authors' code in bert4keras); ``initializer_range`` is not used.
     """
 
     class_prefix: str
@@ -154,11 +160,19 @@ class Family:
     text_classifier_dropout: tuple[str, float] | None = None
     reader_dropout: tuple[str, float] | None = None
     norm_first: bool = False
+    biases: bool = True
+    rms_norm: bool = False
+    scaled_initialisation: bool = False
 
 
 _ROBERTA = Family(
     "Roberta", "roberta.", _BERT, _ROBERTA_PRETRAINING, _DENSE_CLASSIFIER, pretraining_act="gelu",
     positions_after_padding=True, classifier_act="tanh",
+)  # fmt: skip
+_ROFORMER_V1 = Family(
+    "RoFormer", "roformer.", _ROFORMER, _ROFORMER_PRETRAINING, _DENSE_CLASSIFIER,
+    own_keys=("embedding_size", "rotary_value"), rotary="encoder.embed_positions.weight", classifier_act="hidden_act",
+    classifier_dropout=None,
 )  # fmt: skip
 FAMILIES = {
     "bert": Family("Bert", "bert.", _BERT, _BERT_PRETRAINING, _POOLED_CLASSIFIER),
@@ -192,10 +206,11 @@ FAMILIES = {
         "MegatronBert", "bert.", _MEGATRON, _BERT_PRETRAINING, _POOLED_CLASSIFIER,
         classifier_dropout=None, norm_first=True,
     ),
-    "roformer": Family(
-        "RoFormer", "roformer.", _ROFORMER, _ROFORMER_PRETRAINING, _DENSE_CLASSIFIER,
-        own_keys=("embedding_size", "rotary_value"), rotary="encoder.embed_positions.weight",
-        classifier_act="hidden_act", classifier_dropout=None,
+    "roformer": _ROFORMER_V1,
+    # transformers has no RoFormer-v2; weights and keys have the names of the authors' PyTorch code (RoFormer_pytorch).
+    "roformer_v2": replace(
+        _ROFORMER_V1, pretraining={"decoder": "cls.predictions.decoder.weight"}, own_keys=("rotary_value",), biases=False,
+        rms_norm=True, scaled_initialisation=True,
     ),
     "mpnet": Family(
         "MPNet", "mpnet.", _MPNET, _ROBERTA_PRETRAINING, _DENSE_CLASSIFIER, pretraining_act="gelu",

@@ -13,6 +13,7 @@ from bertorch.encoder.attention import attention
 from bertorch.encoder.config import EncoderConfig
 from bertorch.encoder.dropout import Dropout
 from bertorch.encoder.tokens import TokenBatch
+from bertorch.errors import UserError
 
 
 def activation(name: str, x: Tensor) -> Tensor:
@@ -38,7 +39,7 @@ class Linear(nn.Linear):
         """Do nothing: the encoder initialises."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu":
+        if x.device.type != "cpu" or self.bias is None:
             return super().forward(x)
         return torch.mm(x, self.weight.t()).add_(self.bias)
 
@@ -48,6 +49,13 @@ class Embedding(nn.Embedding):
 
     def reset_parameters(self) -> None:
         pass
+
+
+def norm(config: EncoderConfig, width: int) -> nn.Module:
+    """The norm of the family's blocks and embeddings."""
+    if config.family.rms_norm:
+        return nn.RMSNorm(width, eps=config.layer_norm_eps, elementwise_affine=False)
+    return nn.LayerNorm(width, eps=config.layer_norm_eps)
 
 
 class Embeddings(nn.Module):
@@ -66,7 +74,8 @@ class Embeddings(nn.Module):
         self.task_type = Embedding(config.task_type_vocab_size, width) if config.has("embeddings.task_type") else None
         buckets, heads = config.relative_attention_num_buckets, config.num_attention_heads
         self.relative = Embedding(buckets, heads) if config.has("embeddings.relative") else None
-        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if config.has("embeddings.norm") else None
+        self.rotary: Embedding | None = None  # only where a checkpoint's table of sines was trained
+        self.norm = norm(config, width) if config.has("embeddings.norm") else None
         self.dropout = Dropout(config.hidden_dropout_prob)
         self.projection = Linear(width, config.hidden_size) if config.projects_embeddings else None
         self.position_offset = config.position_offset
@@ -81,6 +90,21 @@ class Embeddings(nn.Module):
             x = x + self.task_type.weight[0]
         x = self.dropout(x if self.norm is None else self.norm(x))
         return x if self.projection is None else self.projection(x)  # [T, D]
+
+    def sines(self, batch: TokenBatch, width: int) -> Tensor:
+        """Sines and cosines of each token's position, to rotate heads of this width, ``[T, width]``.
+
+        Raises:
+            UserError: the positions were trained, and fewer than ``max_seqlen``.
+        """
+        if self.rotary is None:
+            return sinusoids(batch.max_seqlen, width).to(batch.position_ids.device).index_select(0, batch.position_ids)
+        if batch.max_seqlen > self.rotary.num_embeddings:
+            raise UserError(
+                f"a sequence of {batch.max_seqlen} tokens: this model has {self.rotary.num_embeddings} trained positions; "
+                "give a lower --max_seq_length"
+            )
+        return self.rotary(batch.position_ids)
 
     def attention_bias(self, batch: TokenBatch) -> Tensor | None:
         """``attention``'s bias, which all layers share; None if the family has none."""
@@ -128,16 +152,16 @@ class Block(nn.Module):
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
-        width = config.hidden_size
+        width, bias = config.hidden_size, config.family.biases
         self.heads = config.num_attention_heads
-        self.query = Linear(width, width)
-        self.key = Linear(width, width)
-        self.value = Linear(width, width)
-        self.attention_output = Linear(width, width)
-        self.attention_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.intermediate = Linear(width, config.intermediate_size)
-        self.output = Linear(config.intermediate_size, width)
-        self.output_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.query = Linear(width, width, bias)
+        self.key = Linear(width, width, bias)
+        self.value = Linear(width, width, bias)
+        self.attention_output = Linear(width, width, bias)
+        self.attention_norm = norm(config, width)
+        self.intermediate = Linear(width, config.intermediate_size, bias)
+        self.output = Linear(config.intermediate_size, width, bias)
+        self.output_norm = norm(config, width)
         self.dropout = Dropout(config.hidden_dropout_prob)
         self.attention_dropout = config.attention_probs_dropout_prob
         self.hidden_act = config.hidden_act

@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from bertorch.encoder.attention import leave_uncompiled
 from bertorch.encoder.config import EncoderConfig
-from bertorch.encoder.layers import Block, Embeddings, Pooler, sinusoids
+from bertorch.encoder.layers import Block, Embeddings, Pooler
 from bertorch.encoder.tokens import TokenBatch
 
 
@@ -35,10 +35,15 @@ class Encoder(nn.Module):
             self.apply(self.initialise)
 
     def initialise(self, module: nn.Module) -> None:
-        """BERT's initialisation: normal(0, initializer_range), zero biases."""
+        """The family's initialisation: BERT's is normal(0, initializer_range), with zero biases."""
+        config = self.config
         if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, std=self.config.initializer_range)
-        if isinstance(module, nn.Linear):
+            if config.family.scaled_initialisation:  # cutting at two deviations leaves 1 / 1.13684723 of the deviation
+                std = 1.13684723 / (module.weight.shape[1] * config.num_hidden_layers) ** 0.5
+                nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
+            else:
+                nn.init.normal_(module.weight, std=config.initializer_range)
+        if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
     def compile(self, **options: Any) -> None:
@@ -64,10 +69,7 @@ class Encoder(nn.Module):
         """
         config = self.config
         x = self.embeddings(batch)
-        sines = None
-        if config.family.rotary:
-            table = sinusoids(batch.max_seqlen, config.head_size)
-            sines = table.to(x.device, x.dtype).index_select(0, batch.position_ids)
+        sines = self.embeddings.sines(batch, config.head_size).to(x.dtype) if config.family.rotary else None
         bias = self.embeddings.attention_bias(batch)
         states = {0: x} if average_layers is not None and 0 in average_layers else {}
         for layer in range(config.num_hidden_layers):

@@ -1,5 +1,6 @@
 """TensorFlow's names for the weights of Google's BERT and ALBERT and of related models: variables in, tensors out.
 
+RoFormer and RoFormer-v2 (bert4keras) have BERT's names, but no table of positions, and v2 neither biases nor norms.
 Two related models embed differently, but fit ALBERT's form without changing the result: SimBERT's BERT layers over narrow
 embeddings are an ALBERT that shares no layers; the ``albert_zh`` repository has a second matrix between word embedding and
 layer norm, which is multiplied into the first.
@@ -21,14 +22,15 @@ from bertorch.errors import UserError
 
 OPTIMIZER = re.compile(r"(^|/)(adam|lamb|momentum|global_step|beta[12]_power|good_steps|loss_scale)[^/]*$", re.IGNORECASE)
 _WORDS, _MAPPING = "bert/embeddings/word_embeddings", "bert/encoder/embedding_hidden_mapping_in"
+_POSITIONS, _NORM = "bert/embeddings/position_embeddings", "bert/embeddings/LayerNorm"
 _OPTIONAL = ("bert/pooler/", "cls/predictions/", "cls/seq_relationship/")  # may be missing as a whole
 
 # Our modules -> TensorFlow's scopes.
 _OUTSIDE = {
     "embeddings.word": _WORDS,
-    "embeddings.position": "bert/embeddings/position_embeddings",
+    "embeddings.position": _POSITIONS,
     "embeddings.token_type": "bert/embeddings/token_type_embeddings",
-    "embeddings.norm": "bert/embeddings/LayerNorm",
+    "embeddings.norm": _NORM,
     "embeddings.projection": _MAPPING,
     "pooler.dense": "bert/pooler/dense",
 }
@@ -74,12 +76,11 @@ def hugging_face_config(raw: dict[str, Any], variables: dict[str, np.ndarray], s
     for key, supported in (("net_structure_type", 0), ("ln_type", "postln")):
         if raw.get(key, supported) != supported:
             raise UserError(f"{source}: {key} {raw[key]!r} is not supported, only {supported!r}")
-    albert = layout != "bert" or f"{_MAPPING}/kernel" in variables
-    raw = {"layer_norm_eps": 1e-12, **raw, "model_type": "albert" if albert else "bert"}
+    raw = {"layer_norm_eps": 1e-12, **raw, "model_type": _model_type(layout, variables)}
     raw["hidden_act"] = str(raw.get("hidden_act", "gelu")).lower()
     if layout != "bert" and raw["hidden_act"] == "gelu":
         raw["hidden_act"] = "gelu_new"
-    if layout == "bert":
+    if layout == "bert" and raw["model_type"] == "albert":
         raw.update(num_hidden_groups=raw.get("num_hidden_layers"), inner_group_num=1)
     elif layout == "albert_zh":
         raw.update(num_hidden_groups=1, inner_group_num=1, embedding_size=raw.get("hidden_size"))
@@ -87,6 +88,12 @@ def hugging_face_config(raw: dict[str, Any], variables: dict[str, np.ndarray], s
         return EncoderConfig.from_dict(raw, source)
     except TypeError as error:
         raise UserError(f"{source}: a value has the wrong type ({error})") from None
+
+
+def _model_type(layout: str, variables: dict[str, np.ndarray]) -> str:
+    if layout == "bert" and _WORDS in variables and _POSITIONS not in variables:
+        return "roformer" if f"{_NORM}/gamma" in variables else "roformer_v2"
+    return "albert" if layout != "bert" or f"{_MAPPING}/kernel" in variables else "bert"
 
 
 def hugging_face_tensors(variables: dict[str, np.ndarray], config: EncoderConfig, source: str | Path) -> dict[str, Tensor]:
@@ -160,12 +167,13 @@ def _expected(config: EncoderConfig, layout: str) -> dict[str, tuple[str, tuple[
 
 def _expected_heads(config: EncoderConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
     names, width, hidden = config.family.pretraining, config.embedding_size, config.hidden_size
-    return {
-        "cls/predictions/transform/dense/kernel": (f"{names['transform']}.weight", (hidden, width)),
-        "cls/predictions/transform/dense/bias": (f"{names['transform']}.bias", (width,)),
-        "cls/predictions/transform/LayerNorm/gamma": (f"{names['norm']}.weight", (width,)),
-        "cls/predictions/transform/LayerNorm/beta": (f"{names['norm']}.bias", (width,)),
-        "cls/predictions/output_bias": (names["bias"], (config.vocab_size,)),
-        "cls/seq_relationship/output_weights": (f"{names['order']}.weight", (2, hidden)),
-        "cls/seq_relationship/output_bias": (f"{names['order']}.bias", (2,)),
+    layers = {
+        "cls/predictions/transform/dense/kernel": ("transform", ".weight", (hidden, width)),
+        "cls/predictions/transform/dense/bias": ("transform", ".bias", (width,)),
+        "cls/predictions/transform/LayerNorm/gamma": ("norm", ".weight", (width,)),
+        "cls/predictions/transform/LayerNorm/beta": ("norm", ".bias", (width,)),
+        "cls/predictions/output_bias": ("bias", "", (config.vocab_size,)),
+        "cls/seq_relationship/output_weights": ("order", ".weight", (2, hidden)),
+        "cls/seq_relationship/output_bias": ("order", ".bias", (2,)),
     }
+    return {theirs: (names[layer] + kind, shape) for theirs, (layer, kind, shape) in layers.items() if layer in names}

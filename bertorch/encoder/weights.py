@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bertorch.checksums import tensors_checksum
 from bertorch.encoder.config import EncoderConfig, beside, load_config
-from bertorch.encoder.layers import sinusoids
+from bertorch.encoder.layers import Embedding, sinusoids
 from bertorch.encoder.model import Encoder
 from bertorch.errors import UserError
 from bertorch.memory import check_memory
@@ -25,7 +25,8 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
 )
 _CHECKSUM = "crc32"  # in the metadata: another tool that rewrites the file drops it, so it never gets in the way
-_ROUNDED = 1e-2  # sines may have been saved in 16 bits
+# How far sines that were saved in a type may be from their values; trained ones do not fit the type, or are further away.
+_ROUNDED = {torch.float16: 2**-11, torch.bfloat16: 2**-8, torch.float32: 1e-5}
 _WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"
 
 
@@ -222,9 +223,14 @@ def fill_encoder(
         The names in ``tensors`` that the encoder took.
 
     Raises:
-        UserError: weights are missing or do not fit, or rotary positions are not the standard ones.
+        UserError: weights are missing or do not fit.
     """
     prefix = base_prefix(tensors, source)
+    table = f"{prefix}{encoder.config.family.rotary}"
+    if table in tensors and not _are_sines(tensors[table], encoder.config.head_size):
+        rows = tensors[table].shape[:1].numel()
+        encoder.embeddings.rotary = Embedding(rows, encoder.config.head_size)
+        logger.info(f"{source}: {table} was trained; it is used and trained on in place of sines")
     parameters = [name for name, _ in encoder.named_parameters()]
     names = {ours: prefix + theirs for ours, theirs in hugging_face_names(encoder.config, parameters).items()}
     pooler = {ours: theirs for ours, theirs in names.items() if ours.startswith("pooler.")}
@@ -235,12 +241,15 @@ def fill_encoder(
         names = {ours: theirs for ours, theirs in names.items() if ours not in pooler}
         encoder.pooler.apply(encoder.initialise)
     copy_weights(encoder, names, tensors, source)
-    table = f"{prefix}{encoder.config.family.rotary}"
-    if table in tensors:
-        sines = sinusoids(len(tensors[table]), encoder.config.head_size)
-        if tensors[table].shape != sines.shape or (tensors[table].float() - sines).abs().max() > _ROUNDED:
-            raise UserError(f"{source}: {table} is not a table of sines; trained rotary positions are not supported")
     return set(names.values()) | ({table} & set(tensors))
+
+
+def _are_sines(table: Tensor, width: int) -> bool:
+    """Whether a table of rotary positions holds the sines that are computed anyway, perhaps rounded to 16 bits."""
+    if table.dim() != 2 or table.shape[1] != width:
+        return False
+    away = (table.float() - sinusoids(len(table), width)).abs().max()
+    return any(away <= most and torch.equal(table.to(kind).float(), table.float()) for kind, most in _ROUNDED.items())
 
 
 def load_encoder(
@@ -284,6 +293,6 @@ def encoder_tensors(encoder: Encoder, prefix: str | None = None) -> dict[str, Te
     names = hugging_face_names(encoder.config, list(parameters))
     tensors = {prefix + names[ours]: tensor.detach() for ours, tensor in parameters.items()}
     config = encoder.config
-    if config.family.rotary:
+    if config.family.rotary and encoder.embeddings.rotary is None:
         tensors[prefix + config.family.rotary] = sinusoids(config.max_position_embeddings, config.head_size)
     return tensors

@@ -100,7 +100,7 @@ def training_parser(
     )  # fmt: skip
     model.add_argument(
         "--from_tf", action="store_true",
-        help="--pretrained_model_name_or_path is a TensorFlow checkpoint of Google's BERT or ALBERT, or of SimBERT",
+        help="--pretrained_model_name_or_path is a TensorFlow checkpoint of BERT, ALBERT, SimBERT or RoFormer",
     )  # fmt: skip
     model.add_argument(
         "--config_file", default=None,

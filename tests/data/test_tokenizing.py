@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import importlib.util
 import json
 import os
 import pickle
@@ -183,14 +184,55 @@ def test_mpnet_with_vocab_txt_alone_has_its_own_special_tokens(tmp_path):
     assert TextTokenizer(tokenizer, 16).encode([("a b", "b")])[0][0] == [0, 5, 6, 2, 2, 6, 2]
 
 
-def test_a_vocabulary_of_words_is_refused_for_roformer(tiny_model, tmp_path):
-    """Its words are cut by jieba; WordPiece would give it characters."""
+def with_words(tiny_model, tmp_path: Path, model_type: str = "roformer") -> Path:
+    """A RoFormer whose vocabulary has words of several characters."""
     copy = Path(shutil.copytree(tiny_model("roformer"), tmp_path / "model"))
-    load_tokenizer(copy)
     with (copy / "vocab.txt").open("a", encoding="utf-8") as file:
-        file.write("酒店\n")
-    with pytest.raises(UserError, match="words such as 酒店"):
-        load_tokenizer(copy)
+        file.write("酒店\n非常\n服务员\n")
+    config = json.loads((copy / "config.json").read_text())
+    kind = {"norm_type": "rms_norm", "use_bias": False} if model_type == "roformer_v2" else {}
+    (copy / "config.json").write_text(json.dumps({**config, "model_type": model_type, **kind}))
+    return copy
+
+
+@pytest.mark.parametrize("model_type", ["roformer", "roformer_v2"])
+def test_words_of_roformer(tiny_model, tmp_path, model_type):
+    """jieba cuts; what the vocabulary lacks becomes characters and pieces. Saved, transformers gives the same ids."""
+    rjieba = pytest.importorskip("rjieba")
+    directory = with_words(tiny_model, tmp_path, model_type)
+    words = (directory / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    tokenizer = load_tokenizer(directory)
+    encoder = TextTokenizer(tokenizer, 64)
+    text, second = "酒店的服务员非常 好，天气好", "这家酒店"
+    cut = [word for word in rjieba.cut(text, False) if word.strip()]
+    assert {"酒店", "服务员", "非常", "天气"} <= set(cut)
+    wanted = [words.index(token) for word in cut for token in ([word] if word in words else word)]
+    assert encoder.encode([(text,)])[0][0][1:-1] == wanted
+    assert encoder.encode([("Aab 酒店",)])[0][0][1:-1] == [words.index(token) for token in ("a", "##a", "##b", "酒店")]
+    places, _ = encoder.places((text, second))
+    assert ["".join((text, second)[place[0]][place[1] : place[2]]) for place in places if place] == [
+        *(token for word in cut for token in ([word] if word in words else word)), "这", "家", "酒店",
+    ]  # fmt: skip
+    tokenizer.save_pretrained(directory)
+    (directory / "vocab.txt").unlink(missing_ok=True)
+    for again in (load_tokenizer(directory), AutoTokenizer.from_pretrained(directory)):
+        assert again(text, second).input_ids == tokenizer(text, second).input_ids == encoder.encode([(text, second)])[0][0]
+
+
+def test_words_of_roformer_change_the_fingerprint(tiny_model, tmp_path):
+    pytest.importorskip("rjieba")
+    directory = with_words(tiny_model, tmp_path)
+    first, same = (TextTokenizer(load_tokenizer(directory), 16).fingerprint for _ in range(2))
+    with (directory / "vocab.txt").open("a", encoding="utf-8") as file:
+        file.write("天气\n")
+    assert first == same != TextTokenizer(load_tokenizer(directory), 16).fingerprint
+
+
+def test_words_of_roformer_need_jieba(tiny_model, tmp_path, monkeypatch):
+    directory = with_words(tiny_model, tmp_path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="words such as 酒店.*pip install rjieba"):
+        load_tokenizer(directory)
 
 
 @pytest.mark.parametrize("model_type", ["albert", "roberta", "electra", None])

@@ -35,7 +35,7 @@ def test_round_trip_through_transformers(family, tiny_model, tmp_path):
     assert asdict(EncoderConfig.from_dict(config.to_dict())) == asdict(config)
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", [family for family in FAMILIES if family != "roformer_v2"])  # it has no such family
 def test_defaults_are_transformers(model_type, tmp_path):
     """A config that names only its family describes the same model on both sides, sizes that do not matter aside."""
     sizes = {key: BERT[key] for key in ("hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size")}

@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 import sentencepiece
 import torch
 import transformers
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 import bertorch.encoder.tensorflow as module
@@ -25,6 +27,7 @@ from bertorch.encoder.tensorflow_names import hugging_face_config, hugging_face_
 from bertorch.errors import UserError
 from tests.closeness import assert_close
 from tests.damage import Malice
+from tests.encoder.test_roformer import RECORDED
 from tests.scripts.launch import call, complaint
 
 SIZES = {
@@ -232,6 +235,53 @@ def test_same_logits(released, tmp_path, layout):
         assert_close(found[head], expected[head])
     assert_close(states, expected.hidden_states[-1][0])
     assert all("predictions" in name or "classifier" in name or "relationship" in name for name in rest)
+
+
+def roformer_variables(names: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """As bert4keras names a RoFormer's weights: like BERT's, without the table of sines, which it computes."""
+    variables = {}
+    for name, tensor in names.items():
+        if not name.endswith(("embed_positions.weight", "decoder.weight", "decoder.bias")):
+            theirs = as_google_names_it(name.replace("roformer.", "bert.").replace("embeddings_project.", MAPPING), "bert")
+            variables[theirs] = tensor.detach().numpy().T.copy() if theirs.endswith("/kernel") else tensor.detach().numpy()
+    return variables
+
+
+MAPPING = "encoder.embedding_hidden_mapping_in."
+
+
+@BOTH
+@pytest.mark.parametrize("width", [32, 16])
+def test_roformer(write, tmp_path, tiny_model, width):
+    original = transformers.RoFormerForMaskedLM.from_pretrained(tiny_model("roformer", "ForMaskedLM", embedding_size=width))
+    config = original.config.to_dict()
+    kept = {key: config[key] for key in (*SIZES, "embedding_size", "hidden_act")}
+    tmp_path.joinpath("bert_config.json").write_text(json.dumps({**kept, "hidden_act": "gelu_new"}))
+    shutil.copy(tiny_model("roformer") / "vocab.txt", tmp_path)
+    write(tmp_path / "bert_model.ckpt", roformer_variables(dict(original.named_parameters())))
+    directory = convert_checkpoint(tmp_path, tmp_path / "out")
+    assert load_config(directory).model_type == "roformer"
+    opened, report = type(original).from_pretrained(directory, output_loading_info=True)
+    assert report["missing_keys"] <= {"roformer.encoder.embed_positions.weight"} and not report["unexpected_keys"], report
+    ids = torch.randint(5, config["vocab_size"], (2, 30), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert_close(opened.eval()(ids).logits, original.eval()(ids).logits)
+
+
+@BOTH
+def test_roformer_v2(write, tmp_path):
+    with safe_open(RECORDED, framework="pt") as file:
+        config = json.loads(file.metadata()["config"])
+    recorded = load_file(RECORDED)
+    raw = {key: value for key, value in config.items() if key in SIZES or key == "hidden_act"}
+    tmp_path.joinpath("bert_config.json").write_text(json.dumps(raw))
+    tmp_path.joinpath("vocab.txt").write_text("".join(f"{word}\n" for word in VOCABULARY[:40]))
+    variables = roformer_variables({name: x for name, x in recorded.items() if name.startswith("roformer.")})
+    write(tmp_path / "bert_model.ckpt", variables)
+    encoder, rest = load_encoder(convert_checkpoint(tmp_path, tmp_path / "out"))
+    batch = TokenBatch.from_lengths(recorded["input_ids"], recorded["token_type_ids"], [1, 9, 32, 4, 9])
+    assert encoder.config.family.rms_norm and not rest
+    assert_close(encoder.eval()(batch), recorded["states"])
 
 
 @BOTH

@@ -56,3 +56,66 @@ def test_from_training_to_answers(family, script, tiny_model, tmp_path, monkeypa
                 scores = theirs.eval()(**tokenizer(text, return_tensors="pt")).logits.softmax(dim=-1)
                 assert answer["label"] == theirs.config.id2label[int(scores.argmax())]
                 assert answer["probabilities"][answer["label"]] == pytest.approx(scores.max().item(), abs=2e-6)
+
+
+def roformer(tiny_model, tmp_path, words: list[str], **config):
+    """A RoFormer without weights: its configuration, and a vocabulary that has these words too."""
+    directory = tmp_path / "roformer"
+    directory.mkdir()
+    source = tiny_model("roformer")
+    vocabulary = (source / "vocab.txt").read_text(encoding="utf-8") + "".join(f"{word}\n" for word in words)
+    (directory / "vocab.txt").write_text(vocabulary, encoding="utf-8")
+    raw = json.loads((source / "config.json").read_text())
+    del raw["embedding_size"]
+    raw = {**raw, **config, "vocab_size": len(vocabulary.splitlines())}
+    (directory / "config.json").write_text(json.dumps(raw))
+    return directory
+
+
+@pytest.mark.parametrize("script", TASKS)
+def test_roformer_v2(script, tiny_model, tmp_path, monkeypatch):
+    _, train, own = TASKS[script]
+    directory = roformer(tiny_model, tmp_path, [], norm_type="rms_norm", use_bias=False)
+    flags = as_flags(
+        pretrained_model_name_or_path=directory, train_data_file=DATA / train, saved_dir=tmp_path / "saved", max_steps=3,
+        max_seq_length=64, device="cpu", **own,
+    )  # fmt: skip
+    assert call(script, flags, monkeypatch) == 0
+    config = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert (config["model_type"], config["norm_type"], config["use_bias"]) == ("roformer_v2", "rms_norm", False)
+    given = {"question": "酒店在哪里", "context": "酒店在北京东门。"}
+    if script != "run_mrc.py":
+        rows = tmp_path / "rows.jsonl"
+        rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS), encoding="utf-8")
+        given = {"input_file": rows}
+    assert len(predicted(tmp_path / "saved", tmp_path, monkeypatch, **given)) == (1 if script == "run_mrc.py" else 2)
+
+
+def test_pretraining_of_roformer_v2(tiny_model, tmp_path, monkeypatch):
+    directory = roformer(tiny_model, tmp_path, [], norm_type="rms_norm", use_bias=False)
+    flags = as_flags(
+        pretrained_model_name_or_path=directory, train_data_file=DATA / "sentences" / "train.txt", objectives="mlm",
+        saved_dir=tmp_path / "saved", max_steps=2, max_seq_length=64, device="cpu",
+    )  # fmt: skip
+    assert call("run_pretraining.py", flags, monkeypatch) == 0
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"text": "酒[MASK]很好"}) + "\n", encoding="utf-8")
+    assert len(predicted(tmp_path / "saved", tmp_path, monkeypatch, input_file=rows)) == 1
+
+
+@pytest.mark.parametrize("script", ["run_classifier.py", "run_ner.py"])
+def test_words_of_roformer(script, tiny_model, tmp_path, monkeypatch):
+    """What jieba finds is one token, in training and in answers; transformers gives the same ones for what is saved."""
+    pytest.importorskip("rjieba")
+    _, train, own = TASKS[script]
+    directory = roformer(tiny_model, tmp_path, ["房间", "服务员", "干净"])
+    flags = as_flags(
+        pretrained_model_name_or_path=directory, train_data_file=DATA / train, saved_dir=tmp_path / "saved", max_steps=3,
+        max_seq_length=64, device="cpu", **own,
+    )  # fmt: skip
+    assert call(script, flags, monkeypatch) == 0
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS), encoding="utf-8")
+    assert len(predicted(tmp_path / "saved", tmp_path, monkeypatch, input_file=rows)) == 2
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert tokenizer.tokenize(TEXTS[0]) == ["房间", "干净"] and tokenizer.tokenize(TEXTS[1])[0] == "服务员"

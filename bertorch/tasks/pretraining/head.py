@@ -55,9 +55,10 @@ class LanguageModel(nn.Module):
         if with_order and "order" not in config.family.pretraining:
             raise UserError(f"{config.model_type} models are not pretrained with two segments; give --objectives mlm")
         self.encoder, self.order_weight = encoder, order_weight
-        self.transform = nn.Linear(config.hidden_size, config.embedding_size)
-        self.norm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
-        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        names = config.family.pretraining  # RoFormer-v2 has the decoder alone
+        self.transform = nn.Linear(config.hidden_size, config.embedding_size) if "transform" in names else None
+        self.norm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps) if "norm" in names else None
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if "bias" in names else None
         tied = config.other.get("tie_word_embeddings", True)
         self.decoder = None if tied else nn.Parameter(torch.empty(config.vocab_size, config.embedding_size))
         self.order = nn.Linear(config.hidden_size, 2) if with_order else None
@@ -71,9 +72,10 @@ class LanguageModel(nn.Module):
 
     def token_logits(self, states: Tensor) -> Tensor:
         """Scores of the whole vocabulary, ``[places, hidden_size]`` -> ``[places, vocab_size]``."""
-        hidden = self.norm(activation(self.hidden_act, self.transform(states)))
+        if self.transform is not None:
+            states = self.norm(activation(self.hidden_act, self.transform(states)))
         decoder = self.encoder.embeddings.word.weight if self.decoder is None else self.decoder
-        return F.linear(hidden, decoder, self.bias)
+        return F.linear(states, decoder, self.bias)
 
     def logits(self, batch: MaskedBatch) -> tuple[Tensor, Tensor | None]:
         """Vocabulary scores of each masked token, ``[masked, vocab_size]``; scores of both orders, ``[batch_size, 2]``."""
@@ -108,7 +110,7 @@ class LanguageModel(nn.Module):
     def weight_names(self) -> dict[str, str]:
         """The names in transformers' pretraining classes."""
         names = self.encoder.config.family.pretraining
-        if self.decoder is not None:  # the other bias is then unused
+        if self.decoder is not None and self.bias is not None:  # the other bias is then unused
             names = {**names, "bias": _decoder_bias(names)}
         parts = {name: name.partition(".") for name in own_names(self)}
         return {name: f"{names[layer]}.{kind}" if kind else names[layer] for name, (layer, _, kind) in parts.items()}
@@ -116,7 +118,8 @@ class LanguageModel(nn.Module):
     def saved_files(self, max_seq_length: int) -> dict[str, dict]:
         """See ``Head``; saves the bias under both its names, as transformers needs if the decoder is not tied."""
         files = head_files(self, max_seq_length)
-        files["model.safetensors"][self.encoder.config.family.pretraining["bias"]] = self.bias.detach().clone()
+        if self.bias is not None:
+            files["model.safetensors"][self.encoder.config.family.pretraining["bias"]] = self.bias.detach().clone()
         return files
 
     def fill_head(self, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
@@ -126,7 +129,9 @@ class LanguageModel(nn.Module):
             UserError: weights do not fit, or are ``required`` and missing.
         """
         names, prefix = self.encoder.config.family.pretraining, wrapper_prefix(tensors)
-        biases = {prefix + names["bias"], prefix + _decoder_bias(names)}  # two names of one tensor; a file may hold either
+        biases = set()  # two names of one tensor; a file may hold either
+        if self.bias is not None:
+            biases = {prefix + names["bias"], prefix + _decoder_bias(names)}
         for bias in biases & set(tensors):
             tensors = {**dict.fromkeys(biases, tensors[bias]), **tensors}
         layers: dict[str, dict[str, str]] = {}
@@ -141,7 +146,7 @@ class LanguageModel(nn.Module):
         if taken and new:
             logger.info(f"{source}: new weights in the head: {', '.join(new)}")
         tied = biases | {prefix + names["decoder"]}
-        return taken | (tied & set(tensors) if taken else set())
+        return taken | (tied & set(tensors) if taken or not layers else set())
 
 
 def _decoder_bias(names: dict[str, str]) -> str:
