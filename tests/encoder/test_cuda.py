@@ -7,7 +7,7 @@ from bertorch.encoder import TokenBatch, load_encoder
 from bertorch.encoder.attention import attention, choose_backend, varlen_kernel
 from tests.closeness import assert_close
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")]
 
 LENGTHS = [33, 7, 7, 1]
 

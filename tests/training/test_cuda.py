@@ -8,7 +8,7 @@ import torch
 
 import run_classifier
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")]
 
 ROOT = Path(__file__).parents[2]
 
