@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bertorch.checksums import tensors_checksum
+from bertorch.encoder.bert4torch_names import to_hugging_face
 from bertorch.encoder.config import EncoderConfig, beside, load_config
 from bertorch.encoder.layers import Embedding, sinusoids
 from bertorch.encoder.model import Encoder
@@ -102,6 +103,11 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     else:
         tensors = _read_file(path)
     return {_modern_name(name): tensor for name, tensor in tensors.items()}
+
+
+def read_model(path: str | Path, config: EncoderConfig) -> dict[str, Tensor]:
+    """``read_weights``, with the names of bert4torch changed to Hugging Face's for this model."""
+    return to_hugging_face(read_weights(path), config)
 
 
 def _shards(index: Path) -> list[Path]:
@@ -273,7 +279,7 @@ def load_encoder(
     if weights is None:
         logger.warning(f"{directory}: contains no weights; the encoder starts from scratch, with random ones")
         return Encoder(config, with_pooler), {}
-    encoder, tensors = Encoder(config, with_pooler, initialise=False), read_weights(weights)
+    encoder, tensors = Encoder(config, with_pooler, initialise=False), read_model(weights, config)
     taken = fill_encoder(encoder, tensors, weights)
     return encoder, {name: tensor for name, tensor in tensors.items() if name not in taken}
 

@@ -17,7 +17,7 @@ from bertorch.encoder.weights import (
     listed,
     load_encoder,
     other_shapes,
-    read_weights,
+    read_model,
     report_unused,
     weights_file,
     wrapper_prefix,
@@ -90,7 +90,7 @@ def load_head(
         report_unused(rest, directory)
         return build(encoder)
     model = build(Encoder(config, with_pooler, initialise=False))
-    tensors = read_weights(init_from_ckpt)
+    tensors = read_model(init_from_ckpt, config)
     taken = fill_encoder(model.encoder, tensors, init_from_ckpt)
     trained_labels = labels_beside(init_from_ckpt)
     if labels is None or trained_labels is None or len(trained_labels) != len(labels) or trained_labels == labels:
@@ -128,9 +128,10 @@ def load_trained_head(
     Raises:
         UserError: weights are missing or do not fit.
     """
-    model = build(Encoder(load_config(directory), with_pooler, initialise=False))
+    config = load_config(directory)
+    model = build(Encoder(config, with_pooler, initialise=False))
     source = weights or directory
-    tensors = read_weights(source)
+    tensors = read_model(source, config)
     fill_encoder(model.encoder, tensors, source, pooler_required=True)
     model.fill_head(tensors, source, required=True)
     return model.eval()

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from bertorch.encoder import Encoder, EncoderConfig, load_config
 from bertorch.encoder.config import beside
-from bertorch.encoder.weights import encoder_tensors, fill_encoder, find_weights, load_encoder, read_weights, weights_file
+from bertorch.encoder.weights import (
+    encoder_tensors,
+    fill_encoder,
+    find_weights,
+    load_encoder,
+    read_model,
+    read_weights,
+    weights_file,
+)
 from bertorch.errors import UserError
 from bertorch.heads.pooling import pooled_layers
 from bertorch.memory import check_memory
@@ -62,7 +70,7 @@ def new_sentence_encoder(
     else:
         encoder = Encoder(config, with_pooler, initialise=False)
         init_from_ckpt = weights_file(init_from_ckpt)
-        tensors = read_weights(init_from_ckpt)
+        tensors = read_model(init_from_ckpt, config)
         taken = fill_encoder(encoder, tensors, init_from_ckpt)
         rest = {name: tensor for name, tensor in tensors.items() if name not in taken}
         logger.info(f"{init_from_ckpt}: warm start of the encoder")
@@ -83,9 +91,10 @@ def plain_sentence_encoder(directory: str | Path, pooling_mode: str, weights: st
     Raises:
         UserError: weights are missing or do not fit.
     """
-    encoder = Encoder(load_config(directory), pooling_mode == "linear", initialise=False)
+    config = load_config(directory)
+    encoder = Encoder(config, pooling_mode == "linear", initialise=False)
     source = weights or directory
-    tensors = read_weights(source)
+    tensors = read_model(source, config)
     fill_encoder(encoder, tensors, source, pooler_required=True)
     dense = reduction_of(tensors)  # of the original bertorch
     return SentenceEncoder(encoder, pooling_mode, [dense] if dense else []).eval()
