@@ -42,6 +42,30 @@ TINY = {
     "megatron-bert": ("MegatronBert", {}),
     "mpnet": ("MPNet", {}),
     "roformer": ("RoFormer", {"embedding_size": 16, "hidden_act": "gelu_new"}),
+    "deberta-v3": (
+        "DebertaV2",
+        {
+            "relative_attention": True,
+            "position_buckets": 16,
+            "norm_rel_ebd": "layer_norm",
+            "share_att_key": True,
+            "pos_att_type": ["p2c", "c2p"],
+            "position_biased_input": False,
+            "legacy": False,
+        },
+    ),
+    "deberta-v2": (
+        "DebertaV2",
+        {
+            "relative_attention": True,
+            "pos_att_type": ["c2p", "p2c"],
+            "type_vocab_size": 2,
+            "embedding_size": 16,
+            "conv_kernel_size": 3,
+            "conv_act": "gelu",
+            "max_relative_positions": 24,
+        },
+    ),
 }
 # Of configs whose keys are not BERT's.
 _RENAMED = {
@@ -51,7 +75,7 @@ _RENAMED = {
     },
 }  # fmt: skip
 AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")  # count positions from behind the padding's id
-WITHOUT_POOLER = ("electra", "electra-equal", "distilbert", "roformer")
+WITHOUT_POOLER = ("electra", "electra-equal", "distilbert", "roformer", "deberta-v2", "deberta-v3")
 _CHARACTERS = (
     "的一是不了在人有我他这中大来上个国到说们为子和你地出道也时年得就那要下以生会自着去之过家学对可里后小么心多天而能好都然没日于起"
     "还发成事只作当想看文无开手十用主行方又如前所本见经头面公同三已老从动两长知民样现分将外但身些与高意进把法此实回二理美点月明其种声"

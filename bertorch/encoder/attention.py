@@ -6,11 +6,12 @@
              kernel cannot compute what BERT does (attention dropout in training, fp32).
 
 All compute softmax(q k^T / sqrt(head_dim) + bias) v, with the bias if a family has one, over the keys in the window if a
-layer has one, and with dropout on the probabilities (Vaswani et al. 2017, section 3.2.1; the dropout is BERT's
-``attention_probs_dropout_prob``).
+layer has one, with the tables by distance if a family has those (``relative.py``), and with dropout on the probabilities
+(Vaswani et al. 2017, section 3.2.1; the dropout is BERT's ``attention_probs_dropout_prob``).
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import torch
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bertorch.encoder.grouped_attention import distances, grouped_attention
+from bertorch.encoder.relative import Relative
 from bertorch.encoder.tokens import TokenBatch, padded_places, to_padded
 
 
@@ -30,6 +32,7 @@ def attention(
     backend: str | None = None,
     bias: Tensor | None = None,
     window: int | None = None,
+    relative: Relative | None = None,
 ) -> Tensor:
     """Self-attention within each sequence of ``batch``.
 
@@ -44,13 +47,15 @@ def attention(
             ``key - query + max_seqlen - 1``. None: no bias. The varlen kernel supports none.
         window: how far from a query the keys may be that it sees, on either side; None: it sees its whole sequence. The
             varlen kernel supports none for first tokens alone.
+        relative: tables by distance: a score is ``(q k + q keys + k queries) / sqrt(head_dim) + bias``, and values are
+            ``v + values``. None: no tables. The varlen kernel supports none.
 
     Returns:
         As many rows as ``query``.
     """
-    beyond_varlen = bias is not None or (window is not None and len(query) != len(key))
+    beyond_varlen = bias is not None or relative is not None or (window is not None and len(query) != len(key))
     chosen = backend or choose_backend(query, dropout_p, beyond_varlen)
-    return BACKENDS[chosen](query, key, value, batch, dropout_p, bias, window)
+    return BACKENDS[chosen](query, key, value, batch, dropout_p, bias, window, relative)
 
 
 def choose_backend(query: Tensor, dropout_p: float, beyond_varlen: bool = False) -> str:
@@ -81,8 +86,9 @@ def _varlen(
     dropout_p: float,
     bias: Tensor | None,
     window: int | None,
+    relative: Relative | None,
 ) -> Tensor:
-    if bias is not None:
+    if bias is not None or relative is not None:
         raise ValueError("the varlen kernel has no bias; use the padded backend")
     if dropout_p:
         raise ValueError("the varlen kernel has no dropout; use the padded backend")
@@ -103,23 +109,39 @@ def _padded(
     dropout_p: float,
     bias: Tensor | None,
     window: int | None,
+    relative: Relative | None,
 ) -> Tensor:
     first_only = len(query) != len(key)
     padded, mask = to_padded(torch.stack([key, value] if first_only else [key, value, query], dim=1), batch)
     k, v, *q = padded.permute(2, 0, 3, 1, 4)  # each [batch_size, num_heads, max_seqlen, head_dim]
     q = query[:, :, None] if first_only else q[0]
     mask = mask[:, None, None, :]  # [batch_size, 1, 1, max_seqlen]: every query sees the real keys of its sequence
-    away = distances(q.shape[2], batch.max_seqlen, q.device) if bias is not None or window is not None else None
+    of_keys, of_queries, of_values = (relative or Relative()).tables()
+    plain = bias is None and window is None and relative is None
+    away = None if plain else distances(q.shape[2], batch.max_seqlen, q.device)
     if window is not None:  # a place of padding sees itself too, so that each query has a key
         mask = (mask | (away == 0)) & (away.abs() <= window)
-    if bias is not None:
-        added = bias[:, away + batch.max_seqlen - 1].to(q.dtype)  # [num_heads, 1 or max_seqlen, max_seqlen]
-        mask = added.masked_fill(~mask, -torch.inf)  # [batch_size, num_heads, ...]
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
+    if bias is not None or relative is not None:
+        columns = (away + batch.max_seqlen - 1).expand(*k.shape[:2], -1, -1)  # of all tables, for each sequence and head
+        added = [] if bias is None else [bias[:, columns[0, 0]].to(q.dtype)]
+        if of_keys is not None:
+            added.append((q @ of_keys.transpose(1, 2)).gather(-1, columns) / math.sqrt(q.shape[-1]))
+        if of_queries is not None:
+            products = (k @ of_queries.transpose(1, 2)).gather(-1, columns.transpose(2, 3))
+            added.append(products.transpose(2, 3) / math.sqrt(q.shape[-1]))
+        mask = sum(added).masked_fill(~mask, -torch.inf)  # [batch_size, num_heads, 1 or max_seqlen, max_seqlen]
+    if of_values is None:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
+    else:
+        probs = F.dropout(torch.softmax(q @ k.transpose(2, 3) / math.sqrt(q.shape[-1]) + mask, dim=-1), dropout_p)
+        sums = probs.new_zeros(*probs.shape[:3], of_values.shape[1]).scatter(-1, columns, probs)
+        out = probs @ v + sums @ of_values
     return out[:, :, 0] if first_only else out.transpose(1, 2).flatten(0, 1).index_select(0, padded_places(batch))
 
 
-BACKENDS: dict[str, Callable[[Tensor, Tensor, Tensor, TokenBatch, float, Tensor | None, int | None], Tensor]] = {
+BACKENDS: dict[
+    str, Callable[[Tensor, Tensor, Tensor, TokenBatch, float, Tensor | None, int | None, Relative | None], Tensor]
+] = {
     "grouped": grouped_attention,
     "varlen": _varlen,
     "padded": _padded,

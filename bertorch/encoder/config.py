@@ -13,8 +13,10 @@ _MOST_BLOCKS = 10_000  # shared ones count each time they are used; the deepest 
 _SIZES = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
     "max_position_embeddings", "type_vocab_size", "embedding_size", "num_hidden_groups", "inner_group_num",
-    "task_type_vocab_size", "relative_attention_num_buckets",
+    "task_type_vocab_size", "relative_attention_num_buckets", "max_relative_position", "max_relative_positions",
+    "position_buckets", "conv_kernel_size", "conv_groups",
 )  # fmt: skip
+_LEAST = {"max_relative_positions": -1, "position_buckets": -1, "conv_kernel_size": 0}  # of those that may be below 1
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_python", "relu", "silu", "tanh")
 
 # A family has one of these only if its row lists it.
@@ -26,6 +28,17 @@ _NOT_OF_BERT = {
     "task_type_vocab_size",
     "rotary_value",
     "relative_attention_num_buckets",
+    "max_relative_position",
+    "relative_attention",
+    "pos_att_type",
+    "share_att_key",
+    "max_relative_positions",
+    "position_buckets",
+    "norm_rel_ebd",
+    "position_biased_input",
+    "conv_kernel_size",
+    "conv_groups",
+    "conv_act",
 }
 
 # Keys that describe the file a config was read from, or a head: saving writes them again; they are never copied.
@@ -43,7 +56,12 @@ class EncoderConfig:
     ``inner_group_num`` are ALBERT's (Lan et al. 2019, section 3.1) and ELECTRA's; for the others they take the values that
     BERT implies: as wide as the model, one group per layer, one block per group. ``use_task_id`` and
     ``task_type_vocab_size`` are ERNIE's (Sun et al. 2020, section 4.2). ``rotary_value``, whether values are rotated too, is
-    RoFormer's, and ``relative_attention_num_buckets`` is MPNet's. ``other`` keeps the keys that the encoder does not use, so
+    RoFormer's, ``relative_attention_num_buckets`` is MPNet's, and ``max_relative_position``, beyond which distances are
+    cut, is NEZHA's. The keys from ``relative_attention`` on are DeBERTa's (He et al. 2020, section 3.1; those of its second
+    version as in the authors' code): with ``max_relative_positions`` below 1, ``max_position_embeddings`` applies, and
+    there are no ``position_buckets`` below 1 and no convolution of ``conv_kernel_size`` 0.
+
+    ``other`` keeps the keys that the encoder does not use, so
     that a saved config loses nothing.
     """
 
@@ -68,6 +86,17 @@ class EncoderConfig:
     task_type_vocab_size: int = 3
     rotary_value: bool = False
     relative_attention_num_buckets: int = 32
+    max_relative_position: int = 64
+    relative_attention: bool = False
+    pos_att_type: str | list[str] | None = None
+    share_att_key: bool = False
+    max_relative_positions: int = -1
+    position_buckets: int = -1
+    norm_rel_ebd: str = "none"
+    position_biased_input: bool = True
+    conv_kernel_size: int = 0
+    conv_groups: int = 1
+    conv_act: str = "tanh"
     other: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -87,8 +116,30 @@ class EncoderConfig:
         return _keys(self.family)
 
     def has(self, module: str) -> bool:
-        """Whether the family has this embedding or norm, for example ``embeddings.token_type``."""
-        return module in self.family.weights and (module != "embeddings.task_type" or self.use_task_id)
+        """Whether the model has this embedding, norm or layer, for example ``embeddings.token_type``."""
+        apart = self.relative_attention and not self.share_att_key  # distances have layers of their own
+        if_configured = {
+            "embeddings.position": self.position_biased_input,
+            "embeddings.token_type": self.type_vocab_size > 0,
+            "embeddings.task_type": self.use_task_id,
+            "embeddings.distance": self.relative_attention,
+            "embeddings.distance_norm": self.relative_attention and "layer_norm" in _parts(self.norm_rel_ebd),
+            "blocks.{block}.distance_key": apart and "c2p" in self.distance_terms,
+            "blocks.{block}.distance_query": apart and "p2c" in self.distance_terms,
+            "blocks.{block}.convolution.kernel": self.conv_kernel_size > 0,
+        }
+        return module in self.family.weights and if_configured.get(module, True)
+
+    @property
+    def distance_terms(self) -> list[str]:
+        """DeBERTa's terms of a score: ``c2p``, of query and distance, and ``p2c``, of key and distance."""
+        return self.pos_att_type if isinstance(self.pos_att_type, list) else _parts(self.pos_att_type or "")
+
+    @property
+    def distance_span(self) -> int:
+        """How many rows DeBERTa's table of distances has for either direction."""
+        farthest = self.max_relative_positions if self.max_relative_positions > 0 else self.max_position_embeddings
+        return self.position_buckets if self.position_buckets > 0 else farthest
 
     @property
     def projects_embeddings(self) -> bool:
@@ -113,7 +164,15 @@ class EncoderConfig:
     @property
     def classifier_act(self) -> str | None:
         """The activation of the sequence classifier's dense layer; None: it uses the pooler instead."""
-        return self.hidden_act if self.family.classifier_act == "hidden_act" else self.family.classifier_act
+        act = self.family.classifier_act
+        if isinstance(act, tuple):
+            return self.other.get(*act)
+        return self.hidden_act if act == "hidden_act" else act
+
+    @property
+    def classifier_input_dropout(self) -> float:
+        """The dropout before that dense layer."""
+        return self._dropout(self.family.classifier_input_dropout, self.text_classifier_dropout)
 
     @property
     def classifier_dropout(self) -> float:
@@ -131,12 +190,17 @@ class EncoderConfig:
         """The dropout before the scores of an answer's first and last token."""
         return self._dropout(self.family.reader_dropout, 0.0)
 
-    def _dropout(self, own: tuple[str, float] | None, otherwise: float) -> float:
-        """The configuration's value under the family's ``own`` key, else the usual one; ``otherwise`` if ``own`` is None."""
-        if own is None:
-            return otherwise
-        given = self.other.get(own[0])
-        return own[1] if given is None else given
+    def _dropout(self, own: tuple[str | None, float | None] | None, otherwise: float) -> float:
+        """The configuration's value under the family's ``own`` key, else the usual one, else ``otherwise``."""
+        key, usual = own or (None, None)
+        given = self.other.get(key, usual)
+        return otherwise if given is None else given
+
+    @property
+    def pretraining(self) -> dict[str, str]:
+        """Layers of the pretraining heads -> their names."""
+        own = self.family.own_pretraining
+        return own if own is not None and self.other.get("legacy", True) is False else self.family.pretraining
 
     def check_length(self, max_seq_length: int, directory: str | Path) -> None:
         """Raises UserError if the model in ``directory`` has no positions for ``max_seq_length`` tokens."""
@@ -168,7 +232,8 @@ class EncoderConfig:
             model_type = raw["model_type"]
         family = FAMILIES[model_type]
         keys = _keys(family)
-        values = {ours: raw[key] for ours, key in keys.items() if key in raw} | {"model_type": model_type}
+        values = {ours: raw[key] for ours, key in keys.items() if key in raw}
+        values = {**family.usual, **values, "model_type": model_type}
         # Some BERT configs have an embedding_size that is never read.
         known = {"other", *cls.__dataclass_fields__, *keys.values()} | _NOT_CARRIED
         values["other"] = {key: value for key, value in raw.items() if key not in known}
@@ -176,13 +241,15 @@ class EncoderConfig:
             key, value = keys.get(ours, ours), values.get(ours, 1)
             if value is None and ours in ("embedding_size", "num_hidden_groups"):  # null: the family's default
                 continue
-            if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**63:
-                raise UserError(f"{path}: {key} must be a whole number above 0, found {_shown(value)}")
+            least = 0 if family.usual.get(ours) == 0 else _LEAST.get(ours, 1)
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
+                raise UserError(f"{path}: {key} must be a whole number above {least - 1}, found {_shown(value)}")
         for ours in ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps"):
             key, value = keys.get(ours, ours), values.get(ours, 0.0)
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:
                 raise UserError(f"{path}: {key} must be a number from 0 to below 1, found {_shown(value)}")
-        own = [given[0] for given in (family.text_classifier_dropout, family.reader_dropout) if given is not None]
+        own = (family.text_classifier_dropout, family.reader_dropout, family.classifier_input_dropout)
+        own = [given[0] for given in own if given is not None and given[0] is not None]
         for key in ("classifier_dropout", "classifier_dropout_prob", *own):
             value = raw.get(key)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1):
@@ -191,10 +258,11 @@ class EncoderConfig:
             values["pad_token_id"] = 1 if family.positions_after_padding else 0
         if not isinstance(values["pad_token_id"], int) or isinstance(values["pad_token_id"], bool):
             raise UserError(f"{path}: pad_token_id must be a whole number, found {_shown(values['pad_token_id'])}")
-        for key in ("use_task_id", "rotary_value"):
+        for key in ("use_task_id", "rotary_value", "relative_attention", "share_att_key", "position_biased_input"):
             if not isinstance(values.get(key, False), bool):
                 raise UserError(f"{path}: {key} must be true or false, found {_shown(values[key])}")
         config = cls(**values)
+        config._check_distances(path)
         if config.has("embeddings.relative") and (config.pad_token_id != 1 or config.relative_attention_num_buckets < 32):
             raise UserError(
                 f"{path}: MPNet counts positions from 2 and distances in 32 buckets: pad_token_id must be 1, and "
@@ -207,9 +275,13 @@ class EncoderConfig:
         if raw.get("position_embedding_type", "absolute") not in ("absolute", None):
             kind = raw["position_embedding_type"]
             raise UserError(f"{path}: position_embedding_type {_shown(kind)} is not supported, only 'absolute'")
-        if config.hidden_act not in ACTIVATIONS:
-            known = ", ".join(ACTIVATIONS)
-            raise UserError(f"{path}: {keys['hidden_act']} {_shown(config.hidden_act)} is not supported; known: {known}")
+        acts = {keys["hidden_act"]: config.hidden_act, "conv_act": config.conv_act}
+        if isinstance(family.classifier_act, tuple):
+            acts[family.classifier_act[0]] = config.classifier_act
+        for key, act in acts.items():
+            if act not in ACTIVATIONS:
+                known = ", ".join(ACTIVATIONS)
+                raise UserError(f"{path}: {key} {_shown(act)} is not supported; known: {known}")
         if config.hidden_size % config.num_attention_heads:
             raise UserError(
                 f"{path}: {keys['hidden_size']} {config.hidden_size} is not a multiple of "
@@ -217,8 +289,31 @@ class EncoderConfig:
             )
         if family.rotary and config.head_size % 2:
             raise UserError(f"{path}: rotary positions turn pairs: hidden_size / num_attention_heads must be even")
+        if family.distance_sines and config.head_size % 2:
+            raise UserError(f"{path}: distances are pairs of sines: hidden_size / num_attention_heads must be even")
         config._check_sizes(values, path)
         return config
+
+    def _check_distances(self, path: str | Path) -> None:
+        """Raises UserError for kinds of DeBERTa's attention or convolution that there are not."""
+        terms = self.pos_att_type
+        if not isinstance(terms, str | list | None) or any(term not in ("c2p", "p2c") for term in self.distance_terms):
+            raise UserError(f"{path}: pos_att_type {_shown(terms)} is not supported, only c2p and p2c")
+        if self.relative_attention and not self.distance_terms:
+            raise UserError(f"{path}: relative_attention is true, but pos_att_type names neither c2p nor p2c")
+        if not isinstance(self.norm_rel_ebd, str):
+            raise UserError(f"{path}: norm_rel_ebd must be a text, found {_shown(self.norm_rel_ebd)}")
+        own_width = self.other.get("attention_head_size")
+        if "pos_att_type" in self.keys and own_width not in (None, self.hidden_size // self.num_attention_heads):
+            raise UserError(
+                f"{path}: attention_head_size {_shown(own_width)} is not supported, only hidden_size / num_attention_heads"
+            )
+        if self.position_buckets == 1:
+            raise UserError(f"{path}: position_buckets must be at least 2, or below 1 for none")
+        if self.conv_kernel_size > 0 and self.conv_kernel_size % 2 == 0:
+            raise UserError(f"{path}: conv_kernel_size {self.conv_kernel_size} must be odd, or 0")
+        if self.hidden_size % self.conv_groups:
+            raise UserError(f"{path}: hidden_size {self.hidden_size} is not a multiple of conv_groups {self.conv_groups}")
 
     def _check_sizes(self, values: dict[str, Any], path: str | Path) -> None:
         """Raises UserError, naming the keys, for too many layers or weights, before any memory is allocated."""
@@ -232,7 +327,7 @@ class EncoderConfig:
         if 4 * self._num_saved <= total_memory():
             return
         usual = EncoderConfig(model_type=self.model_type)
-        larger = [key for key in _SIZES if (values.get(key) or 0) > getattr(usual, key)]
+        larger = [key for key in _SIZES if key in self.keys and (values.get(key) or 0) > getattr(usual, key)]
         # Those that make it too large on their own, if any.
         alone = [
             key for key in larger if 4 * EncoderConfig(**{**values, key: getattr(usual, key)})._num_saved <= total_memory()
@@ -252,20 +347,32 @@ class EncoderConfig:
         rows = {
             "embeddings.word": self.vocab_size, "embeddings.position": self.max_position_embeddings,
             "embeddings.token_type": self.type_vocab_size, "embeddings.task_type": self.task_type_vocab_size,
-            "embeddings.norm": 0 if self.family.rms_norm else 2,
         }  # fmt: skip
+        first = self.family.projects_first
         embeddings = sum(size for module, size in rows.items() if self.has(module)) * embedding
-        projection = (embedding + 1) * width if self.projects_embeddings else 0
+        embeddings += 2 * (width if first else embedding) if self.has("embeddings.norm") and not self.family.rms_norm else 0
+        projection = (embedding + (not first)) * width if self.projects_embeddings else 0
         block = 4 * width**2 + 2 * width * inner
         block += 5 * width + inner if self.family.biases else 0
         block += 0 if self.family.rms_norm else 2 * 2 * width
         relative = self.relative_attention_num_buckets * self.num_attention_heads if self.has("embeddings.relative") else 0
+        relative += 2 * self.distance_span * width if self.has("embeddings.distance") else 0
+        relative += 2 * width if self.has("embeddings.distance_norm") else 0
+        for layer in ("blocks.{block}.distance_key", "blocks.{block}.distance_query"):
+            block += (width + 1) * width if self.has(layer) else 0
+        if self.has("blocks.{block}.convolution.kernel"):
+            relative += width * (width // self.conv_groups * self.conv_kernel_size + 1) + 2 * width
         last = relative + (2 * width if self.has("norm") else 0)
         return embeddings + projection + last + self.num_hidden_groups * self.inner_group_num * block
 
     def to_dict(self) -> dict[str, Any]:
         """The keys of a Hugging Face ``config.json``, without those that name a head."""
         return {**self.other, **{key: getattr(self, ours) for ours, key in self.keys.items()}}
+
+
+def _parts(text: str) -> list[str]:
+    """The names in a text such as ``p2c|c2p``."""
+    return [part.strip() for part in text.lower().split("|") if part.strip()]
 
 
 def _keys(family: Family) -> dict[str, str]:

@@ -80,6 +80,22 @@ _MPNET = {
     "blocks.{block}.attention_norm": "encoder.layer.{block}.attention.LayerNorm",
 }
 
+_NEZHA = {ours: theirs for ours, theirs in _BERT.items() if ours != "embeddings.position"}
+
+_DEBERTA = {
+    **_BERT,
+    "embeddings.distance": "encoder.rel_embeddings",
+    "embeddings.distance_norm": "encoder.LayerNorm",
+    "embeddings.projection": "embeddings.embed_proj",
+    "blocks.{block}.query": "encoder.layer.{block}.attention.self.query_proj",
+    "blocks.{block}.key": "encoder.layer.{block}.attention.self.key_proj",
+    "blocks.{block}.value": "encoder.layer.{block}.attention.self.value_proj",
+    "blocks.{block}.distance_key": "encoder.layer.{block}.attention.self.pos_key_proj",
+    "blocks.{block}.distance_query": "encoder.layer.{block}.attention.self.pos_query_proj",
+    "blocks.{block}.convolution.kernel": "encoder.conv.conv",  # of the first block alone
+    "blocks.{block}.convolution.norm": "encoder.conv.LayerNorm",
+}
+
 _BERT_PRETRAINING = {
     "transform": "cls.predictions.transform.dense", "norm": "cls.predictions.transform.LayerNorm",
     "bias": "cls.predictions.bias", "decoder": "cls.predictions.decoder.weight", "order": "cls.seq_relationship",
@@ -101,6 +117,12 @@ _ELECTRA_PRETRAINING = {
     "bias": "generator_lm_head.bias", "decoder": "generator_lm_head.weight",
 }  # fmt: skip
 
+_DEBERTA_PRETRAINING = {ours: theirs for ours, theirs in _BERT_PRETRAINING.items() if ours != "order"}
+_DEBERTA_OWN_PRETRAINING = {
+    "transform": "lm_predictions.lm_head.dense", "norm": "lm_predictions.lm_head.LayerNorm",
+    "bias": "lm_predictions.lm_head.bias",
+}  # fmt: skip
+
 _POOLED_CLASSIFIER = {"classifier": "classifier"}
 _DENSE_CLASSIFIER = {"dense": "classifier.dense", "classifier": "classifier.out_proj"}
 
@@ -117,23 +139,31 @@ class Family:
             present if the family is pretrained with two segments.
         classifier: layers of the sequence classifier -> their names.
         pretraining_act: the activation of the masked-token head; None: ``hidden_act`` of the configuration.
+        own_pretraining: the same, always with the decoder tied to the word embedding, if the configuration says
+            ``legacy: false``; None: there is no such choice.
         own_keys: keys of the configuration that BERT's lacks.
+        usual: values of missing keys where BERT's are others.
         renamed_keys: keys of the configuration whose names differ from BERT's; None: there is no such key, and BERT's
             default applies.
         embedding_size: the usual width of the embeddings; None: the width of the model.
+        projects_first: embeddings are mapped to the hidden width before their norm instead of after it, without a bias.
         always_projects: embeddings are mapped to the hidden width even if the two widths are equal.
         shares_blocks: the configuration says how many groups of blocks there are, usually one.
         positions_after_padding: positions are counted from ``pad_token_id + 1``, which is 2 by default.
         rotary: the weight under which transformers saves its table of sines for rotary positions, which rotate queries
             and keys in every layer (Su et al. 2021); here the table is computed, and a weight only if a checkpoint's
             table was trained. None: other positions.
+        distance_sines: sines of the distance of key and query are added to keys and values (Wei et al. 2019, section 2.2).
         classifier_act: the activation of a dense layer that the sequence classifier puts before its output,
-            ``hidden_act`` for the configuration's; None: the encoder's own pooler is used instead.
-        classifier_input_dropout: dropout is applied to the states before that dense layer too.
+            ``hidden_act`` for the configuration's, or another key of it with its usual value; None: the encoder's own
+            pooler is used instead.
+        classifier_input_dropout: key (None: there is none) and usual value of a separate dropout of the states before that
+            dense layer; None: the dropout before a text classifier.
         classifier_dropout: the key of the configuration for the dropout before a classifier; without a key or a
             value, ``hidden_dropout_prob`` applies.
         text_classifier_dropout, reader_dropout: key and usual value of a separate dropout before a text classifier, and of
-            one before the scores of an answer's ends; None: the usual classifier dropout, and no dropout.
+            one before the scores of an answer's ends; None, the whole or the value: the usual classifier dropout, and no
+            dropout.
         norm_first: layer norms come before attention and feed-forward, inside the residual branch (Xiong et al. 2020).
         biases: the linear layers of a block have biases.
         rms_norm: norms divide by the root of the mean square, without weights of their own (Zhang & Sennrich 2019).
@@ -147,17 +177,21 @@ class Family:
     pretraining: dict[str, str]
     classifier: dict[str, str]
     pretraining_act: str | None = None
+    own_pretraining: dict[str, str] | None = None
     own_keys: tuple[str, ...] = ()
+    usual: dict[str, float] = field(default_factory=dict)
     renamed_keys: dict[str, str | None] = field(default_factory=dict)
     embedding_size: int | None = None
+    projects_first: bool = False
     always_projects: bool = False
     shares_blocks: bool = False
     positions_after_padding: bool = False
     rotary: str | None = None
-    classifier_act: str | None = None
-    classifier_input_dropout: bool = True
+    distance_sines: bool = False
+    classifier_act: str | tuple[str, str] | None = None
+    classifier_input_dropout: tuple[str | None, float] | None = None
     classifier_dropout: str | None = "classifier_dropout"
-    text_classifier_dropout: tuple[str, float] | None = None
+    text_classifier_dropout: tuple[str, float | None] | None = None
     reader_dropout: tuple[str, float] | None = None
     norm_first: bool = False
     biases: bool = True
@@ -199,7 +233,7 @@ FAMILIES = {
             "intermediate_size": "hidden_dim", "hidden_act": "activation", "hidden_dropout_prob": "dropout",
             "attention_probs_dropout_prob": "attention_dropout", "type_vocab_size": None, "layer_norm_eps": None,
         },
-        classifier_act="relu", classifier_input_dropout=False, classifier_dropout=None,
+        classifier_act="relu", classifier_input_dropout=(None, 0.0), classifier_dropout=None,
         text_classifier_dropout=("seq_classif_dropout", 0.2), reader_dropout=("qa_dropout", 0.1),
     ),
     "megatron-bert": Family(
@@ -216,5 +250,20 @@ FAMILIES = {
         "MPNet", "mpnet.", _MPNET, _ROBERTA_PRETRAINING, _DENSE_CLASSIFIER, pretraining_act="gelu",
         own_keys=("relative_attention_num_buckets",), renamed_keys={"type_vocab_size": None},
         positions_after_padding=True, classifier_act="tanh", classifier_dropout=None,
+    ),
+    "nezha": Family(
+        "Nezha", "nezha.", _NEZHA, _BERT_PRETRAINING, _POOLED_CLASSIFIER,
+        own_keys=("max_relative_position",), distance_sines=True,
+    ),
+    "deberta-v2": Family(
+        "DebertaV2", "deberta.", _DEBERTA, _DEBERTA_PRETRAINING, {"dense": "pooler.dense", "classifier": "classifier"},
+        own_pretraining=_DEBERTA_OWN_PRETRAINING,
+        own_keys=(
+            "embedding_size", "relative_attention", "pos_att_type", "share_att_key", "max_relative_positions",
+            "position_buckets", "norm_rel_ebd", "position_biased_input", "conv_kernel_size", "conv_groups", "conv_act",
+        ),
+        usual={"type_vocab_size": 0, "layer_norm_eps": 1e-7}, projects_first=True,
+        classifier_act=("pooler_hidden_act", "gelu"), classifier_input_dropout=("pooler_dropout", 0.0),
+        classifier_dropout=None, text_classifier_dropout=("cls_dropout", None),
     ),
 }  # fmt: skip

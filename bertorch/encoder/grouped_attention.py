@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from bertorch.encoder.dropout import keep_mask
+from bertorch.encoder.relative import Relative, by_key, by_query, near, product
 from bertorch.encoder.tokens import TokenBatch
 
 _MOST_WASTED = 8192  # padding scores in a group, over all heads; beyond this, one more group is faster
@@ -34,10 +35,12 @@ def grouped_attention(
     dropout_p: float,
     bias: Tensor | None = None,
     window: int | None = None,
+    relative: Relative | None = None,
 ) -> Tensor:
     """See ``attention.attention``."""
     groups = _Groups.of(tuple(batch.lengths), key.shape[1], key.device)
-    return _GroupedAttention.apply(query, key, value, groups, dropout_p, bias, window)
+    tables = (relative or Relative()).tables()
+    return _GroupedAttention.apply(query, key, value, groups, dropout_p, bias, window, *tables)
 
 
 def distances(queries: int, keys: int, device: torch.device, first: int = 0) -> Tensor:
@@ -158,7 +161,7 @@ class _GroupedAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, query, key, value, groups, dropout_p, relative, window):
+    def forward(ctx, query, key, value, groups, dropout_p, bias_by_distance, window, of_keys, of_queries, of_values):
         head_dim = query.shape[-1]
         scale, keep = 1.0 / math.sqrt(head_dim), 1.0 / (1.0 - dropout_p)  # inverted dropout: kept values are scaled by this
         first_only = len(query) != len(key)  # then the queries are already in the order of the groups
@@ -181,25 +184,32 @@ class _GroupedAttention(torch.autograd.Function):
                 p.baddbmm_(q_, k_.transpose(1, 2), beta=0, alpha=scale)
             else:
                 torch.baddbmm(bias.to(p.dtype), q_, k_.transpose(1, 2), alpha=scale, out=p)
-            if relative is not None:
-                columns = _columns(relative, block)
-                p.view(-1, len(relative), *columns.shape).add_(relative[:, columns].to(p.dtype))
+            if bias_by_distance is not None:
+                columns = _columns(bias_by_distance, block)
+                p.view(-1, len(bias_by_distance), *columns.shape).add_(bias_by_distance[:, columns].to(p.dtype))
+            if of_keys is not None:
+                p.add_(by_key(product(q_, _near(of_keys, block).transpose(1, 2)), p.shape[2]), alpha=scale)
+            if of_queries is not None:
+                p.add_(by_query(product(k_, _near(of_queries, block).flip(1).transpose(1, 2)), p.shape[1]), alpha=scale)
             if block.window is not None:
                 p.add_(_band(block.shape, block.first, block.window, p.dtype, p.device))
             torch.softmax(p, dim=-1, out=p)
             if dropout_p:
                 left.mul_(p)
             out.baddbmm_(left, v_, beta=0, alpha=keep)
+            if of_values is not None:
+                out.add_(product(_spread(left), _near(of_values, block)), alpha=keep)
         context = _rows(context, scatter).view(query.shape)
-        ctx.save_for_backward(q, k, v, probs, kept, context)
-        ctx.relative_like = None if relative is None else relative.detach()
+        ctx.save_for_backward(q, k, v, probs, kept, context, of_keys, of_queries, of_values)
+        ctx.bias_like = None if bias_by_distance is None else bias_by_distance.detach()
         ctx.groups, ctx.first_only, ctx.shapes, ctx.blocks = groups, first_only, (queries, keys, squares), blocks
         ctx.scale, ctx.keep = scale, keep
         return context
 
     @staticmethod
     def backward(ctx, grad_out):
-        q, k, v, probs, kept, context = ctx.saved_tensors
+        q, k, v, probs, kept, context, *tables = ctx.saved_tensors
+        of_keys, of_queries, of_values = tables
         groups, (queries, keys, squares), blocks = ctx.groups, ctx.shapes, ctx.blocks
         gather, scatter = (None, None) if ctx.first_only else (groups.gather, groups.scatter)
         # d softmax is p * (d p - sum(p * d p)); the sum is that of a query's context times its gradient (Dao et al. 2022).
@@ -213,7 +223,12 @@ class _GroupedAttention(torch.autograd.Function):
             torch.empty_like(q),
             *(torch.zeros_like(x) if shared else torch.empty_like(x) for x in (k, v)),
         )
-        grad_relative = None if ctx.relative_like is None else torch.zeros_like(ctx.relative_like)
+        grad_bias = None if ctx.bias_like is None else torch.zeros_like(ctx.bias_like)
+        grad_tables = [  # summed over blocks in single precision at least
+            torch.zeros_like(table, dtype=torch.promote_types(table.dtype, torch.float32)) if needed else None
+            for table, needed in zip(tables, ctx.needs_input_grad[-len(tables) :], strict=True)
+        ]
+        grad_of_keys, grad_of_queries, grad_of_values = grad_tables
         parts = zip(
             _queries(q, queries, blocks), _keys(k, keys, blocks), _keys(v, keys, blocks), _queries(g, queries, blocks),
             _queries(sums, queries, blocks), _parts(probs, squares), _parts(kept, squares),
@@ -222,19 +237,55 @@ class _GroupedAttention(torch.autograd.Function):
         )  # fmt: skip
         for q_, k_, v_, g_, sum_, p, left, own_q, own_k, own_v, block in parts:
             grad_scores = torch.empty_like(p).baddbmm_(g_, v_.transpose(1, 2), beta=0, alpha=ctx.keep)
+            if of_values is not None:
+                products = product(g_, _near(of_values, block).transpose(1, 2))
+                grad_scores.add_(by_key(products, p.shape[2]), alpha=ctx.keep)
             grad_scores.mul_(left).addcmul_(p, sum_, value=-1)
-            if grad_relative is not None:
-                columns = _columns(grad_relative, block)
-                summed = grad_scores.view(-1, len(grad_relative), columns.numel()).sum(dim=0)  # over the sequences
-                grad_relative.index_add_(1, columns.flatten(), summed.to(grad_relative.dtype))
+            if grad_bias is not None:
+                columns = _columns(grad_bias, block)
+                summed = grad_scores.view(-1, len(grad_bias), columns.numel()).sum(dim=0)  # over the sequences
+                grad_bias.index_add_(1, columns.flatten(), summed.to(grad_bias.dtype))
             own_q.baddbmm_(grad_scores, k_, beta=0, alpha=ctx.scale)
             own_k.baddbmm_(grad_scores.transpose(1, 2), q_, beta=int(shared), alpha=ctx.scale)
             own_v.baddbmm_(left.transpose(1, 2), g_, beta=int(shared), alpha=ctx.keep)
+            if of_keys is not None:
+                spread = _spread(grad_scores)
+                own_q.add_(product(spread, _near(of_keys, block)), alpha=ctx.scale)
+                _add_table_grad(grad_of_keys, spread, q_, ctx.scale, block)
+            if of_queries is not None:
+                spread = _spread(grad_scores.transpose(1, 2))
+                own_k.add_(product(spread, _near(of_queries, block).flip(1)), alpha=ctx.scale)
+                _add_table_grad(grad_of_queries, spread, k_, ctx.scale, block, reverse=True)
+            if of_values is not None:
+                _add_table_grad(grad_of_values, _spread(left), g_, ctx.keep, block)
         indices = (scatter, groups.scatter, groups.scatter)
         grads = (
             _rows(x, index).view(-1, *grad_out.shape[1:]) for x, index in zip((grad_q, grad_k, grad_v), indices, strict=True)
         )
-        return *grads, None, None, grad_relative, None
+        grad_tables = (x if x is None else x.to(table.dtype) for x, table in zip(grad_tables, tables, strict=True))
+        return *grads, None, None, grad_bias, None, *grad_tables
+
+
+def _near(table: Tensor, block: _Block) -> Tensor:
+    return near(table, *block.shape, block.first)
+
+
+def _spread(square: Tensor) -> Tensor:
+    """The transpose of ``by_key``, ``[matrices, queries, queries + keys - 1]``; 0 where no score comes from."""
+    matrices, queries, keys = square.shape
+    spread = square.new_zeros(matrices, queries, queries + keys - 1)
+    by_key(spread, keys).copy_(square)
+    return spread
+
+
+def _add_table_grad(
+    grad_table: Tensor | None, spread: Tensor, x: Tensor, scale: float, block: _Block, reverse: bool = False
+) -> None:
+    """Add to a table's gradient, if it has one, that of a block: ``spread`` is the gradient of the products with ``x``."""
+    if grad_table is not None:
+        by_matrix = spread.transpose(1, 2) @ x
+        summed = by_matrix.view(-1, len(grad_table), *by_matrix.shape[1:]).sum(dim=0, dtype=grad_table.dtype)
+        _near(grad_table, block).add_(summed.flip(1) if reverse else summed, alpha=scale)
 
 
 def _columns(relative: Tensor, block: _Block) -> Tensor:

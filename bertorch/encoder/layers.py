@@ -4,6 +4,7 @@ Shapes: T total_tokens, D hidden_size, E embedding_size, H heads, B batch_size.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from bertorch.encoder.attention import attention
 from bertorch.encoder.config import EncoderConfig
 from bertorch.encoder.dropout import Dropout
-from bertorch.encoder.tokens import TokenBatch
+from bertorch.encoder.relative import Relative
+from bertorch.encoder.tokens import TokenBatch, sequence_ids
 from bertorch.errors import UserError
 
 
@@ -61,8 +63,8 @@ def norm(config: EncoderConfig, width: int) -> nn.Module:
 class Embeddings(nn.Module):
     """Word + position + segment, normalised, and projected if the family's embeddings are narrower (or ALBERT's).
 
-    ERNIE adds a task embedding, that of task 0 in all fine-tuning (Sun et al. 2020, section 4.2). Some families lack some
-    of these.
+    ERNIE adds a task embedding, that of task 0 in all fine-tuning (Sun et al. 2020, section 4.2). DeBERTa projects before
+    the norm. Some families lack some of these.
     """
 
     def __init__(self, config: EncoderConfig):
@@ -75,10 +77,15 @@ class Embeddings(nn.Module):
         buckets, heads = config.relative_attention_num_buckets, config.num_attention_heads
         self.relative = Embedding(buckets, heads) if config.has("embeddings.relative") else None
         self.rotary: Embedding | None = None  # only where a checkpoint's table of sines was trained
-        self.norm = norm(config, width) if config.has("embeddings.norm") else None
+        hidden = config.hidden_size
+        self.distance = Embedding(2 * config.distance_span, hidden) if config.has("embeddings.distance") else None
+        self.distance_norm = norm(config, hidden) if config.has("embeddings.distance_norm") else None
+        self.projects_first = config.family.projects_first
+        self.norm = norm(config, hidden if self.projects_first else width) if config.has("embeddings.norm") else None
         self.dropout = Dropout(config.hidden_dropout_prob)
-        self.projection = Linear(width, config.hidden_size) if config.projects_embeddings else None
+        self.projection = Linear(width, hidden, bias=not self.projects_first) if config.projects_embeddings else None
         self.position_offset = config.position_offset
+        self.config = config
 
     def forward(self, batch: TokenBatch) -> Tensor:
         x = self.word(batch.input_ids)  # [T, E]
@@ -88,8 +95,10 @@ class Embeddings(nn.Module):
             x = x + self.position(batch.position_ids + self.position_offset)
         if self.task_type is not None:
             x = x + self.task_type.weight[0]
+        if self.projection is not None and self.projects_first:
+            x = self.projection(x)
         x = self.dropout(x if self.norm is None else self.norm(x))
-        return x if self.projection is None else self.projection(x)  # [T, D]
+        return x if self.projection is None or self.projects_first else self.projection(x)  # [T, D]
 
     def sines(self, batch: TokenBatch, width: int) -> Tensor:
         """Sines and cosines of each token's position, to rotate heads of this width, ``[T, width]``.
@@ -113,6 +122,52 @@ class Embeddings(nn.Module):
         away = torch.arange(1 - batch.max_seqlen, batch.max_seqlen, device=batch.input_ids.device)  # key - query
         return self.relative(buckets(away)).t()  # [H, 2 * max_seqlen - 1]
 
+    def distances(self, batch: TokenBatch) -> "Distances | None":
+        """What the blocks know of the distances of keys and queries; None: nothing."""
+        config, device = self.config, batch.input_ids.device
+        if self.distance is None and not config.family.distance_sines:
+            return None
+        away = torch.arange(1 - batch.max_seqlen, batch.max_seqlen)  # key - query
+        if config.family.distance_sines:
+            most = config.max_relative_position
+            first, last, rows = _from_first(away.clamp(-most, most) + most)
+            sines = sinusoids(last - first, config.head_size, first).view(last - first, 2, -1)
+            return Distances(sines.transpose(1, 2).flatten(1).to(device), rows.to(device))
+        span, farthest = config.distance_span, config.max_relative_positions
+        far = -away
+        if config.position_buckets > 0:
+            far = log_buckets(far, span, farthest if farthest > 0 else config.max_position_embeddings)
+        first, last, rows = _from_first((far + span).clamp(0, 2 * span - 1))
+        states = self.distance.weight[first:last]
+        return Distances(states if self.distance_norm is None else self.distance_norm(states), rows.to(device))
+
+
+@dataclass
+class Distances:
+    """States of distances, or of several that are taken for one, ``[distances, D]``, or of one head ``[distances, D/H]``.
+
+    ``rows``: which of them key - query is, from ``1 - max_seqlen``, LongTensor ``[2 * max_seqlen - 1]``.
+    """
+
+    states: Tensor
+    rows: Tensor
+
+
+def _from_first(rows: Tensor) -> tuple[int, int, Tensor]:
+    """The first row, the one behind the last, and all rows counted from the first."""
+    first, last = rows.aminmax()
+    return int(first), int(last) + 1, rows - first
+
+
+def log_buckets(far: Tensor, count: int, farthest: int) -> Tensor:
+    """Buckets of distances, with their sign: exact up to half of ``count``, then growing logarithmically, up to ``count``
+    at ``farthest - 1``, as in the code of DeBERTa-v2's authors.
+    """
+    exact = count // 2
+    # In single precision, as in transformers: that decides the bucket of a distance on the edge of two.
+    grown = torch.log(far.abs().clamp(min=1) / exact) / torch.log(torch.tensor((farthest - 1) / exact)) * (exact - 1)
+    return torch.where(far.abs() <= exact, far, ((torch.ceil(grown) + exact) * far.sign()).long())
+
 
 def buckets(away: Tensor) -> Tensor:
     """The 32 buckets of distances: 16 for each direction, of which the nearest 8 are exact and the others grow
@@ -126,10 +181,10 @@ def buckets(away: Tensor) -> Tensor:
     return torch.where(far < 8, far, grown.clamp(max=15)) + 16 * (away > 0)
 
 
-def sinusoids(length: int, width: int) -> Tensor:
+def sinusoids(length: int, width: int, first: int = 0) -> Tensor:
     """Sines, followed by cosines, of position / 10000^(2i / width), ``[length, width]`` (Su et al. 2021, eq. 15)."""
     speeds = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.double) / width)
-    angles = torch.arange(length, dtype=torch.double)[:, None] * speeds
+    angles = torch.arange(first, first + length, dtype=torch.double)[:, None] * speeds
     return torch.cat([angles.sin(), angles.cos()], dim=1).float()
 
 
@@ -148,9 +203,13 @@ class Block(nn.Module):
 
     A layer norm comes after each of the two (Devlin et al. 2018), or, if the family has ``norm_first``, before each, off
     the residual path (Xiong et al. 2020).
+
+    If distances have states, attention is disentangled (He et al. 2020, section 3.1): scores also have terms of query and
+    distance and of key and distance, and are divided by the root of the number of terms. If they are ``distance_sines``,
+    these are added to keys and values. The first block may have a ``Convolution`` beside it.
     """
 
-    def __init__(self, config: EncoderConfig):
+    def __init__(self, config: EncoderConfig, first: bool = False):
         super().__init__()
         width, bias = config.hidden_size, config.family.biases
         self.heads = config.num_attention_heads
@@ -167,6 +226,13 @@ class Block(nn.Module):
         self.hidden_act = config.hidden_act
         self.norm_first = config.family.norm_first
         self.rotary_value = config.rotary_value
+        own_key, own_query = (config.has(f"blocks.{{block}}.distance_{layer}") for layer in ("key", "query"))
+        self.distance_key = Linear(width, width) if own_key else None  # None: those of the tokens, if any
+        self.distance_query = Linear(width, width) if own_query else None
+        self.distance_sines = config.family.distance_sines
+        self.terms = config.distance_terms
+        convolved = first and config.has("blocks.{block}.convolution.kernel")
+        self.convolution = Convolution(config) if convolved else None
 
     def forward(
         self,
@@ -175,11 +241,13 @@ class Block(nn.Module):
         first_only: bool = False,
         sines: Tensor | None = None,
         bias: Tensor | None = None,
+        distances: Distances | None = None,
     ) -> Tensor:
         """States after the block: ``[total_tokens, D]`` -> the same shape, or with ``first_only`` only each sequence's first
         token, ``[batch_size, D]``: the others then serve as keys and values, and nothing more is computed for them.
         ``sines``: of each token's position, if positions are rotary, ``[total_tokens, D/H]``; ``bias``: see ``attention``.
         """
+        inputs = x
         seen = self.attention_norm(x) if self.norm_first else x
         k, v = (layer(seen).view(len(x), self.heads, -1) for layer in (self.key, self.value))  # [T, H, D/H]
         if first_only:
@@ -188,11 +256,50 @@ class Block(nn.Module):
         if sines is not None:
             q, k = rotate(q, first_tokens(sines, batch) if first_only else sines), rotate(k, sines)
             v = rotate(v, sines) if self.rotary_value else v
-        context = attention(q, k, v, batch, self.attention_dropout if self.training else 0.0, bias=bias)
+        q = q / math.sqrt(1 + len(self.terms)) if self.terms else q
+        relative = None if distances is None else self.relative(distances, q.dtype)
+        dropout = self.attention_dropout if self.training else 0.0
+        context = attention(q, k, v, batch, dropout, bias=bias, relative=relative)
         x = x + self.dropout(self.attention_output(context.flatten(1)))
         x, seen = (x, self.output_norm(x)) if self.norm_first else [self.attention_norm(x)] * 2
         x = x + self.dropout(self.output(activation(self.hidden_act, self.intermediate(seen))))
-        return x if self.norm_first else self.output_norm(x)
+        x = x if self.norm_first else self.output_norm(x)
+        return x if self.convolution is None else self.convolution(inputs, x, batch)
+
+    def relative(self, distances: Distances, dtype: torch.dtype) -> Relative:
+        """The tables that distances have part in attention with."""
+        if self.distance_sines:
+            table = distances.states.to(dtype).index_select(0, distances.rows)[None]
+            return Relative(keys=table, values=table)
+        states = self.dropout(distances.states)
+
+        def table(layer: Linear) -> Tensor:  # [H, 2 * max_seqlen - 1, D/H]
+            return layer(states).index_select(0, distances.rows).unflatten(1, (self.heads, -1)).transpose(0, 1)
+
+        keys = table(self.distance_key or self.key) if "c2p" in self.terms else None
+        queries = table(self.distance_query or self.query) if "p2c" in self.terms else None
+        return Relative(keys, None if queries is None else queries / math.sqrt(1 + len(self.terms)))
+
+
+class Convolution(nn.Module):
+    """DeBERTa-v2's convolution over the first block's inputs, added to its outputs and normalised (its authors' code)."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        width, reach = config.hidden_size, config.conv_kernel_size // 2
+        self.kernel = nn.Conv1d(width, width, config.conv_kernel_size, padding=reach, groups=config.conv_groups)
+        self.norm = norm(config, width)
+        self.dropout = Dropout(config.hidden_dropout_prob)
+        self.reach, self.act = reach, config.conv_act
+
+    def forward(self, inputs: Tensor, outputs: Tensor, batch: TokenBatch) -> Tensor:
+        """``inputs``: ``[total_tokens, D]``; ``outputs`` and result: the same, or ``[batch_size, D]`` of first tokens."""
+        places = torch.arange(len(inputs), device=inputs.device) + self.reach * sequence_ids(batch)  # zeros between texts
+        apart = inputs.new_zeros(len(inputs) + self.reach * (batch.batch_size - 1), inputs.shape[1])
+        convolved = self.kernel(apart.index_copy(0, places, inputs).t()[None])[0].t()
+        places = places if len(outputs) == len(inputs) else places.index_select(0, batch.cu_seqlens[:-1])
+        convolved = activation(self.act, self.dropout(convolved.index_select(0, places)))
+        return self.norm(outputs + convolved)
 
 
 class Pooler(nn.Module):

@@ -27,7 +27,9 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.embeddings = Embeddings(config)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_groups * config.inner_group_num))
+        self.blocks = nn.ModuleList(
+            Block(config, first=number == 0) for number in range(config.num_hidden_groups * config.inner_group_num)
+        )
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.has("norm") else None
         self.pooler = Pooler(config) if with_pooler else None
         self.gradient_checkpointing = False
@@ -37,13 +39,13 @@ class Encoder(nn.Module):
     def initialise(self, module: nn.Module) -> None:
         """The family's initialisation: BERT's is normal(0, initializer_range), with zero biases."""
         config = self.config
-        if isinstance(module, nn.Linear | nn.Embedding):
+        if isinstance(module, nn.Linear | nn.Embedding | nn.Conv1d):
             if config.family.scaled_initialisation:  # cutting at two deviations leaves 1 / 1.13684723 of the deviation
                 std = 1.13684723 / (module.weight.shape[1] * config.num_hidden_layers) ** 0.5
                 nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
             else:
                 nn.init.normal_(module.weight, std=config.initializer_range)
-        if isinstance(module, nn.Linear) and module.bias is not None:
+        if isinstance(module, nn.Linear | nn.Conv1d) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
     def compile(self, **options: Any) -> None:
@@ -70,7 +72,7 @@ class Encoder(nn.Module):
         config = self.config
         x = self.embeddings(batch)
         sines = self.embeddings.sines(batch, config.head_size).to(x.dtype) if config.family.rotary else None
-        bias = self.embeddings.attention_bias(batch)
+        bias, distances = self.embeddings.attention_bias(batch), self.embeddings.distances(batch)
         states = {0: x} if average_layers is not None and 0 in average_layers else {}
         for layer in range(config.num_hidden_layers):
             group = layer * config.num_hidden_groups // config.num_hidden_layers
@@ -78,9 +80,9 @@ class Encoder(nn.Module):
                 block = self.blocks[group * config.inner_group_num + inner]
                 last = layer + 1 == config.num_hidden_layers and inner + 1 == config.inner_group_num
                 if self.gradient_checkpointing and self.training:
-                    x = checkpoint(block, x, batch, first_only and last, sines, bias, use_reentrant=False)
+                    x = checkpoint(block, x, batch, first_only and last, sines, bias, distances, use_reentrant=False)
                 else:
-                    x = block(x, batch, first_only and last, sines, bias)
+                    x = block(x, batch, first_only and last, sines, bias, distances)
             if last and self.norm is not None:
                 x = self.norm(x)
             if average_layers is not None and layer + 1 in average_layers:

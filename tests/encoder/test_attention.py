@@ -11,6 +11,7 @@ from torch import Tensor
 from bertorch.encoder import TokenBatch
 from bertorch.encoder.attention import attention
 from bertorch.encoder.grouped_attention import _MOST_WASTED, _Groups
+from bertorch.encoder.relative import Relative
 from tests.closeness import DOUBLE, SINGLE, assert_close
 
 LENGTHS = [[1], [4], [1, 7, 33, 2, 33], [6, 6, 6, 2, 2, 1], [3, 1, 3]]
@@ -360,3 +361,79 @@ def test_varlen_refuses_a_window_for_first_tokens():
     query, key, value, _ = draw([9], 2, 8)
     with pytest.raises(ValueError, match="window"):
         attention(query[:1], key, value, packed([9]), backend="varlen", window=3)
+
+
+def one_query_at_a_time(
+    lengths: list[int], first_only: bool, q, k, v, of_keys=None, of_queries=None, of_values=None, window=99
+) -> Tensor:
+    """Shaw et al. 2018, eq. 3 and 4, and He et al. 2021, eq. 4: each table's row by the distance of key and query."""
+    longest, rows, start = max(lengths), [], 0
+
+    def row(table, far):
+        return 0.0 if table is None else table.expand(q.shape[1], -1, -1)[:, far + longest - 1]
+
+    for length in lengths:
+        for place in range(1 if first_only else length):
+            query, scores, values = q[start + place], [], []
+            for other in range(max(0, place - window), min(length, place + window + 1)):
+                key, far = k[start + other], other - place
+                scores.append(
+                    (query * (key + row(of_keys, far)) + key * row(of_queries, far)).sum(-1) / math.sqrt(q.shape[2])
+                )
+                values.append(v[start + other] + row(of_values, far))
+            probs = torch.softmax(torch.stack(scores), dim=0)
+            rows.append((probs[..., None] * torch.stack(values)).sum(0))
+        start += length
+    return torch.stack(rows)
+
+
+TABLES = {"keys": 3, "queries": 3, "values": 3}, {"keys": 1, "values": 1}, {"queries": 3}
+
+
+@pytest.mark.parametrize(
+    ("lengths", "window"),
+    [([1], 99), ([4], 99), ([1, 7, 13, 2, 13], 99), ([6, 6, 5, 2, 1], 99), ([1, 90, 40, 3], 7)],
+    ids=str,
+)
+@pytest.mark.parametrize("first_only", [False, True])
+@pytest.mark.parametrize("backend", ["grouped", "padded"])
+@pytest.mark.parametrize("heads", TABLES, ids=str)
+def test_tables_by_distance(backend, lengths, window, heads, first_only):
+    """Output and the gradients of query, key, value and tables, with as many heads as the model or one for all."""
+    query, key, value, grad_out = draw(lengths, 3, 4, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(1)
+    tables = [torch.randn(n, 2 * max(lengths) - 1, 4, generator=generator, dtype=torch.float64) for n in heads.values()]
+    places = [sum(lengths[:number]) for number in range(len(lengths))] if first_only else list(range(sum(lengths)))
+
+    def computed(q, k, v, *given):
+        relative = Relative(**dict(zip(heads, given, strict=True)))
+        within = window if window < max(lengths) else None
+        return attention(q[places], k, v, packed(lengths), backend=backend, window=within, relative=relative)
+
+    def expected(q, k, v, *given):
+        named = {f"of_{name}": x for name, x in zip(heads, given, strict=True)}
+        return one_query_at_a_time(lengths, first_only, q, k, v, **named, window=window)
+
+    inputs = [query, key, value, *tables]
+    wanted = with_gradients(expected, inputs, grad_out[places])
+    for one, other in zip(with_gradients(computed, inputs, grad_out[places]), wanted, strict=True):
+        assert_close(one, other, DOUBLE, max(float(x.abs().max()) for x in wanted))
+
+
+def test_dropout_with_tables_by_distance():
+    """What is dropped takes no part in the table of the values either: its gradients are those of a difference quotient."""
+    lengths, generator = [3, 3, 1, 2], torch.Generator().manual_seed(1)
+    tables = [torch.randn(n, 5, 3, generator=generator, dtype=torch.float64, requires_grad=True) for n in (2, 2, 1)]
+    inputs = [x.requires_grad_() for x in draw(lengths, 2, 3, dtype=torch.float64)[:3]]
+
+    def function(query, key, value, *given):
+        torch.manual_seed(0)
+        return attention(query, key, value, packed(lengths), 0.4, "grouped", relative=Relative(*given))
+
+    assert torch.autograd.gradcheck(function, (*inputs, *tables))
+
+
+def test_varlen_refuses_tables_by_distance():
+    query, key, value, _ = draw([3], 2, 8)
+    with pytest.raises(ValueError, match="bias"):
+        attention(query, key, value, packed([3]), backend="varlen", relative=Relative(keys=torch.zeros(1, 5, 8)))

@@ -27,15 +27,22 @@ def test_round_trip_through_transformers(family, tiny_model, tmp_path):
     written(tmp_path, config.to_dict())
     original, back = AutoConfig.from_pretrained(directory), AutoConfig.from_pretrained(tmp_path)
     assert type(back) is type(original)
-    # What describes the saved file or a head is for whoever saves to write.
+    # What describes the saved file or a head is for whoever saves to write. A key that transformers reads only if it is
+    # there says what its absence says.
     left = {"_name_or_path", "architectures", "dtype", "transformers_version"}
+    usual = EncoderConfig(model_type=config.model_type, hidden_size=config.hidden_size)
+    left |= {
+        key for key in config.family.own_keys if not hasattr(original, key) and getattr(back, key) == getattr(usual, key)
+    }
     assert {key: value for key, value in back.to_dict().items() if key not in left} == {
         key: value for key, value in original.to_dict().items() if key not in left
     }
     assert asdict(EncoderConfig.from_dict(config.to_dict())) == asdict(config)
 
 
-@pytest.mark.parametrize("model_type", [family for family in FAMILIES if family != "roformer_v2"])  # it has no such family
+@pytest.mark.parametrize(
+    "model_type", [family for family in FAMILIES if family not in ("roformer_v2", "nezha")]
+)  # it has none
 def test_defaults_are_transformers(model_type, tmp_path):
     """A config that names only its family describes the same model on both sides, sizes that do not matter aside."""
     sizes = {key: BERT[key] for key in ("hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size")}
@@ -100,6 +107,27 @@ def test_keys_the_encoder_has_no_use_for_survive():
         ({"model_type": "roformer", "norm_type": "rms_norm"}, "RoFormer-v2"),
         ({"model_type": "roformer", "use_bias": False}, "RoFormer-v2"),
         ({"model_type": "roformer", "hidden_size": 36, "num_attention_heads": 4}, "even"),
+        ({"model_type": "nezha", "hidden_size": 36, "num_attention_heads": 4}, "even"),
+        ({"model_type": "nezha", "max_relative_position": 0}, "max_relative_position"),
+        ({"model_type": "deberta-v2", "pos_att_type": "p2c|p2p"}, "pos_att_type 'p2c|p2p'"),
+        ({"model_type": "deberta-v2", "pos_att_type": 7}, "pos_att_type 7"),
+        ({"model_type": "deberta-v2", "pos_att_type": [["c2p"]]}, "pos_att_type [['c2p']]"),
+        ({"model_type": "deberta-v2", "relative_attention": True}, "pos_att_type names neither"),
+        ({"model_type": "deberta-v2", "norm_rel_ebd": None}, "norm_rel_ebd"),
+        ({"model_type": "deberta-v2", "relative_attention": "yes"}, "relative_attention"),
+        ({"model_type": "deberta-v2", "share_att_key": 1}, "share_att_key"),
+        ({"model_type": "deberta-v2", "position_biased_input": None}, "position_biased_input"),
+        ({"model_type": "deberta-v2", "type_vocab_size": -1}, "type_vocab_size"),
+        ({"model_type": "deberta-v2", "position_buckets": -2}, "position_buckets"),
+        ({"model_type": "deberta-v2", "position_buckets": 1}, "position_buckets"),
+        ({"model_type": "deberta-v2", "max_relative_positions": 0.5}, "max_relative_positions"),
+        ({"model_type": "deberta-v2", "attention_head_size": 64}, "attention_head_size 64"),
+        ({"model_type": "deberta-v2", "conv_kernel_size": 2}, "conv_kernel_size 2"),
+        ({"model_type": "deberta-v2", "conv_kernel_size": 3, "conv_groups": 5}, "conv_groups 5"),
+        ({"model_type": "deberta-v2", "conv_kernel_size": 3, "conv_act": "swish"}, "conv_act 'swish'"),
+        ({"model_type": "deberta-v2", "pooler_hidden_act": None}, "pooler_hidden_act None"),
+        ({"model_type": "deberta-v2", "pooler_dropout": 2}, "pooler_dropout"),
+        ({"model_type": "deberta-v2", "cls_dropout": "0.1"}, "cls_dropout"),
     ],
     ids=str,
 )
@@ -134,6 +162,12 @@ def test_weights_are_counted_exactly(family, tiny_model):
         ({"vocab_size": 10**400}, ["vocab_size"], ""),
         ({"model_type": "roformer", "max_position_embeddings": 10**12}, ["max_position_embeddings 1000000000000"], ""),
         ({"model_type": "distilbert", "dim": 10**7, "n_heads": 4}, ["dim 10000000"], ""),
+        (
+            {"model_type": "deberta-v2", "relative_attention": True, "pos_att_type": "p2c", "position_buckets": 10**12},
+            ["position_buckets 1000000000000"],
+            "",
+        ),
+        ({"model_type": "deberta-v2", "conv_kernel_size": 10**12 + 1}, ["conv_kernel_size 1000000000001"], ""),
         ({"hidden_size": 2**62, "vocab_size": 2**62}, [f"vocab_size {2**62}", f"hidden_size {2**62}"], ""),
     ],
     ids=str,

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from tests.conftest import TINY
 from tests.scripts.launch import DATA, as_flags, call
 
-FAMILIES = ("ernie", "camembert", "distilbert", "megatron-bert", "roformer", "mpnet")
+FAMILIES = ("ernie", "camembert", "distilbert", "megatron-bert", "roformer", "mpnet", "deberta-v2", "deberta-v3")
 TEXTS = ("房间干净", "服务员不好，早餐便宜")
 TASKS = {
     "run_classifier.py": ("ForSequenceClassification", "reviews/train.tsv", {"label_file": DATA / "reviews" / "labels.txt"}),

@@ -32,6 +32,7 @@ class Classifier(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.hidden_size) if self.dense_act else None
         self.classifier = nn.Linear(config.hidden_size, num_labels)
         self.dropout = Dropout(config.text_classifier_dropout)
+        self.input_dropout = Dropout(config.classifier_input_dropout)
         self.class_loss: ClassLoss | LabelsLoss | ScoreLoss = ClassLoss()
         self.dropout_samples = 1  # average the loss over this many dropout masks of the vectors (Inoue 2019)
         for layer in (self.dense, self.classifier):
@@ -49,8 +50,7 @@ class Classifier(nn.Module):
             return vectors
         if self.dense is None:
             return self.encoder.pooler(vectors)
-        vectors = self.dropout(vectors) if self.encoder.config.family.classifier_input_dropout else vectors
-        return activation(self.dense_act, self.dense(vectors))
+        return activation(self.dense_act, self.dense(self.input_dropout(vectors)))
 
     def forward(self, batch: Batch) -> Loss:
         vectors = self._vectors(batch.tokens)

@@ -52,14 +52,14 @@ class LanguageModel(nn.Module):
     def __init__(self, encoder: Encoder, with_order: bool = False, order_weight: float = 1.0):
         super().__init__()
         config = encoder.config
-        if with_order and "order" not in config.family.pretraining:
+        if with_order and "order" not in config.pretraining:
             raise UserError(f"{config.model_type} models are not pretrained with two segments; give --objectives mlm")
         self.encoder, self.order_weight = encoder, order_weight
-        names = config.family.pretraining  # RoFormer-v2 has the decoder alone
+        names = config.pretraining  # RoFormer-v2 has the decoder alone
         self.transform = nn.Linear(config.hidden_size, config.embedding_size) if "transform" in names else None
         self.norm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps) if "norm" in names else None
         self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if "bias" in names else None
-        tied = config.other.get("tie_word_embeddings", True)
+        tied = config.other.get("tie_word_embeddings", True) or "decoder" not in names
         self.decoder = None if tied else nn.Parameter(torch.empty(config.vocab_size, config.embedding_size))
         self.order = nn.Linear(config.hidden_size, 2) if with_order else None
         self.hidden_act = config.family.pretraining_act or config.hidden_act
@@ -109,7 +109,7 @@ class LanguageModel(nn.Module):
 
     def weight_names(self) -> dict[str, str]:
         """The names in transformers' pretraining classes."""
-        names = self.encoder.config.family.pretraining
+        names = self.encoder.config.pretraining
         if self.decoder is not None and self.bias is not None:  # the other bias is then unused
             names = {**names, "bias": _decoder_bias(names)}
         parts = {name: name.partition(".") for name in own_names(self)}
@@ -119,7 +119,7 @@ class LanguageModel(nn.Module):
         """See ``Head``; saves the bias under both its names, as transformers needs if the decoder is not tied."""
         files = head_files(self, max_seq_length)
         if self.bias is not None:
-            files["model.safetensors"][self.encoder.config.family.pretraining["bias"]] = self.bias.detach().clone()
+            files["model.safetensors"][self.encoder.config.pretraining["bias"]] = self.bias.detach().clone()
         return files
 
     def fill_head(self, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
@@ -128,9 +128,9 @@ class LanguageModel(nn.Module):
         Raises:
             UserError: weights do not fit, or are ``required`` and missing.
         """
-        names, prefix = self.encoder.config.family.pretraining, wrapper_prefix(tensors)
+        names, prefix = self.encoder.config.pretraining, wrapper_prefix(tensors)
         biases = set()  # two names of one tensor; a file may hold either
-        if self.bias is not None:
+        if self.bias is not None and "decoder" in names:
             biases = {prefix + names["bias"], prefix + _decoder_bias(names)}
         for bias in biases & set(tensors):
             tensors = {**dict.fromkeys(biases, tensors[bias]), **tensors}
@@ -145,7 +145,7 @@ class LanguageModel(nn.Module):
             new += [] if found else [layer]
         if taken and new:
             logger.info(f"{source}: new weights in the head: {', '.join(new)}")
-        tied = biases | {prefix + names["decoder"]}
+        tied = biases | ({prefix + names["decoder"]} if "decoder" in names else set())
         return taken | (tied & set(tensors) if taken or not layers else set())
 
 
