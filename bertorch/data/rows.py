@@ -1,5 +1,6 @@
 """Rows of one or two texts and a label, as most tasks read them."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,7 @@ JSON_TEXT_KEYS = {
     ),
 }  # fmt: skip
 _LABEL_KEYS = ("label", "labels", "score")
+SEPARATOR = "|"  # between labels in a cell
 _FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "False": False, "True": True}  # cells in a label's column
 _ROLES = {"text", "text_a", "text_b", "label", "_"}
 
@@ -140,8 +142,7 @@ def iter_rows(
                             names = names if read.label in names else {}
                         read.label = names.get(read.label, read.label)
                         if read.label not in labels:
-                            problem = f"label {read.label[:30]!r} is not in the label file"
-                            raise UnusableRow(problem, f"known are {_short(labels)}")
+                            raise unknown_label(read.label, labels)
                     if check is not None:
                         check(read)
                     row, usable = read, True
@@ -170,29 +171,79 @@ def names_by_index(labels: list[str]) -> dict[str, str]:
     return {} if any(label.isdigit() for label in labels) else {str(index): label for index, label in enumerate(labels)}
 
 
-def find_labels(path: str | Path, is_text_pair: bool = False, **reading: str | None) -> list[str]:
+def unknown_label(label: str, labels: list[str]) -> UnusableRow:
+    """What is wrong with a row whose label is not one of the labels."""
+    return UnusableRow(
+        f"label {label[:30]!r} is not one of the labels", f"known are {_short(labels)}; mend the row, or give a --label_file"
+    )
+
+
+def labels_in(label: str | list[str]) -> list[str]:
+    """The labels of a row that may have several, as its file has them: in one cell, or in a list."""
+    given = label.split(SEPARATOR) if isinstance(label, str) else label
+    return [one.strip() for one in given if one.strip()]
+
+
+def find_labels(
+    path: str | Path, is_text_pair: bool = False, several: bool = False, columns: str | None = None, **reading: str | None
+) -> list[str]:
     """The labels of a training set without a label file: those of its rows, sorted, numbers by their value.
 
     If they are whole numbers, and a ``class.txt`` beside the file, as in THUCNews, names enough classes, they stand for
-    the lines of ``class.txt``, from 0.
+    the lines of ``class.txt``, from 0. With ``several`` a row has any number of them; if no column of labels is named,
+    every column that holds 0 and 1 alone is a label, in the order of the file.
 
     Args:
         path: the file.
         is_text_pair: two texts per row.
-        reading: as for ``iter_rows``.
+        several: a row has any number of labels.
+        columns, reading: as for ``iter_rows``.
 
     Raises:
-        UserError: as ``iter_rows``.
+        UserError: as ``iter_rows``, or no row has a label.
     """
-    found = {row.label for row in read_rows(path, is_text_pair, **reading)}
+    if several and (found := _columns_of_labels(path, is_text_pair, columns, **reading)):
+        logger.info(f"{path}: {len(found)} columns of 0 and 1, read as labels ({_short(found)}); --label_file names them")
+        return found
+    rows = iter_rows(path, is_text_pair, columns=columns, **reading, label_columns=[] if several else None)
+    counts = Counter(label for row in rows for label in (labels_in(row.label) if several else [row.label]))
     beside = Path(path).parent / "class.txt"
-    if beside.is_file() and all(label.isdigit() for label in found):
+    if not several and beside.is_file() and all(label.isdigit() for label in counts):
         names = read_labels(beside)
-        if found <= set(names_by_index(names)):
+        if set(counts) <= set(names_by_index(names)):
             logger.info(f"{path}: its labels are lines of {beside}, from 0; --label_file names another list")
             return names
-    labels = sorted(found, key=_by_value)
-    logger.info(f"{path}: {len(labels)} labels in it ({_short(labels)}); --label_file gives others or another order")
+    if not counts:
+        raise UserError(f"{path}: no row has a label; give the labels with --label_file")
+    labels = sorted(counts, key=_by_value)
+    shown = _short([f"{label[:30]} {counts[label]}" for label in labels])
+    logger.info(f"{path}: {len(labels)} labels in it ({shown}); --label_file gives others or another order")
+    return labels
+
+
+def _columns_of_labels(
+    path: str | Path,
+    is_text_pair: bool,
+    columns: str | None,
+    kind: str | None = None,
+    encoding: str | None = None,
+    **_: str | None,
+) -> list[str]:
+    """The columns of a file with nothing but 0 and 1, beside its texts; none if it has a column of labels, or no names."""
+    kind = kind or find_format(path, encoding, 2)
+    rows = (cells for _, cells in read_cells(path, BadRows(path, "skip"), kind=kind, encoding=encoding))
+    first = next(rows, [])
+    header = list(first) if isinstance(first, dict) else [cell.strip() for cell in first]
+    texts = 2 if is_text_pair else 1
+    named = [name.strip() for name in columns.split(",")] if columns else []
+    if not columns and isinstance(first, dict) and not set(header) & set(_LABEL_KEYS):
+        named = list(next((keys for keys in JSON_TEXT_KEYS[texts] if set(keys) <= set(header)), ()))
+    if len(named) != texts or not set(named) <= set(header):
+        return []
+    labels = [name for name in header if name and name not in named]
+    for cells in [first, *rows] if isinstance(first, dict) else rows:
+        cells = cells if isinstance(cells, dict) else dict(zip(header, map(str.strip, cells), strict=False))
+        labels = [label for label in labels if str(cells.get(label)) in _FLAGS]
     return labels
 
 

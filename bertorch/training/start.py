@@ -48,11 +48,11 @@ def open_tokenizer(args: argparse.Namespace, processes: Processes) -> tuple[Path
     return directory, open_text_tokenizer(directory, args.max_seq_length, args.truncation)
 
 
-def load_labels(args: argparse.Namespace, is_text_pair: bool) -> list[str]:
+def load_labels(args: argparse.Namespace, is_text_pair: bool, several: bool = False) -> list[str]:
     """Read the labels from ``--label_file``, or else from the training set; see ``find_labels``."""
     if args.label_file:
         return read_labels(args.label_file)
-    return find_labels(args.train_data_file, is_text_pair, **reading_flags(args, "train"))
+    return find_labels(args.train_data_file, is_text_pair, several, **reading_flags(args, "train"))
 
 
 def load_sets(args: argparse.Namespace, processes: Processes, load: Callable[[str, str], Samples]) -> dict[str, Samples]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bertorch.data.rows import find_labels, read_rows
+from bertorch.data.rows import find_labels, labels_in, read_rows
 from bertorch.errors import UserError
 from bertorch.tasks.entities.rows import find_types
 
@@ -58,11 +58,11 @@ def test_a_list_that_is_not_that_of_the_indices_is_left_alone(write, tmp_path, n
 
 
 def test_a_file_has_names_or_indices_and_not_both(write):
-    with pytest.raises(UserError, match=r"train\.txt:2: label '1' is not in the label file"):
+    with pytest.raises(UserError, match=r"train\.txt:2: label '1' is not one of the labels"):
         read_rows(write(["财经", "1"]), labels=NAMES)
-    with pytest.raises(UserError, match=r"train\.txt:2: label '3' is not in the label file"):
+    with pytest.raises(UserError, match=r"train\.txt:2: label '3' is not one of the labels"):
         read_rows(write(["0", "3"]), labels=NAMES)
-    with pytest.raises(UserError, match=r"train\.txt:1: label '0' is not in the label file"):
+    with pytest.raises(UserError, match=r"train\.txt:1: label '0' is not one of the labels"):
         read_rows(write(["0", "2"]), labels=["1", "2"])
 
 
@@ -73,3 +73,34 @@ def test_types_of_entities(tmp_path):
     path.write_text("好 O\n", encoding="utf-8")
     with pytest.raises(UserError, match="no entity in it; give the types or tags with --label_file"):
         find_types(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "columns", "expected"),
+    [
+        ("a.tsv", "a\troom|food\nb\t\nc\tfood\n", None, ["food", "room"]),
+        ("a.csv", "body,tags\na,room | food\nb,food\n", "body,tags", ["food", "room"]),
+        ("a.jsonl", '{"text": "a", "label": ["room", "food"]}\n{"text": "b", "label": []}\n', None, ["food", "room"]),
+        ("a.csv", "id,body,toxic,obscene,n\n7,a,0,1,3\n1,b,1,0,1\n", "body", ["toxic", "obscene"]),
+        ("a.jsonl", '{"text": "a", "room": 1, "food": false, "id": 1}\n{"text": "b", "room": 0, "food": true, "id": 2}\n',
+         None, ["room", "food"]),
+    ],
+)  # fmt: skip
+def test_several_labels_of_a_training_set(tmp_path, name, content, columns, expected):
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8")
+    labels = find_labels(path, several=True, columns=columns)
+    assert labels == expected
+    assert sum(len(labels_in(row.label)) for row in read_rows(path, columns=columns, label_columns=labels)) > 1
+
+
+def test_counts_are_said(write, messages):
+    find_labels(write(["b", "a|b", "b"]), several=True)
+    assert any("2 labels in it (a 1, b 3)" in message for message in messages)
+    find_labels(write(["b", "a", "b"]))
+    assert any("2 labels in it (a 1, b 2)" in message for message in messages)
+
+
+def test_a_set_without_any_label(write):
+    with pytest.raises(UserError, match="no row has a label; give the labels with --label_file"):
+        find_labels(write(["", " | "]), several=True)

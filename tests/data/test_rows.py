@@ -63,8 +63,8 @@ def test_three_columns_where_two_are_expected_point_to_the_flag_for_pairs():
         ("a\tb\t0\nc\t0\n", {"is_text_pair": True}, "a.tsv:2: 2 columns where 3 are expected"),
         ("a\t0\n \t1\n", {}, "a.tsv:2: an empty text"),
         ("a\tb\t0\na\t\t1\n", {"is_text_pair": True}, "a.tsv:2: an empty text"),
-        ("a\t0\nb\t2\n", {"labels": ["0", "1"]}, "a.tsv:2: label '2' is not in the label file; known are 0, 1"),
-        ("a\t0\nb\t\n", {"labels": ["0", "1"]}, "a.tsv:2: label '' is not in the label file"),
+        ("a\t0\nb\t2\n", {"labels": ["0", "1"]}, "a.tsv:2: label '2' is not one of the labels; known are 0, 1"),
+        ("a\t0\nb\t\n", {"labels": ["0", "1"]}, "a.tsv:2: label '' is not one of the labels"),
     ],
 )
 def test_bad_rows_are_named_or_skipped(content, options, problem, messages):
@@ -236,12 +236,12 @@ def test_json_keys():
         ('{"text": "a"}', "no label under key 'label'"),
         ('{"text": "a", "label": null}', "no label under key 'label'"),
         ('{"text": "a", "label": ["x", "y"]}', "2 labels where one is expected"),
-        ('{"text": "a", "label": 1.5}', "label '1.5' is not in the label file"),
+        ('{"text": "a", "label": 1.5}', "label '1.5' is not one of the labels"),
         ('{"text": "a", "label": true}', "the label is bool"),
         ('{"text": "", "label": "x"}', "an empty text"),
         (r'{"text": "\udc00", "label": "x"}', "half a character"),
         (r'{"text": "a", "label": "\udc00"}', "half a character"),
-        ('{"text": "a", "label": "y"}', "label 'y' is not in the label file"),
+        ('{"text": "a", "label": "y"}', "label 'y' is not one of the labels"),
     ],
 )
 def test_json_rows_that_cannot_be_used(line, problem):

@@ -168,7 +168,6 @@ def test_checkpoints_of_transformers_answer(kind, tiny_model, monkeypatch, tmp_p
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        ({"target": "labels", "label_file": None}, "--target labels needs --label_file"),
         ({"target": "score", "focal_gamma": 2.0}, "--focal_gamma is for labels"),
         ({"target": "score", "metric": "accuracy"}, "--metric accuracy: --target score has spearman, pearson, r2"),
         ({"target": "score", "label_file": None}, "score 'negative' is not a number"),

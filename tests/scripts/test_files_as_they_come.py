@@ -124,6 +124,19 @@ LABELS = {
 }
 
 
+def test_several_labels_without_a_label_file(small_encoder, tmp_path, monkeypatch):
+    flags = as_flags(
+        target="labels", train_data_file=DATA / "aspects/train.tsv", pretrained_model_name_or_path=small_encoder,
+        max_steps=1, device="cpu", saved_dir=tmp_path / "out",
+    )  # fmt: skip
+    assert call("run_classifier.py", flags, monkeypatch) == 0
+    described = json.loads((tmp_path / "out" / "bertorch.json").read_text(encoding="utf-8"))
+    listed = (DATA / "aspects/labels.txt").read_text(encoding="utf-8").split()
+    assert described["labels"] == sorted(listed)
+    counts = json.loads((tmp_path / "out" / "data_report.json").read_text(encoding="utf-8"))["train"]["counts"]
+    assert list(counts) == sorted(listed) and all(counts.values())
+
+
 @pytest.mark.parametrize("script", LABELS)
 def test_labels_without_a_label_file(script, small_encoder, tmp_path, monkeypatch):
     """Sorted, saved, counted in the report; for entities, all tags of the sorted types."""

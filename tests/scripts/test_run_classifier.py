@@ -297,7 +297,7 @@ DATA_MISTAKES = {
     "empty": ("", "train.tsv: no rows in it"),
     "a header nobody announced": ("text\tlabel\n很好\tpositive\n", '--columns "text,label"'),
     "three columns": ("很好\t真的\tpositive\n", "train.tsv:1: 3 columns where 2 are expected"),
-    "an unknown label": ("很好\tpositive\n很差\tbad\n", "train.tsv:2: label 'bad' is not in the label file"),
+    "an unknown label": ("很好\tpositive\n很差\tbad\n", "train.tsv:2: label 'bad' is not one of the labels"),
     "an empty text": ("\tpositive\n", "train.tsv:1: an empty text"),
 }
 

@@ -22,7 +22,7 @@ def add_classifier_arguments(parser: ArgumentParser) -> None:
     )  # fmt: skip
     task.add_argument(
         "--label_file", default=None,
-        help="the labels, one per line; default: for --target label those of the training set, sorted",
+        help="the labels, one per line; default: those of the training set, sorted",
     )  # fmt: skip
     task.add_argument("--is_text_pair", action="store_true", help="rows hold two texts")
     task.add_argument(

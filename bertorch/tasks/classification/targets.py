@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bertorch.data.rows import Row
+from bertorch.data.rows import SEPARATOR, Row, labels_in, unknown_label
 from bertorch.data.tokenizing import Samples
 from bertorch.errors import UnusableRow, UserError
 from bertorch.heads.loss import ClassLoss, LabelsLoss, ScoreLoss
@@ -26,8 +26,6 @@ from bertorch.tasks.classification.scores import (
 from bertorch.training.evaluation import Evaluation
 from bertorch.training.start import load_labels
 from bertorch.training.tricks import class_loss, labels_loss
-
-SEPARATOR = "|"  # between labels in a cell
 
 
 class OneLabel:
@@ -124,11 +122,10 @@ class SeveralLabels:
         """
         if row.label is None:
             return np.full(len(self.labels), -1, dtype=np.int8)
-        given = row.label.split(SEPARATOR) if isinstance(row.label, str) else row.label
         target = np.zeros(len(self.labels), dtype=np.int8)
-        for label in filter(None, map(str.strip, given)):
+        for label in labels_in(row.label):
             if label not in self._ids:
-                raise UnusableRow(f"label {label[:30]!r} is not in the label file", "add it there, or mend the row")
+                raise unknown_label(label, self.labels)
             target[self._ids[label]] = 1
         return target
 
@@ -220,14 +217,14 @@ METRICS_OF_TARGETS = tuple(dict.fromkeys(metric for kind in TARGETS.values() for
 
 
 def target_of(args: argparse.Namespace) -> Target:
-    """The target that ``--target`` names, with labels from ``--label_file`` or, for one label per row, the training set.
+    """The target that ``--target`` names, with labels from ``--label_file`` or the training set.
 
     Raises:
-        UserError: the label file is missing, or flags do not fit this kind of target.
+        UserError: no labels are found, or flags do not fit this kind of target.
     """
-    if args.label_file is None and args.target == SeveralLabels.name:
-        raise UserError(f"--target {args.target} needs --label_file, the labels, one a line")
-    target = TARGETS[args.target]([Score.name] if args.target == Score.name else load_labels(args, args.is_text_pair))
+    several = args.target == SeveralLabels.name
+    labels = [Score.name] if args.target == Score.name else load_labels(args, args.is_text_pair, several)
+    target = TARGETS[args.target](labels)
     target.check(args)
     return target
 

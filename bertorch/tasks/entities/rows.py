@@ -1,6 +1,7 @@
 """Texts and their entities: json lines of characters and tags, json lines with character spans, and column files."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -161,10 +162,12 @@ def find_types(path: str | Path, **reading: str | None) -> list[str]:
     Raises:
         UserError: as ``iter_documents``, or the file has no entity.
     """
-    types = sorted({kind for document in read_documents(path, None, **reading) for kind, _, _ in document.entities})
+    counts = Counter(kind for document in iter_documents(path, None, **reading) for kind, _, _ in document.entities)
+    types = sorted(counts)
     if not types:
         raise UserError(f"{path}: no entity in it; give the types or tags with --label_file")
-    logger.info(f"{path}: {len(types)} entity types in it ({', '.join(types)[:80]}); --label_file gives others")
+    shown = ", ".join(f"{kind} {counts[kind]}" for kind in types)[:120]
+    logger.info(f"{path}: {len(types)} entity types in it ({shown}); --label_file gives others")
     return types
 
 
@@ -305,7 +308,8 @@ def _tagged(line: int, content: _Tokens, types: list[str] | None, repaired: list
 
 def _check_type(kind: str | None, types: list[str] | None, shown: str) -> None:
     if kind is not None and types is not None and kind not in types:
-        raise UnusableRow(f"entity type of {shown[:30]!r} is not in the label file", f"known are {', '.join(types)[:80]}")
+        remedy = f"known are {', '.join(types)[:80]}; mend the row, or give a --label_file"
+        raise UnusableRow(f"entity type of {shown[:30]!r} is not one of the types", remedy)
 
 
 def _character_spans(text: str, given: object, types: list[str] | None) -> list[Span]:

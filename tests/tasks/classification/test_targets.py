@@ -53,7 +53,7 @@ def test_each_way_to_write_several_labels(name, text, columns, tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "columns", "says"),
     [
-        ("a.tsv", "a\troom|view\n", None, r"a\.tsv:1: label 'view' is not in the label file; add it"),
+        ("a.tsv", "a\troom|view\n", None, r"a\.tsv:1: label 'view' is not one of the labels; known are"),
         ("a.csv", "body,price,food,room\na,1,0,2\n", "body", r"a\.csv:2: '2' in the column of label 'room'; write 0 or 1"),
         ("a.csv", "body,price,food\na,1,0\n", "body", r"a\.csv:1: no column 'room' in the first row"),
         ("a.csv", "body,price,food,room\na,1,0,0\n", "body,price", "the column of label 'room' is not named"),

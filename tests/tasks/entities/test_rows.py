@@ -227,9 +227,9 @@ GOOD = {
         ("json", {"text": ["小", "明"], "label": ["O"]}, "2 tokens and 1 tags", "one tag for each token"),
         ("json", {"text": "小明", "label": ["O", "O", "O"]}, "2 tokens and 3 tags", "one tag for each token"),
         ("json", {"text": ["小", "明"], "label": "O O"}, "2 tokens and no list of tags", "one tag for each token"),
-        ("json", {"text": ["小"], "label": ["B-MISC"]}, "entity type of 'B-MISC' is not in the label file", "PER, LOC"),
-        ("json", {"text": "小", "entities": [[0, 1, "MISC"]]}, "entity type of 'MISC' is not in", "PER, LOC"),
-        ("json", {"text": "小", "label": {"MISC": {"小": [[0, 0]]}}}, "entity type of 'MISC' is not in", "PER, LOC"),
+        ("json", {"text": ["小"], "label": ["B-MISC"]}, "entity type of 'B-MISC' is not one of the types", "PER, LOC"),
+        ("json", {"text": "小", "entities": [[0, 1, "MISC"]]}, "entity type of 'MISC' is not one of", "PER, LOC"),
+        ("json", {"text": "小", "label": {"MISC": {"小": [[0, 0]]}}}, "entity type of 'MISC' is not one of", "PER, LOC"),
         ("json", {"text": ["小"], "label": ["X"]}, "'X' is not a tag", "such as B-PER"),
         ("json", {"text": ["小"], "label": ["B"]}, "'B' is not a tag", "such as B-PER"),
         ("json", {"text": ["小"], "label": ["B-"]}, "'B-' is not a tag", "such as B-PER"),
@@ -267,7 +267,7 @@ GOOD = {
         ("columns", "小\n", "no tag", "write token, space or TAB, tag"),
         ("columns", "小\t\n", "no tag", "write token, space or TAB, tag"),
         ("columns", "小 X\n", "'X' is not a tag", "such as B-PER"),
-        ("columns", "小 B-MISC\n", "entity type of 'B-MISC' is not in the label file", "PER, LOC"),
+        ("columns", "小 B-MISC\n", "entity type of 'B-MISC' is not one of the types", "PER, LOC"),
     ],
 )  # fmt: skip
 def test_bad_rows_are_named_with_a_remedy_or_skipped(kind, content, problem, remedy, messages):
