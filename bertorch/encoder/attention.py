@@ -1,9 +1,10 @@
 """Attention over packed sequences: one function with three backends that agree, and the choice among them.
 
 ``grouped``  matrix products over groups of sequences of similar length; the fastest on CPU (``grouped_attention.py``).
-``varlen``   flash attention on CUDA (``torch.nn.attention.varlen``), fp16 and bf16. That kernel has no dropout.
-``padded``   scaled_dot_product_attention over a padded rectangle: the plain reference, used on CUDA where the varlen
-             kernel cannot compute what BERT does (attention dropout in training, fp32).
+``packed``   flash and memory-efficient attention over the packed tokens, on CUDA (``packed_attention.py``). Used after it
+             has proved right on the GPU at hand (``self_check.py``).
+``padded``   scaled_dot_product_attention over a padded rectangle: the plain reference, used on CUDA where ``packed`` cannot
+             compute what a family does (a bias, tables, some windows), and on other accelerators.
 
 All compute softmax(q k^T / sqrt(head_dim) + bias) v, with the bias if a family has one, over the keys in the window if a
 layer has one, with the tables by distance if a family has those (``relative.py``), and with dropout on the probabilities
@@ -12,14 +13,16 @@ layer has one, with the tables by distance if a family has those (``relative.py`
 
 import functools
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from loguru import logger
 from torch import Tensor
 
 from bertorch.encoder.grouped_attention import distances, grouped_attention
+from bertorch.encoder.packed_attention import packed_attention, packed_fits
 from bertorch.encoder.relative import Relative
+from bertorch.encoder.self_check import Backend, find_fault
 from bertorch.encoder.tokens import TokenBatch, padded_places, to_padded
 
 
@@ -44,61 +47,45 @@ def attention(
         dropout_p: share of the attention probabilities that is set to zero; 0 outside training.
         backend: a key of ``BACKENDS``; None: ``choose_backend`` decides.
         bias: added to the scores, by the distance of key and query, ``[num_heads, 2 * max_seqlen - 1]``: column
-            ``key - query + max_seqlen - 1``. None: no bias. The varlen kernel supports none.
-        window: how far from a query the keys may be that it sees, on either side; None: it sees its whole sequence. The
-            varlen kernel supports none for first tokens alone.
+            ``key - query + max_seqlen - 1``. None: no bias. ``packed`` supports none.
+        window: how far from a query the keys may be that it sees, on either side; None: it sees its whole sequence.
+            ``packed`` supports none for first tokens alone, and none with memory-efficient attention.
         relative: tables by distance: a score is ``(q k + q keys + k queries) / sqrt(head_dim) + bias``, and values are
-            ``v + values``. None: no tables. The varlen kernel supports none.
+            ``v + values``. None: no tables. ``packed`` supports none.
 
     Returns:
         As many rows as ``query``.
     """
-    beyond_varlen = bias is not None or relative is not None or (window is not None and len(query) != len(key))
-    chosen = backend or choose_backend(query, dropout_p, beyond_varlen)
+    beyond_packed = bias is not None or relative is not None or (window is not None and len(query) != len(key))
+    chosen = backend or choose_backend(query, window is not None, beyond_packed)
     return BACKENDS[chosen](query, key, value, batch, dropout_p, bias, window, relative)
 
 
-def choose_backend(query: Tensor, dropout_p: float, beyond_varlen: bool = False) -> str:
+def choose_backend(query: Tensor, windowed: bool = False, beyond_packed: bool = False) -> str:
     """The fastest backend that computes what BERT computes for this tensor."""
     if query.device.type == "cpu":
         return "grouped"
-    fits = query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] % 8 == 0 and query.shape[-1] <= 256
-    if dropout_p == 0.0 and not beyond_varlen and fits and varlen_kernel() is not None:
-        return "varlen"
-    return "padded"
+    return "padded" if beyond_packed else _packed_or_padded(query.device, query.dtype, query.shape[-1], windowed)
+
+
+def _packed_or_padded(device: torch.device, dtype: torch.dtype, head_size: int, windowed: bool) -> str:
+    return _proved(device, dtype, head_size, windowed)  # a function of its own for ``leave_uncompiled``
 
 
 @functools.cache
-def varlen_kernel() -> Callable | None:
-    """``varlen_attn`` if torch has it. Imported on first use: it loads torch's compiler, a second of start-up."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:  # older torch
-        return None
-    return varlen_attn
-
-
-def _varlen(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    batch: TokenBatch,
-    dropout_p: float,
-    bias: Tensor | None,
-    window: int | None,
-    relative: Relative | None,
-) -> Tensor:
-    if bias is not None or relative is not None:
-        raise ValueError("the varlen kernel has no bias; use the padded backend")
-    if dropout_p:
-        raise ValueError("the varlen kernel has no dropout; use the padded backend")
-    starts, longest = batch.cu_seqlens, batch.max_seqlen
-    sides = {} if window is None or window >= batch.max_seqlen - 1 else {"window_size": (window, window)}
-    if len(query) != len(key):
-        if sides:  # it counts the queries from the end of the keys
-            raise ValueError("the varlen kernel has no window for first tokens alone; use the padded backend")
-        starts, longest = torch.arange(len(query) + 1, dtype=starts.dtype, device=starts.device), 1
-    return varlen_kernel()(query, key, value, starts, batch.cu_seqlens, longest, batch.max_seqlen, **sides)
+def _proved(device: torch.device, dtype: torch.dtype, head_size: int, windowed: bool) -> str:
+    """``packed`` where it is right, else ``padded``, with a warning if ``packed`` should have been right."""
+    if not packed_fits(device, dtype, head_size, windowed):
+        return "padded"
+    fault = find_fault(BACKENDS["packed"], device, dtype, head_size, windowed)
+    if fault is None:
+        return "packed"
+    kind = f"{str(dtype).removeprefix('torch.')}, heads of {head_size}" + " and windows" * windowed
+    logger.warning(
+        f"torch's attention over packed tokens is wrong on {device} for {kind} ({fault}); "
+        "attention is padded instead, which is slower"
+    )
+    return "padded"
 
 
 def _padded(
@@ -139,19 +126,19 @@ def _padded(
     return out[:, :, 0] if first_only else out.transpose(1, 2).flatten(0, 1).index_select(0, padded_places(batch))
 
 
-BACKENDS: dict[
-    str, Callable[[Tensor, Tensor, Tensor, TokenBatch, float, Tensor | None, int | None, Relative | None], Tensor]
-] = {
+BACKENDS: dict[str, Backend] = {
     "grouped": grouped_attention,
-    "varlen": _varlen,
+    "packed": packed_attention,
     "padded": _padded,
 }
 
 
 def leave_uncompiled() -> None:
-    """Keep ``torch.compile`` off the grouped backend: it loops over lengths that change with each batch.
+    """Keep ``torch.compile`` off the grouped backend, which loops over lengths that change with each batch, and off the
+    self-check: its answer is a constant.
 
-    Called when a model is compiled instead of used as a decorator: ``torch.compiler.disable`` loads torch's compiler, a
-    second of start-up.
+    Called when a model is compiled instead of used as decorators: ``torch.compiler`` loads torch's compiler, a second of
+    start-up.
     """
     BACKENDS["grouped"] = torch.compiler.disable(grouped_attention)
+    torch.compiler.assume_constant_result(_packed_or_padded)

@@ -190,13 +190,6 @@ def test_gradcheck(p):
     assert torch.autograd.gradcheck(function, inputs)
 
 
-def test_varlen_refuses_dropout():
-    lengths = [2]
-    query, key, value, _ = draw(lengths, 1, 8)
-    with pytest.raises(ValueError, match="dropout"):
-        attention(query, key, value, packed(lengths), dropout_p=0.1, backend="varlen")
-
-
 @pytest.fixture
 def garbage():
     """What torch takes from the heap without filling it holds NaN."""
@@ -274,10 +267,10 @@ def test_a_bias_by_distance(backend, lengths, first_only):
         assert_close(one, other, SINGLE, largest)
 
 
-def test_varlen_refuses_a_bias():
+def test_packed_refuses_a_bias():
     query, key, value, _ = draw([3], 2, 8)
     with pytest.raises(ValueError, match="bias"):
-        attention(query, key, value, packed([3]), backend="varlen", bias=torch.zeros(2, 5))
+        attention(query, key, value, packed([3]), backend="packed", bias=torch.zeros(2, 5))
 
 
 EDGES = {
@@ -357,10 +350,10 @@ def test_a_window_costs_its_band(monkeypatch):
     assert length * (2 * window + 1) / 2 < scores <= 3 * length * (2 * window + 1)
 
 
-def test_varlen_refuses_a_window_for_first_tokens():
+def test_packed_refuses_a_window_for_first_tokens():
     query, key, value, _ = draw([9], 2, 8)
     with pytest.raises(ValueError, match="window"):
-        attention(query[:1], key, value, packed([9]), backend="varlen", window=3)
+        attention(query[:1], key, value, packed([9]), backend="packed", window=3)
 
 
 def one_query_at_a_time(
@@ -433,7 +426,7 @@ def test_dropout_with_tables_by_distance():
     assert torch.autograd.gradcheck(function, (*inputs, *tables))
 
 
-def test_varlen_refuses_tables_by_distance():
+def test_packed_refuses_tables_by_distance():
     query, key, value, _ = draw([3], 2, 8)
     with pytest.raises(ValueError, match="bias"):
-        attention(query, key, value, packed([3]), backend="varlen", relative=Relative(keys=torch.zeros(1, 5, 8)))
+        attention(query, key, value, packed([3]), backend="packed", relative=Relative(keys=torch.zeros(1, 5, 8)))

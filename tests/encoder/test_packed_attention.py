@@ -1,0 +1,105 @@
+"""The packed operators accept what the encoder gives them: shapes and types, on tensors without values."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import bertorch.encoder.packed_attention as module
+from bertorch.encoder import TokenBatch
+from bertorch.encoder.attention import attention
+from bertorch.encoder.packed_attention import packed_fits
+
+LENGTHS = [33, 7, 7, 1]
+CUDA = torch.device("cuda", 0)
+
+
+@pytest.fixture(params=[(7, 5), (9, 0)], ids=["Turing", "Hopper"])
+def capability(request, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: request.param)
+    return request.param
+
+
+class _Called(TorchDispatchMode):
+    """The names of the operators that were called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func._schema.name.removeprefix("aten::"))
+        return func(*args, **(kwargs or {}))
+
+    def of_attention(self):
+        return [name for name in self.names if "attention" in name]
+
+
+def batch(device: torch.device) -> TokenBatch:
+    zeros = torch.zeros(sum(LENGTHS), dtype=torch.long)
+    return TokenBatch.from_lengths(zeros, zeros, LENGTHS).to(device)
+
+
+def test_what_fits(capability):
+    ampere = capability >= (8, 0)
+    for dtype, fits in ((torch.float32, True), (torch.float16, True), (torch.bfloat16, ampere), (torch.float64, False)):
+        assert packed_fits(CUDA, dtype, 64) is fits
+        assert packed_fits(CUDA, dtype, 64, windowed=True) is (ampere and dtype in (torch.float16, torch.bfloat16))
+    assert packed_fits(CUDA, torch.float32, 256) and not packed_fits(CUDA, torch.float32, 257)
+    assert not packed_fits(torch.device("cpu"), torch.float32, 64)
+    assert not packed_fits(torch.device("xpu", 0), torch.float32, 64)
+
+
+@pytest.mark.parametrize("first_only", [False, True])
+@pytest.mark.parametrize("head_size", [20, 64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_the_operator_for_the_gpu_is_called_and_differentiated(capability, dtype, head_size, first_only):
+    if not packed_fits(CUDA, dtype, head_size):
+        pytest.skip("has no kernel")
+    kind = "flash" if capability >= (8, 0) and dtype != torch.float32 else "efficient"
+    meta = torch.device("meta")
+    shapes = [(len(LENGTHS) if first_only else sum(LENGTHS), 4, head_size), *[(sum(LENGTHS), 4, head_size)] * 2]
+    leaves = [torch.empty(shape, device=meta, dtype=dtype, requires_grad=True) for shape in shapes]
+    tokens = batch(meta)
+    for dropout in (0.0, 0.1):
+        with torch.no_grad(), _Called() as called:
+            assert attention(*leaves, tokens, dropout, backend="packed").shape == leaves[0].shape
+        assert called.of_attention() == [f"_{kind}_attention_forward"]
+        with _Called() as called:
+            out = attention(*leaves, tokens, dropout, backend="packed")
+            grads = torch.autograd.grad(out, leaves, torch.empty_like(out))
+        assert called.of_attention() == [f"_{kind}_attention_forward", f"_{kind}_attention_backward"]
+        assert out.dtype == dtype and out.shape == leaves[0].shape
+        assert [(grad.shape, grad.dtype) for grad in grads] == [(leaf.shape, dtype) for leaf in leaves]
+
+
+@pytest.mark.parametrize("head_size", [20, 64])
+@pytest.mark.parametrize("flash", [False, True])
+def test_the_scale_is_that_of_the_heads_own_size(monkeypatch, flash, head_size):
+    """Stand-ins compute what the operators are documented to compute, with padded heads as with others."""
+
+    def by_formula(query, key, value, starts, key_starts, *others, scale):
+        assert query.shape[-1] % 8 == 0
+        rows = []
+        for number in range(len(starts) - 1):
+            own = slice(int(starts[number]), int(starts[number + 1]))
+            keys = slice(int(key_starts[number]), int(key_starts[number + 1]))
+            probs = torch.softmax(torch.einsum("qhd,khd->hqk", query[own], key[keys]) * scale, dim=-1)
+            rows.append(torch.einsum("hqk,khd->qhd", probs, value[keys]))
+        return torch.cat(rows)
+
+    def flash_forward(query, key, value, starts, key_starts, longest, longest_keys, dropout, *, scale, **options):
+        return (by_formula(query, key, value, starts, key_starts, scale=scale),)
+
+    def efficient_forward(query, key, value, bias, starts, key_starts, longest, longest_keys, dropout, **options):
+        scale = query.shape[-1] ** -0.5
+        return (by_formula(query[0], key[0], value[0], starts, key_starts, scale=scale)[None],)
+
+    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", flash_forward)
+    monkeypatch.setattr(torch.ops.aten, "_efficient_attention_forward", efficient_forward)
+    monkeypatch.setattr(module, "_has_flash", lambda device: flash)
+    monkeypatch.setattr(module, "_SIXTEEN_BITS", (torch.float64,))
+    tokens = batch(torch.device("cpu"))
+    query, key, value = (torch.randn(sum(LENGTHS), 4, head_size, dtype=torch.float64) for _ in range(3))
+    for queries in (query, query[tokens.cu_seqlens[:-1].long()]):
+        expected = attention(queries, key, value, tokens, backend="grouped")
+        torch.testing.assert_close(attention(queries, key, value, tokens, backend="packed"), expected)
