@@ -183,6 +183,10 @@ def training_parser(
     )
     optimisation.add_argument("--seed", type=seed, default=1000, help="fixes weights, order and dropout")
     optimisation.add_argument(
+        "--deterministic", action="store_true",
+        help="on a GPU, add up in a fixed order: the same flags and --seed give the same weights to the bit, more slowly",
+    )  # fmt: skip
+    optimisation.add_argument(
         "--seeds", type=seed, nargs="+", default=None,
         help="train once per seed, each in a folder of --saved_dir; report mean, highest and deviation, keep the best model",
     )  # fmt: skip

@@ -157,6 +157,13 @@ def set_seed(seed: int, rank: int = 0) -> None:
     np.random.seed((seed + rank) % 2**32)
 
 
+def be_deterministic() -> None:
+    """Let torch use no operator whose result depends on timing; one that has no other way raises RuntimeError."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first product
+    torch.utils.deterministic.fill_uninitialized_memory = False  # that only shows mistakes, and takes time
+    torch.use_deterministic_algorithms(True)
+
+
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's ``main`` and exit with 0, 2 for a user's mistake, 128 + a signal's number, or 1 for anything else.
 

@@ -11,7 +11,7 @@ from bertorch.encoder.hub import local_directory, renamed_directory
 from bertorch.encoder.tensorflow import converted_directory
 from bertorch.training.arguments import check_training_arguments, reading_flags
 from bertorch.training.checkpoints import check_saved_dir
-from bertorch.training.process_group import Processes, set_seed, start_processes
+from bertorch.training.process_group import Processes, be_deterministic, set_seed, start_processes
 
 
 def start_training(args: argparse.Namespace) -> Processes:
@@ -23,6 +23,8 @@ def start_training(args: argparse.Namespace) -> Processes:
     processes = start_processes(args)
     check_training_arguments(args)
     check_saved_dir(args)
+    if args.deterministic:
+        be_deterministic()
     set_seed(args.seed)
     return processes
 

@@ -442,6 +442,25 @@ def test_dropout_samples(train, script, encoder, tmp_path):
 # The order of batches, resumed and stopped
 
 
+def test_deterministic(train, monkeypatch):
+    """torch is told before the first batch, and cuBLAS, which reads its variable at its first product."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # put back as it was after the test
+    found = []
+
+    def after_batch(run: Run) -> None:
+        found.append((torch.are_deterministic_algorithms_enabled(), os.environ.get("CUBLAS_WORKSPACE_CONFIG")))
+
+    try:
+        for asked in (False, True):
+            del os.environ["CUBLAS_WORKSPACE_CONFIG"]
+            train("run_classifier.py", after_batch, deterministic=asked)
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", "")
+        assert found == [(False, None)] * 2 + [(True, ":4096:8")] * 2
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.utils.deterministic.fill_uninitialized_memory = True
+
+
 def texts_of(seen: Seen) -> list[list[int]]:
     """The token ids of each batch."""
     return [batch.tokens.input_ids.tolist() for batch, _ in seen.batches]
