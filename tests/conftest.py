@@ -40,6 +40,7 @@ TINY = {
     "camembert": ("Camembert", {}),
     "distilbert": ("DistilBert", {}),
     "megatron-bert": ("MegatronBert", {}),
+    "modernbert": ("ModernBert", {"local_attention": 8, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}),
     "mpnet": ("MPNet", {}),
     "roformer": ("RoFormer", {"embedding_size": 16, "hidden_act": "gelu_new"}),
     "deberta-v3": (
@@ -73,9 +74,10 @@ _RENAMED = {
         "intermediate_size": "hidden_dim", "hidden_dropout_prob": "dropout", "hidden_act": "activation",
         "attention_probs_dropout_prob": "attention_dropout",
     },
+    "ModernBert": {"hidden_dropout_prob": "mlp_dropout", "attention_probs_dropout_prob": "attention_dropout"},
 }  # fmt: skip
 AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")  # count positions from behind the padding's id
-WITHOUT_POOLER = ("electra", "electra-equal", "distilbert", "roformer", "deberta-v2", "deberta-v3")
+WITHOUT_POOLER = ("electra", "electra-equal", "distilbert", "roformer", "deberta-v2", "deberta-v3", "modernbert")
 _CHARACTERS = (
     "的一是不了在人有我他这中大来上个国到说们为子和你地出道也时年得就那要下以生会自着去之过家学对可里后小么心多天而能好都然没日于起"
     "还发成事只作当想看文无开手十用主行方又如前所本见经头面公同三已老从动两长知民样现分将外但身些与高意进把法此实回二理美点月明其种声"

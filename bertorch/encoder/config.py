@@ -14,7 +14,7 @@ _SIZES = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
     "max_position_embeddings", "type_vocab_size", "embedding_size", "num_hidden_groups", "inner_group_num",
     "task_type_vocab_size", "relative_attention_num_buckets", "max_relative_position", "max_relative_positions",
-    "position_buckets", "conv_kernel_size", "conv_groups",
+    "position_buckets", "conv_kernel_size", "conv_groups", "local_attention",
 )  # fmt: skip
 _LEAST = {"max_relative_positions": -1, "position_buckets": -1, "conv_kernel_size": 0}  # of those that may be below 1
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_python", "relu", "silu", "tanh")
@@ -39,7 +39,19 @@ _NOT_OF_BERT = {
     "conv_kernel_size",
     "conv_groups",
     "conv_act",
+    "embedding_dropout",
+    "attention_bias",
+    "mlp_bias",
+    "norm_bias",
+    "classifier_bias",
+    "decoder_bias",
+    "local_attention",
 }
+_YES_OR_NO = (
+    "use_task_id", "rotary_value", "relative_attention", "share_att_key", "position_biased_input", "attention_bias",
+    "mlp_bias", "norm_bias", "classifier_bias", "decoder_bias",
+)  # fmt: skip
+_LAYER_TYPES = {"full_attention": ("global_rope_theta", 160_000.0), "sliding_attention": ("local_rope_theta", 10_000.0)}
 
 # Keys that describe the file a config was read from, or a head: saving writes them again; they are never copied.
 _NOT_CARRIED = {
@@ -59,10 +71,10 @@ class EncoderConfig:
     RoFormer's, ``relative_attention_num_buckets`` is MPNet's, and ``max_relative_position``, beyond which distances are
     cut, is NEZHA's. The keys from ``relative_attention`` on are DeBERTa's (He et al. 2020, section 3.1; those of its second
     version as in the authors' code): with ``max_relative_positions`` below 1, ``max_position_embeddings`` applies, and
-    there are no ``position_buckets`` below 1 and no convolution of ``conv_kernel_size`` 0.
+    there are no ``position_buckets`` below 1 and no convolution of ``conv_kernel_size`` 0. The keys from
+    ``embedding_dropout`` on are ModernBERT's: which layers have a bias, and ``local_attention``, the width of a window.
 
-    ``other`` keeps the keys that the encoder does not use, so
-    that a saved config loses nothing.
+    ``other`` keeps the keys that the encoder does not use or that have several forms, so that a saved config loses nothing.
     """
 
     model_type: str = "bert"
@@ -97,6 +109,13 @@ class EncoderConfig:
     conv_kernel_size: int = 0
     conv_groups: int = 1
     conv_act: str = "tanh"
+    embedding_dropout: float | None = None
+    attention_bias: bool = True
+    mlp_bias: bool = True
+    norm_bias: bool = True
+    classifier_bias: bool = True
+    decoder_bias: bool = True
+    local_attention: int = 128
     other: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -104,6 +123,8 @@ class EncoderConfig:
             self.embedding_size = self.family.embedding_size or self.hidden_size
         if self.num_hidden_groups is None:
             self.num_hidden_groups = 1 if self.family.shares_blocks else self.num_hidden_layers
+        if self.embedding_dropout is None:
+            self.embedding_dropout = self.hidden_dropout_prob
 
     @property
     def family(self) -> Family:
@@ -152,6 +173,43 @@ class EncoderConfig:
         return self.hidden_size // self.num_attention_heads
 
     @property
+    def norm_serves_first_block(self) -> bool:
+        """Whether the norm of the embeddings is that before the first attention too."""
+        return self.family.norm_first and self.has("embeddings.norm")
+
+    @property
+    def attention_output_dropout(self) -> float:
+        """The dropout of what attention adds to the states."""
+        return self.attention_probs_dropout_prob if self.family.gated else self.hidden_dropout_prob
+
+    @property
+    def layer_types(self) -> list[str]:
+        """``full_attention`` or ``sliding_attention`` of each layer."""
+        if not self.family.local_layers:
+            return ["full_attention"] * self.num_hidden_layers
+        every = self.other.get("global_attn_every_n_layers", 3)
+        return self.other.get("layer_types") or [
+            "sliding_attention" if layer % every else "full_attention" for layer in range(self.num_hidden_layers)
+        ]
+
+    @property
+    def windows(self) -> list[int | None]:
+        """``attention``'s window of each layer."""
+        return [self.local_attention // 2 if kind == "sliding_attention" else None for kind in self.layer_types]
+
+    @property
+    def rotary_bases(self) -> list[float | None]:
+        """The base of each layer's rotary positions; None: it has none."""
+        if not self.family.local_layers:
+            return [10_000.0 if self.family.rotates else None] * self.num_hidden_layers
+        given = self.other.get("rope_parameters") or {}
+        bases = {
+            kind: (given.get(kind) or {}).get("rope_theta", self.other.get(key, usual))
+            for kind, (key, usual) in _LAYER_TYPES.items()
+        }
+        return [bases[kind] for kind in self.layer_types]
+
+    @property
     def position_offset(self) -> int:
         """The number of the first position."""
         return self.pad_token_id + 1 if self.family.positions_after_padding else 0
@@ -164,10 +222,22 @@ class EncoderConfig:
     @property
     def classifier_act(self) -> str | None:
         """The activation of the sequence classifier's dense layer; None: it uses the pooler instead."""
-        act = self.family.classifier_act
-        if isinstance(act, tuple):
-            return self.other.get(*act)
-        return self.hidden_act if act == "hidden_act" else act
+        return self._act(self.family.classifier_act)
+
+    @property
+    def pretraining_act(self) -> str:
+        """The activation of the masked-token head."""
+        return self._act(self.family.pretraining_act or "hidden_act")
+
+    def _act(self, of_family: str | tuple[str, str] | None) -> str | None:
+        if isinstance(of_family, tuple):
+            return self.other.get(*of_family)
+        return self.hidden_act if of_family == "hidden_act" else of_family
+
+    @property
+    def classifier_pooling(self) -> str:
+        """The mode of ``heads/pooling.py`` for the vector that the sequence classifier of transformers takes."""
+        return self.other.get("classifier_pooling", "cls") if self.family.token_head else "cls"
 
     @property
     def classifier_input_dropout(self) -> float:
@@ -244,7 +314,8 @@ class EncoderConfig:
             least = 0 if family.usual.get(ours) == 0 else _LEAST.get(ours, 1)
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
                 raise UserError(f"{path}: {key} must be a whole number above {least - 1}, found {_shown(value)}")
-        for ours in ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps"):
+        rates = ("hidden_dropout_prob", "attention_probs_dropout_prob", "embedding_dropout")
+        for ours in (*rates, "initializer_range", "layer_norm_eps"):
             key, value = keys.get(ours, ours), values.get(ours, 0.0)
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:
                 raise UserError(f"{path}: {key} must be a number from 0 to below 1, found {_shown(value)}")
@@ -258,7 +329,7 @@ class EncoderConfig:
             values["pad_token_id"] = 1 if family.positions_after_padding else 0
         if not isinstance(values["pad_token_id"], int) or isinstance(values["pad_token_id"], bool):
             raise UserError(f"{path}: pad_token_id must be a whole number, found {_shown(values['pad_token_id'])}")
-        for key in ("use_task_id", "rotary_value", "relative_attention", "share_att_key", "position_biased_input"):
+        for key in _YES_OR_NO:
             if not isinstance(values.get(key, False), bool):
                 raise UserError(f"{path}: {key} must be true or false, found {_shown(values[key])}")
         config = cls(**values)
@@ -272,7 +343,9 @@ class EncoderConfig:
             raise UserError(
                 f"{path}: pad_token_id {config.pad_token_id} leaves no positions; they are counted from the one after it"
             )
-        if raw.get("position_embedding_type", "absolute") not in ("absolute", None):
+        if family.local_layers:
+            config._check_layers(path)
+        elif raw.get("position_embedding_type", "absolute") not in ("absolute", None):
             kind = raw["position_embedding_type"]
             raise UserError(f"{path}: position_embedding_type {_shown(kind)} is not supported, only 'absolute'")
         acts = {keys["hidden_act"]: config.hidden_act, "conv_act": config.conv_act}
@@ -287,7 +360,7 @@ class EncoderConfig:
                 f"{path}: {keys['hidden_size']} {config.hidden_size} is not a multiple of "
                 f"{keys['num_attention_heads']} {config.num_attention_heads}"
             )
-        if family.rotary and config.head_size % 2:
+        if family.rotates and config.head_size % 2:
             raise UserError(f"{path}: rotary positions turn pairs: hidden_size / num_attention_heads must be even")
         if family.distance_sines and config.head_size % 2:
             raise UserError(f"{path}: distances are pairs of sines: hidden_size / num_attention_heads must be even")
@@ -315,6 +388,34 @@ class EncoderConfig:
         if self.hidden_size % self.conv_groups:
             raise UserError(f"{path}: hidden_size {self.hidden_size} is not a multiple of conv_groups {self.conv_groups}")
 
+    def _check_layers(self, path: str | Path) -> None:
+        """Raises UserError if what the configuration says of layers and their positions is not ModernBERT's."""
+        every, kinds = self.other.get("global_attn_every_n_layers", 3), self.other.get("layer_types")
+        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+            raise UserError(f"{path}: global_attn_every_n_layers must be a whole number above 0, found {_shown(every)}")
+        if kinds is not None and (
+            not isinstance(kinds, list)
+            or len(kinds) != self.num_hidden_layers
+            or any(not isinstance(kind, str) or kind not in _LAYER_TYPES for kind in kinds)
+        ):
+            raise UserError(
+                f"{path}: layer_types must name {' or '.join(_LAYER_TYPES)} for each of {self.num_hidden_layers} layers, "
+                f"found {_shown(kinds)}"
+            )
+        given = self.other.get("rope_parameters") or {}
+        kinds = given.values() if isinstance(given, dict) else [given]
+        if self.other.get("rope_scaling") or not all(
+            kind is None or (isinstance(kind, dict) and kind.get("rope_type", "default") == "default") for kind in kinds
+        ):
+            raise UserError(f"{path}: rotary positions that are scaled are not supported, only those of rope_type default")
+        for base in self.rotary_bases:
+            if not isinstance(base, int | float) or isinstance(base, bool) or not 1 <= base < 1e30:
+                raise UserError(f"{path}: a base of rotary positions must be a number from 1, found {_shown(base)}")
+        if self.classifier_pooling not in ("cls", "mean"):
+            raise UserError(
+                f"{path}: classifier_pooling {_shown(self.classifier_pooling)} is not supported, only cls and mean"
+            )
+
     def _check_sizes(self, values: dict[str, Any], path: str | Path) -> None:
         """Raises UserError, naming the keys, for too many layers or weights, before any memory is allocated."""
         for keys, blocks in (
@@ -326,7 +427,7 @@ class EncoderConfig:
                 raise UserError(f"{path}: {named}: {blocks:,} blocks of layers; at most {_MOST_BLOCKS:,} are allowed")
         if 4 * self._num_saved <= total_memory():
             return
-        usual = EncoderConfig(model_type=self.model_type)
+        usual = EncoderConfig(**{"model_type": self.model_type, **self.family.usual})
         larger = [key for key in _SIZES if key in self.keys and (values.get(key) or 0) > getattr(usual, key)]
         # Those that make it too large on their own, if any.
         alone = [
@@ -350,19 +451,20 @@ class EncoderConfig:
         }  # fmt: skip
         first = self.family.projects_first
         embeddings = sum(size for module, size in rows.items() if self.has(module)) * embedding
-        embeddings += 2 * (width if first else embedding) if self.has("embeddings.norm") and not self.family.rms_norm else 0
+        gates = 1 + self.family.gated
+        norm = 0 if self.family.rms_norm else 1 + self.norm_bias
+        embeddings += norm * (width if first else embedding) if self.has("embeddings.norm") else 0
         projection = (embedding + (not first)) * width if self.projects_embeddings else 0
-        block = 4 * width**2 + 2 * width * inner
-        block += 5 * width + inner if self.family.biases else 0
-        block += 0 if self.family.rms_norm else 2 * 2 * width
+        block = 4 * width * (width + self.attention_bias) + (1 + gates) * width * inner + 2 * norm * width
+        block += (gates * inner + width) * self.mlp_bias
         relative = self.relative_attention_num_buckets * self.num_attention_heads if self.has("embeddings.relative") else 0
         relative += 2 * self.distance_span * width if self.has("embeddings.distance") else 0
-        relative += 2 * width if self.has("embeddings.distance_norm") else 0
+        relative += norm * width if self.has("embeddings.distance_norm") else 0
         for layer in ("blocks.{block}.distance_key", "blocks.{block}.distance_query"):
             block += (width + 1) * width if self.has(layer) else 0
         if self.has("blocks.{block}.convolution.kernel"):
-            relative += width * (width // self.conv_groups * self.conv_kernel_size + 1) + 2 * width
-        last = relative + (2 * width if self.has("norm") else 0)
+            relative += width * (width // self.conv_groups * self.conv_kernel_size + 1) + norm * width
+        last = relative + norm * width * (self.has("norm") - self.norm_serves_first_block)
         return embeddings + projection + last + self.num_hidden_groups * self.inner_group_num * block
 
     def to_dict(self) -> dict[str, Any]:

@@ -96,6 +96,19 @@ _DEBERTA = {
     "blocks.{block}.convolution.norm": "encoder.conv.LayerNorm",
 }
 
+_MODERNBERT = {  # fused layers; the norm of the embeddings serves the first attention too
+    "embeddings.word": "embeddings.tok_embeddings",
+    "embeddings.norm": "embeddings.norm",
+    "blocks.{block}.query_key_value": "layers.{block}.attn.Wqkv",
+    "blocks.{block}.attention_output": "layers.{block}.attn.Wo",
+    "blocks.{block}.attention_norm": "layers.{block}.attn_norm",
+    "blocks.{block}.intermediate": "layers.{block}.mlp.Wi",
+    "blocks.{block}.output": "layers.{block}.mlp.Wo",
+    "blocks.{block}.output_norm": "layers.{block}.mlp_norm",
+    "norm": "final_norm",
+    "pooler.dense": "pooler.dense",
+}
+
 _BERT_PRETRAINING = {
     "transform": "cls.predictions.transform.dense", "norm": "cls.predictions.transform.LayerNorm",
     "bias": "cls.predictions.bias", "decoder": "cls.predictions.decoder.weight", "order": "cls.seq_relationship",
@@ -115,6 +128,9 @@ _DISTILBERT_PRETRAINING = {
 _ELECTRA_PRETRAINING = {
     "transform": "generator_predictions.dense", "norm": "generator_predictions.LayerNorm",
     "bias": "generator_lm_head.bias", "decoder": "generator_lm_head.weight",
+}  # fmt: skip
+_MODERNBERT_PRETRAINING = {
+    "transform": "head.dense", "norm": "head.norm", "bias": "decoder.bias", "decoder": "decoder.weight",
 }  # fmt: skip
 
 _DEBERTA_PRETRAINING = {ours: theirs for ours, theirs in _BERT_PRETRAINING.items() if ours != "order"}
@@ -138,8 +154,11 @@ class Family:
         pretraining: layers of the pretraining heads -> their names; ``bias`` and ``decoder`` name a tensor; ``order`` is
             present if the family is pretrained with two segments.
         classifier: layers of the sequence classifier -> their names.
-        pretraining_act: the activation of the masked-token head; None: ``hidden_act`` of the configuration.
-        own_pretraining: the same, always with the decoder tied to the word embedding, if the configuration says
+        reader: the layer that scores the ends of an answer -> its name.
+        token_head: tagger and reader have the dense layer and norm of the sequence classifier before their output.
+        pretraining_act: the activation of the masked-token head, as ``classifier_act``; None: ``hidden_act`` of the
+            configuration.
+        own_pretraining: layers of that head, always with the decoder tied to the word embedding, if the configuration says
             ``legacy: false``; None: there is no such choice.
         own_keys: keys of the configuration that BERT's lacks.
         usual: values of missing keys where BERT's are others.
@@ -152,7 +171,11 @@ class Family:
         positions_after_padding: positions are counted from ``pad_token_id + 1``, which is 2 by default.
         rotary: the weight under which transformers saves its table of sines for rotary positions, which rotate queries
             and keys in every layer (Su et al. 2021); here the table is computed, and a weight only if a checkpoint's
-            table was trained. None: other positions.
+            table was trained. None: none is saved.
+        rotates: what rotary positions turn as pairs: ``neighbours``, or the places of the ``halves`` of a head. None:
+            positions are others.
+        local_layers: layers see their whole sequence or a window of it, and turn by another base there.
+        gated: the feed-forward layer multiplies its activations by as many linear ones (Shazeer 2020).
         distance_sines: sines of the distance of key and query are added to keys and values (Wei et al. 2019, section 2.2).
         classifier_act: the activation of a dense layer that the sequence classifier puts before its output,
             ``hidden_act`` for the configuration's, or another key of it with its usual value; None: the encoder's own
@@ -165,7 +188,6 @@ class Family:
             one before the scores of an answer's ends; None, the whole or the value: the usual classifier dropout, and no
             dropout.
         norm_first: layer norms come before attention and feed-forward, inside the residual branch (Xiong et al. 2020).
-        biases: the linear layers of a block have biases.
         rms_norm: norms divide by the root of the mean square, without weights of their own (Zhang & Sennrich 2019).
         scaled_initialisation: new weights have the deviation 1 / sqrt(width * layers) and end at twice that
             (RoFormer-v2's authors' code in bert4keras); ``initializer_range`` is not used.
@@ -176,7 +198,9 @@ class Family:
     weights: dict[str, str]
     pretraining: dict[str, str]
     classifier: dict[str, str]
-    pretraining_act: str | None = None
+    reader: dict[str, str] = field(default_factory=lambda: {"qa_outputs": "qa_outputs"})
+    token_head: bool = False
+    pretraining_act: str | tuple[str, str] | None = None
     own_pretraining: dict[str, str] | None = None
     own_keys: tuple[str, ...] = ()
     usual: dict[str, float] = field(default_factory=dict)
@@ -187,6 +211,9 @@ class Family:
     shares_blocks: bool = False
     positions_after_padding: bool = False
     rotary: str | None = None
+    rotates: str | None = None
+    local_layers: bool = False
+    gated: bool = False
     distance_sines: bool = False
     classifier_act: str | tuple[str, str] | None = None
     classifier_input_dropout: tuple[str | None, float] | None = None
@@ -194,7 +221,6 @@ class Family:
     text_classifier_dropout: tuple[str, float | None] | None = None
     reader_dropout: tuple[str, float] | None = None
     norm_first: bool = False
-    biases: bool = True
     rms_norm: bool = False
     scaled_initialisation: bool = False
 
@@ -205,8 +231,8 @@ _ROBERTA = Family(
 )  # fmt: skip
 _ROFORMER_V1 = Family(
     "RoFormer", "roformer.", _ROFORMER, _ROFORMER_PRETRAINING, _DENSE_CLASSIFIER,
-    own_keys=("embedding_size", "rotary_value"), rotary="encoder.embed_positions.weight", classifier_act="hidden_act",
-    classifier_dropout=None,
+    own_keys=("embedding_size", "rotary_value"), rotary="encoder.embed_positions.weight", rotates="neighbours",
+    classifier_act="hidden_act", classifier_dropout=None,
 )  # fmt: skip
 FAMILIES = {
     "bert": Family("Bert", "bert.", _BERT, _BERT_PRETRAINING, _POOLED_CLASSIFIER),
@@ -243,8 +269,8 @@ FAMILIES = {
     "roformer": _ROFORMER_V1,
     # transformers has no RoFormer-v2; weights and keys have the names of the authors' PyTorch code (RoFormer_pytorch).
     "roformer_v2": replace(
-        _ROFORMER_V1, pretraining={"decoder": "cls.predictions.decoder.weight"}, own_keys=("rotary_value",), biases=False,
-        rms_norm=True, scaled_initialisation=True,
+        _ROFORMER_V1, pretraining={"decoder": "cls.predictions.decoder.weight"}, own_keys=("rotary_value",),
+        usual={"attention_bias": False, "mlp_bias": False}, rms_norm=True, scaled_initialisation=True,
     ),
     "mpnet": Family(
         "MPNet", "mpnet.", _MPNET, _ROBERTA_PRETRAINING, _DENSE_CLASSIFIER, pretraining_act="gelu",
@@ -265,5 +291,27 @@ FAMILIES = {
         usual={"type_vocab_size": 0, "layer_norm_eps": 1e-7}, projects_first=True,
         classifier_act=("pooler_hidden_act", "gelu"), classifier_input_dropout=("pooler_dropout", 0.0),
         classifier_dropout=None, text_classifier_dropout=("cls_dropout", None),
+    ),
+    "modernbert": Family(
+        "ModernBert", "model.", _MODERNBERT, _MODERNBERT_PRETRAINING,
+        {"dense": "head.dense", "norm": "head.norm", "classifier": "classifier"},
+        reader={"qa_outputs": "classifier"}, token_head=True, pretraining_act=("classifier_activation", "gelu"),
+        own_keys=(
+            "embedding_dropout", "attention_bias", "mlp_bias", "norm_bias", "classifier_bias", "decoder_bias",
+            "local_attention",
+        ),
+        usual={
+            "vocab_size": 50368, "num_hidden_layers": 22, "intermediate_size": 1152, "max_position_embeddings": 8192,
+            "layer_norm_eps": 1e-5, "pad_token_id": 50283, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+            "embedding_dropout": 0.0, "attention_bias": False, "mlp_bias": False, "norm_bias": False,
+            "classifier_bias": False,
+        },
+        renamed_keys={
+            "hidden_act": "hidden_activation", "hidden_dropout_prob": "mlp_dropout", "layer_norm_eps": "norm_eps",
+            "attention_probs_dropout_prob": "attention_dropout", "type_vocab_size": None,
+        },
+        rotates="halves", local_layers=True, gated=True, classifier_act=("classifier_activation", "gelu"),
+        classifier_input_dropout=(None, 0.0), text_classifier_dropout=("classifier_dropout", 0.0),
+        reader_dropout=("classifier_dropout", 0.0), norm_first=True,
     ),
 }  # fmt: skip

@@ -54,10 +54,10 @@ class Embedding(nn.Embedding):
 
 
 def norm(config: EncoderConfig, width: int) -> nn.Module:
-    """The norm of the family's blocks and embeddings."""
+    """A norm as the family's blocks and embeddings have it."""
     if config.family.rms_norm:
         return nn.RMSNorm(width, eps=config.layer_norm_eps, elementwise_affine=False)
-    return nn.LayerNorm(width, eps=config.layer_norm_eps)
+    return nn.LayerNorm(width, eps=config.layer_norm_eps, bias=config.norm_bias)
 
 
 class Embeddings(nn.Module):
@@ -82,7 +82,7 @@ class Embeddings(nn.Module):
         self.distance_norm = norm(config, hidden) if config.has("embeddings.distance_norm") else None
         self.projects_first = config.family.projects_first
         self.norm = norm(config, hidden if self.projects_first else width) if config.has("embeddings.norm") else None
-        self.dropout = Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.embedding_dropout)
         self.projection = Linear(width, hidden, bias=not self.projects_first) if config.projects_embeddings else None
         self.position_offset = config.position_offset
         self.config = config
@@ -100,14 +100,15 @@ class Embeddings(nn.Module):
         x = self.dropout(x if self.norm is None else self.norm(x))
         return x if self.projection is None or self.projects_first else self.projection(x)  # [T, D]
 
-    def sines(self, batch: TokenBatch, width: int) -> Tensor:
+    def sines(self, batch: TokenBatch, width: int, base: float) -> Tensor:
         """Sines and cosines of each token's position, to rotate heads of this width, ``[T, width]``.
 
         Raises:
             UserError: the positions were trained, and fewer than ``max_seqlen``.
         """
         if self.rotary is None:
-            return sinusoids(batch.max_seqlen, width).to(batch.position_ids.device).index_select(0, batch.position_ids)
+            table = sinusoids(batch.max_seqlen, width, base=base)
+            return table.to(batch.position_ids.device).index_select(0, batch.position_ids)
         if batch.max_seqlen > self.rotary.num_embeddings:
             raise UserError(
                 f"a sequence of {batch.max_seqlen} tokens: this model has {self.rotary.num_embeddings} trained positions; "
@@ -181,19 +182,25 @@ def buckets(away: Tensor) -> Tensor:
     return torch.where(far < 8, far, grown.clamp(max=15)) + 16 * (away > 0)
 
 
-def sinusoids(length: int, width: int, first: int = 0) -> Tensor:
-    """Sines, followed by cosines, of position / 10000^(2i / width), ``[length, width]`` (Su et al. 2021, eq. 15)."""
-    speeds = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.double) / width)
+def sinusoids(length: int, width: int, first: int = 0, base: float = 10_000.0) -> Tensor:
+    """Sines, followed by cosines, of position / base^(2i / width), ``[length, width]`` (Su et al. 2021, eq. 15)."""
+    speeds = base ** (-torch.arange(0, width, 2, dtype=torch.double) / width)
     angles = torch.arange(first, first + length, dtype=torch.double)[:, None] * speeds
     return torch.cat([angles.sin(), angles.cos()], dim=1).float()
 
 
-def rotate(x: Tensor, sines: Tensor) -> Tensor:
-    """Rotate each pair of neighbours in ``x``, ``[T, H, D/H]``, by its position's angles (Su et al. 2021, eq. 34).
+def rotate(x: Tensor, sines: Tensor, pairs: str = "neighbours") -> Tensor:
+    """Rotate each pair of numbers in ``x``, ``[T, H, D/H]``, by its position's angles (Su et al. 2021, eq. 34).
 
-    ``sines``: sines and cosines of each token's position, ``[T, D/H]``.
+    Args:
+        x: queries or keys.
+        sines: sines and cosines of each token's position, ``[T, D/H]``.
+        pairs: a pair are two ``neighbours``, or the two numbers at a place of both ``halves``.
     """
     sin, cos = sines[:, None].chunk(2, dim=-1)  # [T, 1, D/H/2]
+    if pairs == "halves":
+        one, other = x.chunk(2, dim=-1)
+        return torch.cat([one * cos - other * sin, other * cos + one * sin], dim=-1)
     even, odd = x[..., ::2], x[..., 1::2]
     return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
 
@@ -202,7 +209,8 @@ class Block(nn.Module):
     """Attention and feed-forward, each with dropout and residual.
 
     A layer norm comes after each of the two (Devlin et al. 2018), or, if the family has ``norm_first``, before each, off
-    the residual path (Xiong et al. 2020).
+    the residual path (Xiong et al. 2020). The three maps of attention may be one layer, and the feed-forward one may be
+    ``gated``: then its dropout is before its second map.
 
     If distances have states, attention is disentangled (He et al. 2020, section 3.1): scores also have terms of query and
     distance and of key and distance, and are divided by the root of the number of terms. If they are ``distance_sines``,
@@ -211,21 +219,27 @@ class Block(nn.Module):
 
     def __init__(self, config: EncoderConfig, first: bool = False):
         super().__init__()
-        width, bias = config.hidden_size, config.family.biases
+        width, bias = config.hidden_size, config.attention_bias
         self.heads = config.num_attention_heads
-        self.query = Linear(width, width, bias)
-        self.key = Linear(width, width, bias)
-        self.value = Linear(width, width, bias)
+        self.gated, self.norm_first = config.family.gated, config.family.norm_first
+        if config.has("blocks.{block}.query_key_value"):
+            self.query_key_value = Linear(width, 3 * width, bias)
+        else:
+            self.query_key_value = None
+            self.query = Linear(width, width, bias)
+            self.key = Linear(width, width, bias)
+            self.value = Linear(width, width, bias)
         self.attention_output = Linear(width, width, bias)
-        self.attention_norm = norm(config, width)
-        self.intermediate = Linear(width, config.intermediate_size, bias)
-        self.output = Linear(config.intermediate_size, width, bias)
+        without = first and config.norm_serves_first_block
+        self.attention_norm = nn.Identity() if without else norm(config, width)
+        self.intermediate = Linear(width, (1 + self.gated) * config.intermediate_size, config.mlp_bias)
+        self.output = Linear(config.intermediate_size, width, config.mlp_bias)
         self.output_norm = norm(config, width)
+        self.attention_output_dropout = Dropout(config.attention_output_dropout)
         self.dropout = Dropout(config.hidden_dropout_prob)
         self.attention_dropout = config.attention_probs_dropout_prob
         self.hidden_act = config.hidden_act
-        self.norm_first = config.family.norm_first
-        self.rotary_value = config.rotary_value
+        self.rotates, self.rotary_value = config.family.rotates, config.rotary_value
         own_key, own_query = (config.has(f"blocks.{{block}}.distance_{layer}") for layer in ("key", "query"))
         self.distance_key = Linear(width, width) if own_key else None  # None: those of the tokens, if any
         self.distance_query = Linear(width, width) if own_query else None
@@ -242,27 +256,34 @@ class Block(nn.Module):
         sines: Tensor | None = None,
         bias: Tensor | None = None,
         distances: Distances | None = None,
+        window: int | None = None,
     ) -> Tensor:
         """States after the block: ``[total_tokens, D]`` -> the same shape, or with ``first_only`` only each sequence's first
         token, ``[batch_size, D]``: the others then serve as keys and values, and nothing more is computed for them.
-        ``sines``: of each token's position, if positions are rotary, ``[total_tokens, D/H]``; ``bias``: see ``attention``.
+        ``sines``: of each token's position, if positions are rotary, ``[total_tokens, D/H]``; ``bias`` and ``window``: see
+        ``attention``.
         """
         inputs = x
         seen = self.attention_norm(x) if self.norm_first else x
-        k, v = (layer(seen).view(len(x), self.heads, -1) for layer in (self.key, self.value))  # [T, H, D/H]
-        if first_only:
-            x, seen = first_tokens(x, batch), first_tokens(seen, batch)
-        q = self.query(seen).view(len(x), self.heads, -1)
+        if self.query_key_value is not None:
+            q, k, v = self.query_key_value(seen).view(len(x), 3, self.heads, -1).unbind(1)  # [T, H, D/H]
+            x, q = (first_tokens(x, batch), first_tokens(q, batch)) if first_only else (x, q)
+        else:
+            k, v = (layer(seen).view(len(x), self.heads, -1) for layer in (self.key, self.value))
+            if first_only:
+                x, seen = first_tokens(x, batch), first_tokens(seen, batch)
+            q = self.query(seen).view(len(x), self.heads, -1)
         if sines is not None:
-            q, k = rotate(q, first_tokens(sines, batch) if first_only else sines), rotate(k, sines)
-            v = rotate(v, sines) if self.rotary_value else v
+            q = rotate(q, first_tokens(sines, batch) if first_only else sines, self.rotates)
+            k = rotate(k, sines, self.rotates)
+            v = rotate(v, sines, self.rotates) if self.rotary_value else v
         q = q / math.sqrt(1 + len(self.terms)) if self.terms else q
         relative = None if distances is None else self.relative(distances, q.dtype)
         dropout = self.attention_dropout if self.training else 0.0
-        context = attention(q, k, v, batch, dropout, bias=bias, relative=relative)
-        x = x + self.dropout(self.attention_output(context.flatten(1)))
+        context = attention(q, k, v, batch, dropout, bias=bias, window=window, relative=relative)
+        x = x + self.attention_output_dropout(self.attention_output(context.flatten(1)))
         x, seen = (x, self.output_norm(x)) if self.norm_first else [self.attention_norm(x)] * 2
-        x = x + self.dropout(self.output(activation(self.hidden_act, self.intermediate(seen))))
+        x = x + self.feed_forward(seen)
         x = x if self.norm_first else self.output_norm(x)
         return x if self.convolution is None else self.convolution(inputs, x, batch)
 
@@ -279,6 +300,13 @@ class Block(nn.Module):
         keys = table(self.distance_key or self.key) if "c2p" in self.terms else None
         queries = table(self.distance_query or self.query) if "p2c" in self.terms else None
         return Relative(keys, None if queries is None else queries / math.sqrt(1 + len(self.terms)))
+
+    def feed_forward(self, x: Tensor) -> Tensor:  # [T, D] -> [T, D]
+        inner = self.intermediate(x)
+        if not self.gated:
+            return self.dropout(self.output(activation(self.hidden_act, inner)))
+        inner, gate = inner.chunk(2, dim=-1)
+        return self.output(self.dropout(activation(self.hidden_act, inner) * gate))
 
 
 class Convolution(nn.Module):

@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from bertorch.encoder.attention import leave_uncompiled
 from bertorch.encoder.config import EncoderConfig
-from bertorch.encoder.layers import Block, Embeddings, Pooler
+from bertorch.encoder.layers import Block, Embeddings, Pooler, norm
 from bertorch.encoder.tokens import TokenBatch
 
 
@@ -27,10 +27,9 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.embeddings = Embeddings(config)
-        self.blocks = nn.ModuleList(
-            Block(config, first=number == 0) for number in range(config.num_hidden_groups * config.inner_group_num)
-        )
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.has("norm") else None
+        blocks = range(config.num_hidden_groups * config.inner_group_num)
+        self.blocks = nn.ModuleList(Block(config, first=block == 0) for block in blocks)
+        self.norm = norm(config, config.hidden_size) if config.has("norm") else None
         self.pooler = Pooler(config) if with_pooler else None
         self.gradient_checkpointing = False
         if initialise:
@@ -71,7 +70,10 @@ class Encoder(nn.Module):
         """
         config = self.config
         x = self.embeddings(batch)
-        sines = self.embeddings.sines(batch, config.head_size).to(x.dtype) if config.family.rotary else None
+        bases, windows = config.rotary_bases, config.windows
+        turns = {None: None}
+        for base in set(bases) - {None}:
+            turns[base] = self.embeddings.sines(batch, config.head_size, base).to(x.dtype)
         bias, distances = self.embeddings.attention_bias(batch), self.embeddings.distances(batch)
         states = {0: x} if average_layers is not None and 0 in average_layers else {}
         for layer in range(config.num_hidden_layers):
@@ -79,10 +81,11 @@ class Encoder(nn.Module):
             for inner in range(config.inner_group_num):
                 block = self.blocks[group * config.inner_group_num + inner]
                 last = layer + 1 == config.num_hidden_layers and inner + 1 == config.inner_group_num
+                given = (batch, first_only and last, turns[bases[layer]], bias, distances, windows[layer])
                 if self.gradient_checkpointing and self.training:
-                    x = checkpoint(block, x, batch, first_only and last, sines, bias, distances, use_reentrant=False)
+                    x = checkpoint(block, x, *given, use_reentrant=False)
                 else:
-                    x = block(x, batch, first_only and last, sines, bias, distances)
+                    x = block(x, *given)
             if last and self.norm is not None:
                 x = self.norm(x)
             if average_layers is not None and layer + 1 in average_layers:

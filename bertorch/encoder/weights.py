@@ -28,7 +28,6 @@ WEIGHT_FILES = (
 _CHECKSUM = "crc32"  # in the metadata: another tool that rewrites the file drops it, so it never gets in the way
 # How far sines that were saved in a type may be from their values; trained ones do not fit the type, or are further away.
 _ROUNDED = {torch.float16: 2**-11, torch.bfloat16: 2**-8, torch.float32: 1e-5}
-_WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"
 
 
 def hugging_face_names(config: EncoderConfig, parameters: list[str]) -> dict[str, str]:
@@ -163,15 +162,16 @@ def _modern_name(name: str) -> str:
     return name
 
 
-def base_prefix(tensors: dict[str, Tensor], source: str | Path) -> str:
+def base_prefix(config: EncoderConfig, tensors: dict[str, Tensor], source: str | Path) -> str:
     """The prefix of the encoder's names in a checkpoint: ``bert.``, ``encoder.``, ``module.bert.``, or nothing.
 
     Raises:
-        UserError: the checkpoint contains no encoder.
+        UserError: the checkpoint contains no encoder of this family.
     """
-    found = sorted((name.removesuffix(_WORD_EMBEDDINGS) for name in tensors if name.endswith(_WORD_EMBEDDINGS)), key=len)
+    words = f"{config.family.weights['embeddings.word']}.weight"
+    found = sorted((name.removesuffix(words) for name in tensors if name.endswith(words)), key=len)
     if not found:
-        raise UserError(f"{source}: contains no encoder ({_WORD_EMBEDDINGS} is missing); is it a BERT-family checkpoint?")
+        raise UserError(f"{source}: contains no encoder ({words} is missing); is it a {config.model_type} checkpoint?")
     return found[0]
 
 
@@ -231,7 +231,7 @@ def fill_encoder(
     Raises:
         UserError: weights are missing or do not fit.
     """
-    prefix = base_prefix(tensors, source)
+    prefix = base_prefix(encoder.config, tensors, source)
     table = f"{prefix}{encoder.config.family.rotary}"
     if table in tensors and not _are_sines(tensors[table], encoder.config.head_size):
         rows = tensors[table].shape[:1].numel()

@@ -73,6 +73,8 @@ def load_head(
 ) -> AnyHead:
     """Load a head for training: the encoder from ``directory`` and a new head, or both from ``init_from_ckpt``.
 
+    What the new head has in common with the pretraining head (ModernBERT's dense layer) comes from ``directory`` too.
+
     Args:
         directory: a model directory.
         build: makes the head on its encoder.
@@ -87,8 +89,10 @@ def load_head(
     config = load_config(directory)
     if init_from_ckpt is None:
         encoder, rest = load_encoder(directory, with_pooler, config)
-        report_unused(rest, directory)
-        return build(encoder)
+        model = build(encoder)
+        taken = fill_layers(model, _pretrained_names(model), rest, directory, required=False)
+        report_unused({name: tensor for name, tensor in rest.items() if name not in taken}, directory)
+        return model
     model = build(Encoder(config, with_pooler, initialise=False))
     tensors = read_model(init_from_ckpt, config)
     taken = fill_encoder(model.encoder, tensors, init_from_ckpt)
@@ -104,6 +108,13 @@ def load_head(
     logger.info(f"{init_from_ckpt}: warm start of the encoder{' and the head' if head else '; the head is new'}")
     report_unused({name: tensor for name, tensor in tensors.items() if name not in taken | head}, init_from_ckpt)
     return model
+
+
+def _pretrained_names(model: Head) -> dict[str, str]:
+    """``weight_names`` of the layers that the family's pretraining head has too, under the same names."""
+    pretraining = model.encoder.config.pretraining
+    layers = {pretraining.get(layer) for layer in ("transform", "norm")}
+    return {ours: theirs for ours, theirs in model.weight_names().items() if theirs.rpartition(".")[0] in layers}
 
 
 def labels_beside(checkpoint: str | Path) -> list[str] | None:

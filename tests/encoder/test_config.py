@@ -48,6 +48,8 @@ def test_defaults_are_transformers(model_type, tmp_path):
     sizes = {key: BERT[key] for key in ("hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size")}
     if model_type == "distilbert":
         sizes = {"dim": 32, "n_heads": 4, "n_layers": 2, "vocab_size": 99}
+    if model_type == "modernbert":
+        sizes["pad_token_id"] = 0  # the usual one lies beyond so small a vocabulary
     written(tmp_path, {"model_type": model_type, "intermediate_size": 8, "hidden_dim": 8, **sizes})
     ours = Encoder(load_config(tmp_path))
     theirs = AutoModel.from_config(AutoConfig.from_pretrained(tmp_path))
@@ -128,6 +130,24 @@ def test_keys_the_encoder_has_no_use_for_survive():
         ({"model_type": "deberta-v2", "pooler_hidden_act": None}, "pooler_hidden_act None"),
         ({"model_type": "deberta-v2", "pooler_dropout": 2}, "pooler_dropout"),
         ({"model_type": "deberta-v2", "cls_dropout": "0.1"}, "cls_dropout"),
+        ({"model_type": "modernbert", "hidden_size": 36, "num_attention_heads": 4}, "even"),
+        ({"model_type": "modernbert", "hidden_activation": "swish"}, "hidden_activation 'swish'"),
+        ({"model_type": "modernbert", "classifier_activation": "swish"}, "classifier_activation 'swish'"),
+        ({"model_type": "modernbert", "classifier_pooling": "max"}, "classifier_pooling 'max'"),
+        ({"model_type": "modernbert", "norm_bias": "no"}, "norm_bias"),
+        ({"model_type": "modernbert", "norm_eps": None}, "norm_eps"),
+        ({"model_type": "modernbert", "embedding_dropout": 1.0}, "embedding_dropout"),
+        ({"model_type": "modernbert", "classifier_dropout": 7}, "classifier_dropout"),
+        ({"model_type": "modernbert", "local_attention": 0}, "local_attention"),
+        ({"model_type": "modernbert", "global_attn_every_n_layers": 0}, "global_attn_every_n_layers"),
+        ({"model_type": "modernbert", "layer_types": ["full_attention"]}, "layer_types"),
+        ({"model_type": "modernbert", "layer_types": ["full_attention", ["x"]]}, "layer_types"),
+        ({"model_type": "modernbert", "layer_types": "full_attention"}, "layer_types"),
+        ({"model_type": "modernbert", "rope_parameters": [1]}, "scaled"),
+        ({"model_type": "modernbert", "rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "scaled"),
+        ({"model_type": "modernbert", "rope_scaling": {"type": "linear", "factor": 2.0}}, "scaled"),
+        ({"model_type": "modernbert", "global_rope_theta": "1e5"}, "base"),
+        ({"model_type": "modernbert", "rope_parameters": {"sliding_attention": {"rope_theta": 0}}}, "base"),
     ],
     ids=str,
 )

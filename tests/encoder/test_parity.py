@@ -1,6 +1,8 @@
 """Our encoder computes what transformers computes, value and gradient, on the same weights."""
 
 import importlib.util
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModel
 
-from bertorch.encoder import TokenBatch, load_encoder, to_padded
+from bertorch.encoder import TokenBatch, load_config, load_encoder, to_padded
 from bertorch.encoder.config import ACTIVATIONS
 from bertorch.encoder.layers import first_tokens
 from bertorch.encoder.weights import hugging_face_names, read_weights
@@ -39,7 +41,7 @@ def assert_close(ours: Tensor, theirs: Tensor, what: str, scale: Tensor | None =
 def assert_same(directory: Path, lengths: list[int], dtype: torch.dtype = torch.float32, gradients: bool = True) -> None:
     pooled = any("pooler" in name for name in read_weights(directory))
     ours, _ = load_encoder(directory, with_pooler=pooled)
-    theirs = AutoModel.from_pretrained(directory, dtype=torch.float32)
+    theirs = AutoModel.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager")
     ours, theirs = ours.to(dtype).eval(), theirs.to(dtype).eval()
     batch = draw(lengths, ours.config.vocab_size, ours.config.type_vocab_size)
     pad = ours.config.pad_token_id
@@ -130,6 +132,55 @@ def test_kinds_of_roformer(tiny_model, config):
 )
 def test_kinds_of_deberta(tiny_model, config):
     assert_same(tiny_model("deberta-v2", **{"num_hidden_layers": 2, **config}), SHAPES["mixed"])
+
+
+KINDS_OF_MODERNBERT = {
+    "a layer of each kind": {"num_hidden_layers": 2},
+    "local layers alone": {"layer_types": ["sliding_attention"] * 2, "num_hidden_layers": 2},
+    "local first and last": {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    "biases": {"attention_bias": True, "mlp_bias": True, "norm_bias": True},
+    "bases of mmBERT": {
+        "rope_parameters": {
+            kind: {"rope_type": "default", "rope_theta": 160000.0} for kind in ("full_attention", "sliding_attention")
+        }
+    },
+    "an odd window": {"local_attention": 5},
+    "a window of one": {"local_attention": 1},
+    "silu": {"hidden_activation": "silu"},
+}
+
+
+@pytest.mark.parametrize("config", KINDS_OF_MODERNBERT.values(), ids=KINDS_OF_MODERNBERT)
+def test_kinds_of_modernbert(tiny_model, config):
+    assert_same(tiny_model("modernbert", **config), SHAPES["mixed"])
+
+
+@pytest.mark.parametrize("lengths", [[64, 65, 66], [128, 129, 63, 1], [300, 131, 64]], ids=str)
+def test_edges_of_the_published_window(tiny_model, lengths):
+    assert_same(tiny_model("modernbert", local_attention=128), lengths)
+
+
+def test_both_forms_of_a_modernbert_configuration(tiny_model, tmp_path):
+    """transformers 4 writes a number of layers and two bases, transformers 5 lists; both read either."""
+    directory = Path(shutil.copytree(tiny_model("modernbert", num_hidden_layers=4), tmp_path / "model"))
+    path = directory / "config.json"
+    config = json.loads(path.read_text())
+    del config["layer_types"], config["rope_parameters"]
+    path.write_text(
+        json.dumps({**config, "global_attn_every_n_layers": 2, "global_rope_theta": 5e4, "local_rope_theta": 300})
+    )
+    ours = load_config(directory)
+    assert ours.windows == [None, 4, None, 4] and ours.rotary_bases == [5e4, 300, 5e4, 300]
+    assert_same(directory, SHAPES["mixed"])
+    model = AutoModel.from_pretrained(directory)
+    model.config.save_pretrained(tmp_path / "written")
+    again = load_config(tmp_path / "written")
+    assert again.other["layer_types"] and again.other["rope_parameters"]
+    assert (again.windows, again.rotary_bases) == (ours.windows, ours.rotary_bases)
+
+
+def test_thousands_of_tokens(tiny_model):
+    assert_same(tiny_model("modernbert", local_attention=128, max_position_embeddings=8192), [2100], gradients=False)
 
 
 @pytest.mark.parametrize("act", ACTIVATIONS)

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from bertorch.data.batching import Batch
 from bertorch.encoder import Encoder, EncoderConfig, TokenBatch, load_config
 from bertorch.encoder.dropout import Dropout
-from bertorch.encoder.layers import activation
-from bertorch.heads.loading import fill_layers, head_files, load_head, load_trained_head
+from bertorch.encoder.layers import activation, norm
+from bertorch.heads.loading import fill_layers, head_files, load_head, load_trained_head, own_names
 from bertorch.heads.loss import ClassLoss, LabelsLoss, Loss, ScoreLoss, sampled
 from bertorch.heads.pooling import pooled_states
 
@@ -17,8 +17,8 @@ class Classifier(nn.Module):
     """Softmax over a vector of the text (Devlin et al. 2018, section 4.1).
 
     ``pooling_mode`` ``linear`` is what transformers' sequence classifiers compute, family by family: the pooler's vector
-    for BERT and ALBERT, a dense layer of its own for RoBERTa and ELECTRA, for example. The other modes classify the
-    pooled states directly.
+    for BERT and ALBERT, a dense layer of its own for RoBERTa and ELECTRA, for ModernBERT of the tokens' mean too. The other
+    modes classify the pooled states directly.
     """
 
     architecture = "ForSequenceClassification"
@@ -29,7 +29,9 @@ class Classifier(nn.Module):
         self.encoder = encoder
         self.pooling_mode = pooling_mode
         self.dense_act = config.classifier_act if pooling_mode == "linear" else None
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size) if self.dense_act else None
+        width = config.hidden_size
+        self.dense = nn.Linear(width, width, bias=config.classifier_bias) if self.dense_act else None
+        self.norm = norm(config, width) if self.dense_act and "norm" in config.family.classifier else nn.Identity()
         self.classifier = nn.Linear(config.hidden_size, num_labels)
         self.dropout = Dropout(config.text_classifier_dropout)
         self.input_dropout = Dropout(config.classifier_input_dropout)
@@ -38,19 +40,20 @@ class Classifier(nn.Module):
         for layer in (self.dense, self.classifier):
             if layer is not None:
                 nn.init.normal_(layer.weight, std=config.initializer_range)
-                nn.init.zeros_(layer.bias)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def logits(self, tokens: TokenBatch) -> Tensor:
         """Label scores before the softmax, ``[batch_size, num_labels]``."""
         return self.classifier(self.dropout(self._vectors(tokens)))
 
     def _vectors(self, tokens: TokenBatch) -> Tensor:  # [batch_size, hidden_size]
-        vectors = pooled_states(self.encoder, tokens, self.pooling_mode)
         if self.pooling_mode != "linear":
-            return vectors
+            return pooled_states(self.encoder, tokens, self.pooling_mode)
+        vectors = pooled_states(self.encoder, tokens, self.encoder.config.classifier_pooling)
         if self.dense is None:
             return self.encoder.pooler(vectors)
-        return activation(self.dense_act, self.dense(self.input_dropout(vectors)))
+        return self.norm(activation(self.dense_act, self.dense(self.input_dropout(vectors))))
 
     def forward(self, batch: Batch) -> Loss:
         vectors = self._vectors(batch.tokens)
@@ -72,7 +75,8 @@ class Classifier(nn.Module):
     def weight_names(self) -> dict[str, str]:
         """The weight names of transformers' sequence classifier of this family."""
         modules = self.encoder.config.family.classifier if self.pooling_mode == "linear" else {"classifier": "classifier"}
-        return {f"{ours}.{kind}": f"{theirs}.{kind}" for ours, theirs in modules.items() for kind in ("weight", "bias")}
+        parts = {name: name.split(".") for name in own_names(self)}
+        return {name: f"{modules[layer]}.{kind}" for name, (layer, kind) in parts.items()}
 
     def fill_head(self, tensors: dict[str, Tensor], source: str | Path, required: bool) -> set[str]:
         """See ``Head``."""

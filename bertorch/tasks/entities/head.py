@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bertorch.encoder import Encoder, TokenBatch
 from bertorch.encoder.dropout import Dropout
+from bertorch.heads.dense import token_head
 from bertorch.heads.loading import fill_own_layers, head_files, own_names
 from bertorch.heads.loss import ClassLoss, Loss, sampled
 from bertorch.tasks.entities.batching import TagBatch
@@ -38,6 +39,7 @@ class Tagger(nn.Module):
         super().__init__()
         config = encoder.config
         self.encoder, self.tag_set, self.types = encoder, tag_set, tag_set.types
+        self.head = token_head(config)
         self.dropout = Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, len(tag_set.labels))
         nn.init.normal_(self.classifier.weight, std=config.initializer_range)
@@ -48,10 +50,10 @@ class Tagger(nn.Module):
 
     def logits(self, tokens: TokenBatch) -> Tensor:
         """Tag scores of every token, ``[total_tokens, num_tags]``: what transformers' token classifiers compute."""
-        return self.classifier(self.dropout(self.encoder(tokens)))
+        return self.classifier(self.dropout(self.head(self.encoder(tokens))))
 
     def forward(self, batch: TagBatch) -> Loss:
-        states = self.encoder(batch.tokens).index_select(0, batch.places)  # [total_units, hidden_size]
+        states = self.head(self.encoder(batch.tokens).index_select(0, batch.places))  # [total_units, hidden_size]
         emissions, total = sampled(
             lambda: self.classifier(self.dropout(states)).float(),
             lambda emissions: self.loss(emissions, batch.tags, batch.lengths),

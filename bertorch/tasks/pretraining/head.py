@@ -9,7 +9,7 @@ from loguru import logger
 from torch import Tensor, nn
 
 from bertorch.encoder import Encoder
-from bertorch.encoder.layers import activation, first_tokens
+from bertorch.encoder.layers import activation, first_tokens, norm
 from bertorch.encoder.weights import find_weights, wrapper_prefix
 from bertorch.errors import UserError
 from bertorch.heads.loading import fill_layers, head_files, load_head, load_trained_head, own_names
@@ -56,17 +56,20 @@ class LanguageModel(nn.Module):
             raise UserError(f"{config.model_type} models are not pretrained with two segments; give --objectives mlm")
         self.encoder, self.order_weight = encoder, order_weight
         names = config.pretraining  # RoFormer-v2 has the decoder alone
-        self.transform = nn.Linear(config.hidden_size, config.embedding_size) if "transform" in names else None
-        self.norm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps) if "norm" in names else None
-        self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if "bias" in names else None
+        width = config.embedding_size
+        with_dense, with_bias = "transform" in names, "bias" in names and config.decoder_bias
+        self.transform = nn.Linear(config.hidden_size, width, bias=config.classifier_bias) if with_dense else None
+        self.norm = norm(config, width) if "norm" in names else None
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if with_bias else None
         tied = config.other.get("tie_word_embeddings", True) or "decoder" not in names
         self.decoder = None if tied else nn.Parameter(torch.empty(config.vocab_size, config.embedding_size))
         self.order = nn.Linear(config.hidden_size, 2) if with_order else None
-        self.hidden_act = config.family.pretraining_act or config.hidden_act
+        self.hidden_act = config.pretraining_act
         for layer in (self.transform, self.order):
             if layer is not None:
                 nn.init.normal_(layer.weight, std=config.initializer_range)
-                nn.init.zeros_(layer.bias)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
         if self.decoder is not None:
             nn.init.normal_(self.decoder, std=config.initializer_range)
 

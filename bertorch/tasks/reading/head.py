@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from bertorch.encoder import Encoder, TokenBatch, to_padded
 from bertorch.encoder.dropout import Dropout
 from bertorch.encoder.layers import first_tokens
+from bertorch.heads.dense import token_head
 from bertorch.heads.loading import fill_own_layers, head_files, own_names
 from bertorch.heads.loss import Loss
 from bertorch.tasks.reading.rows import ReadingBatch
@@ -24,12 +25,13 @@ class Reader(nn.Module):
     """
 
     architecture = "ForQuestionAnswering"
-    weight_names, fill_head, saved_files = own_names, fill_own_layers, head_files
+    fill_head, saved_files = fill_own_layers, head_files
 
     def __init__(self, encoder: Encoder, with_yes_no: bool = False):
         super().__init__()
         config = encoder.config
         self.encoder = encoder
+        self.head = token_head(config)
         self.dropout = Dropout(config.reader_dropout)
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
         self.yes_no = nn.Linear(config.hidden_size, 2) if with_yes_no else None
@@ -43,12 +45,18 @@ class Reader(nn.Module):
 
         Scores of yes and no count only at the first token of each window.
         """
-        states = self.dropout(self.encoder(tokens))
+        states = self.dropout(self.head(self.encoder(tokens)))
         outputs = self.qa_outputs(states)
         return outputs if self.yes_no is None else torch.cat([outputs, self.yes_no(states)], dim=1)
 
     def forward(self, batch: ReadingBatch) -> Loss:
         return self.loss(self.logits(batch.tokens).float(), batch)
+
+    def weight_names(self) -> dict[str, str]:
+        """See ``Head``; the layer of ends has the family's name."""
+        names = self.encoder.config.family.reader
+        parts = {name: name.split(".") for name in own_names(self)}
+        return {name: ".".join([names.get(layer, layer), *rest]) for name, (layer, *rest) in parts.items()}
 
     def loss(self, logits: Tensor, batch: ReadingBatch) -> Loss:
         """The mean of two cross-entropies over all places of a window, that of the first and that of the last token.

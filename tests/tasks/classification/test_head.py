@@ -58,6 +58,27 @@ def test_logits_of_transformers(family, tiny_model):
     assert expected.std() > 0.01  # tiny as they are, the models tell the texts apart
 
 
+def test_modernbert_classifies_the_mean(tiny_model):
+    """As the published checkpoints do, in the mode that is transformers' own."""
+    directory = tiny_model("modernbert", HEAD, num_labels=3, classifier_pooling="mean", classifier_bias=True)
+    theirs = AutoModelForSequenceClassification.from_pretrained(directory).eval()
+    ours, tokens = load_trained_classifier(directory, num_labels=3), draw()
+    ids, mask = to_padded(tokens.input_ids, tokens, theirs.config.pad_token_id)
+    with torch.no_grad():
+        assert_close(ours.logits(tokens), theirs(input_ids=ids, attention_mask=mask.long()).logits)
+    assert ours.saved_files(96)["config.json"]["classifier_pooling"] == "mean"
+
+
+def test_modernbert_starts_with_the_pretrained_dense_layer(tiny_model, messages):
+    """As in transformers, where it has the same name in both heads."""
+    directory = tiny_model("modernbert", "ForMaskedLM")
+    pretrained = load_file(directory / "model.safetensors")
+    own = load_classifier(directory, 3).saved_files(96)["model.safetensors"]
+    for name in ("head.dense.weight", "head.norm.weight"):
+        assert torch.equal(own[name], pretrained[name])
+    assert not any("head.dense" in message for message in messages)
+
+
 def test_weights_of_transformers(family, tiny_model):
     """Saved under transformers' names: all of the class's weights, as they were read."""
     directory = tiny_model(family, HEAD, num_labels=3)

@@ -26,9 +26,9 @@ MASKED, BOTH = "ForMaskedLM", "ForPreTraining"
 # transformers' classes, and whether they have two objectives.
 CASES = [(family, MASKED) for family in TINY]
 CASES += [(family, BOTH) for family in TINY if family.startswith(("bert", "albert", "ernie", "megatron-bert"))]
-ONE_EACH = ["bert", "roberta", "albert", "electra", "distilbert"]
+ONE_EACH = ["bert", "roberta", "albert", "electra", "distilbert", "modernbert"]
 DECODERS = {"bert": "cls.predictions.decoder", "albert": "predictions.decoder", "roberta": "lm_head.decoder",
-            "electra": "generator_lm_head", "distilbert": "vocab_projector"}  # fmt: skip
+            "electra": "generator_lm_head", "distilbert": "vocab_projector", "modernbert": "decoder"}  # fmt: skip
 
 
 def draw(directory: Path, head: str, texts: int = 6) -> MaskedBatch:
@@ -102,7 +102,7 @@ def test_the_loss_and_all_gradients_of_transformers(tiny_model, family, head):
     loss.mean.backward()
     all_names = dict(theirs.named_parameters(remove_duplicate=False))  # tied ones have two
     gradients = {name: parameter.grad for name, parameter in all_names.items()}
-    words = "embeddings.word_embeddings.weight"
+    words = f"{ours.encoder.config.family.weights['embeddings.word']}.weight"
     (base,) = (name.removesuffix(words) for name in gradients if name.endswith(words))
     names = hugging_face_names(ours.encoder.config, [name for name, _ in ours.encoder.named_parameters()])
     names = {f"encoder.{mine}": base + name for mine, name in names.items()}
@@ -238,7 +238,22 @@ def test_names_of_one_tensor(tiny_model, tmp_path, messages, family, names):
     assert not any("unused" in message for message in messages)
 
 
-@pytest.mark.parametrize("family", ["roberta", "xlm-roberta", "electra", "camembert", "distilbert", "roformer", "mpnet"])
+WITHOUT_ORDER = ["roberta", "xlm-roberta", "electra", "camembert", "distilbert", "roformer", "mpnet", "modernbert"]
+
+
+@pytest.mark.parametrize("decoder_bias", [True, False])
+def test_biases_of_modernbert(tiny_model, tmp_path, decoder_bias):
+    traits = {"classifier_bias": True, "norm_bias": True, "decoder_bias": decoder_bias, "classifier_activation": "silu"}
+    directory = tiny_model("modernbert", MASKED, **traits)
+    batch, theirs, ours = open_both(directory, "modernbert", MASKED)
+    assert_same_logits(ours, theirs, batch, MASKED)
+    save_model(tmp_path, ours, load_tokenizer(directory), {"task": "language_model", "max_seq_length": 40})
+    theirs, info = type(theirs).from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values()), info
+    assert_same_logits(ours, theirs.eval(), batch, MASKED)
+
+
+@pytest.mark.parametrize("family", WITHOUT_ORDER)
 def test_families_without_an_order(tiny_model, family):
     with pytest.raises(UserError, match="--objectives mlm") as caught:
         load_language_model(tiny_model(family), True, 1.0)
@@ -269,10 +284,12 @@ def test_an_encoder_without_a_head(family, tiny_model, messages):
     """The encoder is taken, all of the head is new: BERT's initialisation, and that is said."""
     model = load_language_model(tiny_model(family), False, 1.0)
     tensors = load_file(tiny_model(family) / "model.safetensors")
-    assert torch.equal(model.encoder.embeddings.word.weight, tensors["embeddings.word_embeddings.weight"])
+    words = f"{model.encoder.config.family.weights['embeddings.word']}.weight"
+    assert torch.equal(model.encoder.embeddings.word.weight, tensors[words])
     assert model.transform.weight.std().item() == pytest.approx(0.02, rel=0.2)
-    assert not model.transform.bias.any() and not model.bias.any()
-    assert (model.norm.weight == 1).all() and not model.norm.bias.any()
+    biases = [bias for bias in (model.transform.bias, model.norm.bias, model.bias) if bias is not None]
+    assert biases and not any(bias.any() for bias in biases)
+    assert (model.norm.weight == 1).all()
     assert any("the head is new" in message for message in messages)
 
 
