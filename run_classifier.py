@@ -90,6 +90,7 @@ def main(args):
         target=args.target,
         max_seq_length=args.max_seq_length,
         truncation=args.truncation,
+        chinese=args.chinese,
     )
     compute = Compute(args.eval_batch_size, processes, args.precision)
     predictor = Predictor(model, tokenizer, description, compute)

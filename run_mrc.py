@@ -89,6 +89,7 @@ def main(args):
         scorer=args.scorer or scorer_for(questions["train"]),
         null_score_diff_threshold=args.null_score_diff_threshold or 0.0,
         max_seq_length=args.max_seq_length,
+        chinese=args.chinese,
         doc_stride=args.doc_stride,
         max_query_length=args.max_query_length,
         max_answer_length=args.max_answer_length,

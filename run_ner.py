@@ -101,6 +101,7 @@ def main(args):
         unit=sets["train"].unit,
         doc_stride=args.doc_stride,
         max_seq_length=args.max_seq_length,
+        chinese=args.chinese,
     )
     model = load_entity_head(directory, description, args.init_from_ckpt)
     if not spans:

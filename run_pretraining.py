@@ -100,7 +100,7 @@ def main(args):
         model.encoder.set_dropout(args.dropout)
     model = model.to(processes.device)
     set_seed(args.seed, processes.rank)  # same weights everywhere, different dropout on each rank
-    description = Description(objectives=args.objectives, max_seq_length=args.max_seq_length)
+    description = Description(objectives=args.objectives, max_seq_length=args.max_seq_length, chinese=args.chinese)
 
     # training
     run = Run(

@@ -94,6 +94,7 @@ def main(args):
         pooling_mode=args.pooling_mode,
         max_seq_length=args.max_seq_length,
         truncation=args.truncation,
+        chinese=args.chinese,
         labels=labels,
         concat_multiply=args.concat_multiply if softmax else None,
     )

@@ -75,7 +75,12 @@ def main(args):
     model = Contrastive(sentence, args.margin, args.scale, False, args.mask_duplicates, not args.no_gather_negatives)
     model.to(processes.device)
     set_seed(args.seed, processes.rank)  # same weights everywhere, different dropout on each rank
-    description = Description(pooling_mode=args.pooling_mode, max_seq_length=args.max_seq_length, truncation=args.truncation)
+    description = Description(
+        pooling_mode=args.pooling_mode,
+        max_seq_length=args.max_seq_length,
+        truncation=args.truncation,
+        chinese=args.chinese,
+    )
     compute = Compute(args.eval_batch_size, processes, args.precision)
     predictor = Predictor(sentence, tokenizer, description, compute)
 

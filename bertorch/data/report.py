@@ -82,7 +82,7 @@ def warn_of_unknown(name: str, share: float) -> None:
         logger.warning(
             f"{name}: the vocabulary lacks {share:.2%} of the tokens (a vocabulary that fits lacks less than 1%); check "
             "that the model is for the language of the texts, that both have simplified or both traditional characters "
-            "(OpenCC converts texts), and that do_lower_case in tokenizer_config.json is true for a vocabulary in lower case"
+            "(--chinese converts them), and that do_lower_case in tokenizer_config.json is true for a lower-case vocabulary"
         )
 
 

@@ -20,6 +20,7 @@ from transformers import AutoTokenizer, BertTokenizer, MPNetTokenizer, PreTraine
 import bertorch
 from bertorch.cache import cache_root
 from bertorch.checksums import compare_checksums, write_checksums
+from bertorch.data.chinese import convert
 from bertorch.data.files import open_binary
 from bertorch.data.tables import files_of
 from bertorch.encoder.albert_tokenizer import FILE_NAMES, find_albert_model, load_albert_tokenizer
@@ -130,10 +131,19 @@ class TextTokenizer:
         truncation: the part of a text that is kept if it is too long: its ``head``, its ``tail``, or ``head_tail``, a
             quarter from the start and the rest from the end (128 + 382 of 510 are best in Sun et al. 2019, section
             5.3.1). In a pair the longer text gives up tokens until both fit (BERT's ``longest_first``).
+        chinese: convert texts to ``simplified`` or ``traditional`` characters first; None leaves them.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, truncation: str = "head"):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_seq_length: int,
+        truncation: str = "head",
+        chinese: str | None = None,
+    ):
         self.pretrained = tokenizer
+        self.chinese = chinese
+        self.convert("字")  # fails here if OpenCC is missing
         self.max_seq_length = max_seq_length
         self.truncation = truncation
         self.backend = tokenizer.backend_tokenizer
@@ -171,12 +181,16 @@ class TextTokenizer:
         special = (token for parts, _ in self.layouts.values() for part in parts for token in part)
         return max([*self.pretrained.get_vocab().values(), *special])
 
+    def convert(self, text: str) -> str:
+        """The text as it is encoded, with every character in its place."""
+        return convert(text, self.chinese)
+
     def encode(self, rows: list[tuple[str, ...]]) -> list[tuple[list[int], int, int]]:
         """``(input_ids, where the second segment starts, tokens before truncation)`` of each row of texts.
 
         The second segment starts after the first separator, or at the end if the tokenizer has only one segment.
         """
-        flat = [text for row in rows for text in row]
+        flat = [self.convert(text) for row in rows for text in row]
         encodings = iter(self.backend.encode_batch_fast(flat, add_special_tokens=False))
         return [self._assemble([encoding.ids for encoding in islice(encodings, len(row))]) for row in rows]
 
@@ -187,7 +201,8 @@ class TextTokenizer:
             For each token ``(text, start, end)``, in characters, None for a special token; and for each text the start and
             end of what truncation left out, None if it left out nothing.
         """
-        offsets = [encoding.offsets for encoding in self.backend.encode_batch(list(texts), add_special_tokens=False)]
+        encodings = self.backend.encode_batch([self.convert(text) for text in texts], add_special_tokens=False)
+        offsets = [encoding.offsets for encoding in encodings]
         # Truncate in the same way, with the tokens' numbers instead of their ids.
         numbers = [[(text, token) for token in range(len(own))] for text, own in enumerate(offsets)]
         kept = [place if isinstance(place, tuple) else None for place in self._assemble(numbers)[0]]
@@ -218,12 +233,16 @@ class TextTokenizer:
             backend = (sorted(self.pretrained.get_vocab().items()), self.backend.normalizer)
         else:
             backend = self.backend.to_str()
-        state = f"{bertorch.__version__}|{self.max_seq_length}|{self.truncation}|{backend}"
+        state = f"{bertorch.__version__}|{self.max_seq_length}|{self.truncation}|{self.chinese}|{backend}"
         return hashlib.blake2b(state.encode(), digest_size=16).hexdigest()
 
 
 def open_text_tokenizer(
-    directory: str | Path, max_seq_length: int | None = None, truncation: str = "head", longest: int | None = None
+    directory: str | Path,
+    max_seq_length: int | None = None,
+    truncation: str = "head",
+    longest: int | None = None,
+    chinese: str | None = None,
 ) -> TextTokenizer:
     """The ``TextTokenizer`` of a model directory.
 
@@ -232,6 +251,7 @@ def open_text_tokenizer(
         max_seq_length: the most tokens of a sequence; None: ``longest`` or else 512, within the encoder's positions.
         truncation: the part that is kept of longer texts.
         longest: see ``max_seq_length``.
+        chinese: as for ``TextTokenizer``.
 
     Raises:
         UserError: no positions for this length, or another model's vocabulary.
@@ -239,7 +259,7 @@ def open_text_tokenizer(
     config = load_config(directory)
     length = max_seq_length or min(longest or 512, config.max_seq_length)
     config.check_length(length, directory)
-    tokenizer = TextTokenizer(load_tokenizer(directory), length, truncation)
+    tokenizer = TextTokenizer(load_tokenizer(directory), length, truncation, chinese)
     config.check_vocabulary(tokenizer.highest_id, directory)
     return tokenizer
 

@@ -8,6 +8,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+from bertorch.data.chinese import CHINESE
 from bertorch.data.tokenizing import TRUNCATIONS
 from bertorch.encoder.config import config_path, load_config
 from bertorch.errors import UserError
@@ -60,6 +61,7 @@ class Description:
     Attributes:
         max_seq_length: the longest sequence in training, in tokens; None if another tool made the directory.
         truncation: which part of longer texts was kept.
+        chinese: the characters that texts were converted to; None if they were not.
     """
 
     task: ClassVar[str]
@@ -68,6 +70,7 @@ class Description:
     original_figures: ClassVar[dict[str, tuple[str, int]]] = {}  # see ``logging.shown``
     max_seq_length: int | None = value(or_null(COUNT), default=None)
     truncation: str = value(one_of(TRUNCATIONS), default="head")
+    chinese: str | None = value(or_null(one_of(CHINESE)), default=None)
 
     def __post_init__(self) -> None:
         for one in fields(self):

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from loguru import logger
 
+from bertorch.data.chinese import CHINESE
 from bertorch.data.encodings import encoding_name
 from bertorch.data.files import INPUT_FORMATS
 from bertorch.data.tokenizing import TRUNCATIONS
@@ -151,6 +152,10 @@ def training_parser(
     if not documents:
         add_bad_rows_argument(data)
     add_encoding_argument(data)
+    data.add_argument(
+        "--chinese", choices=CHINESE, default=None,
+        help="convert the characters of all texts (OpenCC) before they are tokenized; predict.py then does so too",
+    )  # fmt: skip
     data.add_argument("--cache_dir", default=None, help="token cache; default: $BERTORCH_CACHE or ~/.cache/bertorch")
     data.add_argument("--num_workers", type=whole_number, default=None, help="threads for tokenizing; default: all cores")
 

@@ -47,7 +47,7 @@ def open_tokenizer(args: argparse.Namespace, processes: Processes) -> tuple[Path
             else renamed_directory(local_directory(name), *named, args.cache_dir)
         )
     )
-    return directory, open_text_tokenizer(directory, args.max_seq_length, args.truncation)
+    return directory, open_text_tokenizer(directory, args.max_seq_length, args.truncation, chinese=args.chinese)
 
 
 def load_labels(args: argparse.Namespace, is_text_pair: bool, several: bool = False) -> list[str]:

@@ -2,13 +2,15 @@
 
 import io
 import json
+import re
 import sys
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tests.scripts.launch import DATA, REVIEWS, as_flags, call, complaint, training_flags
+from bertorch.data.chinese import convert
+from tests.scripts.launch import DATA, REVIEWS, as_flags, assert_same_model, call, complaint, training_flags
 
 FILES = {
     "run_classifier.py": {"train_data_file": REVIEWS / "train.tsv", "label_file": REVIEWS / "labels.txt"},
@@ -227,3 +229,36 @@ def test_every_script_and_predict_read_parquet_as_they_read_text(script, small_e
         assert call("predict.py", [*ask, *(["--columns", "anchor"] if "batchneg" in script else [])], monkeypatch) == 0
         answers.append((tmp_path / "answers.jsonl").read_text(encoding="utf-8"))
     assert answers[0] == answers[1] and len(answers[0].splitlines()) == len(rows)
+
+
+@pytest.mark.parametrize("script", FILES)
+def test_traditional_texts_are_those_in_simplified_characters(script, small_encoder, tmp_path, monkeypatch, capsys):
+    """Trained and asked with --chinese simplified, a model is that of converted files; its answers are the user's text."""
+    answers = []
+    for name in ("traditional", "simplified"):
+        folder = tmp_path / name
+        folder.mkdir()
+        source = FILES[script]["train_data_file"]
+        content = convert("\n".join(source.read_text(encoding="utf-8").splitlines()), "traditional")
+        content = convert(content, "simplified") if name == "simplified" else content
+        path = folder / source.name
+        path.write_text(content if script == "run_mrc.py" else "\n".join(content.split("\n")[:40]), encoding="utf-8")
+        flags = {
+            **FILES[script], "train_data_file": path, "pretrained_model_name_or_path": small_encoder, "max_steps": 1,
+            "saved_dir": folder / "out", "device": "cpu", "chinese": "simplified" if name == "traditional" else None,
+        }  # fmt: skip
+        assert call(script, as_flags(**flags), monkeypatch) == 0
+        asked = path
+        if script == "run_pretraining.py":
+            asked = folder / "masked.txt"
+            asked.write_text("".join(f"[MASK]{line[1:20]}\n" for line in path.read_text("utf-8").split("\n") if line))
+        ask = as_flags(model_dir=folder / "out", input_file=asked, output_file=folder / "answers.jsonl", device="cpu")
+        assert call("predict.py", [*ask, *(["--columns", "text,_"] if "batchneg" in script else [])], monkeypatch) == 0
+        answers.append((folder / "answers.jsonl").read_text(encoding="utf-8"))
+    assert_same_model(tmp_path / "traditional" / "out", tmp_path / "simplified" / "out")
+    described = json.loads((tmp_path / "traditional" / "out" / "bertorch.json").read_text(encoding="utf-8"))
+    assert described["chinese"] == "simplified"
+    places = [re.sub(r'"(text|answer|question)": "[^"]*"', "", given) for given in answers]
+    assert places[0] == places[1]
+    if script in ("run_ner.py", "run_mrc.py", "run_pretraining.py"):
+        assert answers[0] != answers[1], "cut from the text as it was given"

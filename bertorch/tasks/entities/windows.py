@@ -35,6 +35,7 @@ class UnitTokenizer:
 
     def __init__(self, texts: TextTokenizer, unit: str = "character", doc_stride: int | None = None):
         self.pretrained, self.backend, self.unit = texts.pretrained, texts.backend, unit
+        self.convert = texts.convert
         if self.pretrained.unk_token_id is None:
             raise UserError(
                 f"{self.pretrained.name_or_path}: the tokenizer has no token for unknown text; name another model"
@@ -175,7 +176,8 @@ class _Row:
 def _row(document: Document, encoder: UnitTokenizer) -> _Row:
     given = document.units
     offsets = split_units(document.text, encoder.unit) if given is None else given
-    surfaces = [document.text[start:end] for start, end in offsets]
+    text = encoder.convert(document.text)
+    surfaces = [text[start:end] for start, end in offsets]
     words = encoder.unit == "word" if given is None else any(len(surface) > 1 for surface in surfaces)
     starts, ends = [start for start, _ in offsets], [end for _, end in offsets]
     entities = [_without_blanks(document.text, *entity) for entity in document.entities or ()]

@@ -137,7 +137,7 @@ def _write_documents(
     space = 0  # tokens left in the current text
     encode = encoder.backend.encode_batch if words else encoder.backend.encode_batch_fast  # the fast one has no offsets
     chinese_words = functools.cache(_chinese_words)  # called only for Chinese text
-    lines = _sentences(paths, encoding)
+    lines = map(encoder.convert, _sentences(paths, encoding))
     while chunk := list(islice(lines, _CHUNK)):
         new = {name: [] for name in kinds}
         texts = [text for text in chunk if text]

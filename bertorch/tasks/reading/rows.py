@@ -274,7 +274,7 @@ class ReadingTokenizer:
     """
 
     def __init__(self, texts: TextTokenizer, max_query_length: int, doc_stride: int):
-        self.pretrained, self.backend = texts.pretrained, texts.backend
+        self.pretrained, self.backend, self.convert = texts.pretrained, texts.backend, texts.convert
         self.max_query_length, self.doc_stride = max_query_length, doc_stride
         (self.before, self.between, self.after), (_, second_type) = texts.layouts[2]
         self.has_second_type = second_type != 0
@@ -323,9 +323,11 @@ def window_questions(
     questions: Sequence[Question], encoder: ReadingTokenizer, unknown_id: int | None = None
 ) -> ReadingSamples:
     """Tokenize questions and the windows of their passages."""
-    encoded = encoder.backend.encode_batch([question.text for question in questions], add_special_tokens=False)
+    asked = [encoder.convert(question.text) for question in questions]
+    encoded = encoder.backend.encode_batch(asked, add_special_tokens=False)
     contexts = list(dict.fromkeys(question.context for question in questions))
-    passages = dict(zip(contexts, encoder.backend.encode_batch(contexts, add_special_tokens=False), strict=True))
+    found = encoder.backend.encode_batch([encoder.convert(context) for context in contexts], add_special_tokens=False)
+    passages = dict(zip(contexts, found, strict=True))
     columns: dict[str, list] = {field.name: [] for field in fields(ReadingSamples)}
     cut = unknown = 0
     for place, (question, ids_of_question) in enumerate(zip(questions, encoded, strict=True)):
