@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 from loguru import logger
+from tokenizers import AddedToken
 from transformers import AutoTokenizer, BertTokenizer, MPNetTokenizer, PreTrainedTokenizerBase, RoFormerTokenizer
 
 import bertorch
@@ -31,6 +32,7 @@ from bertorch.writing import whole_folder
 TRUNCATIONS = ("head", "tail", "head_tail")
 AnySamples = TypeVar("AnySamples", bound="Samples")
 _CHINESE = re.compile("[\u4e00-\u9fff]+")
+_UNUSED = re.compile(r"\[unused\d+\]")  # BERT's free rows, for markers of the user's own
 _CHUNK = 10_000  # rows tokenized at a time, so that a large corpus is never in memory as Python lists
 
 
@@ -40,7 +42,8 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
     A ``vocab.txt`` without the files of another tokenizer is WordPiece, whatever family the config names: Chinese ALBERT
     and RoBERTa are published this way. English ALBERT has a ``spiece.model``, which Google calls ``30k-clean.model``, and
     gets the ids of Google's tokenizer from it, even beside a ``tokenizer.json``. A RoFormer whose vocabulary has Chinese
-    words cuts texts with jieba first. Python code in the directory is never run, whatever its settings say.
+    words cuts texts with jieba first. ``[unused1]`` and its like in a text are those tokens, if the vocabulary has them.
+    Python code in the directory is never run, whatever its settings say.
 
     Raises:
         UserError: there is no vocabulary; transformers cannot read a file; a file names one outside the directory; or
@@ -74,6 +77,8 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
         raise UserError(f"{directory}: the tokenizer cannot be loaded ({reason})") from None
     if not tokenizer.is_fast:
         raise UserError(f"{directory}: its tokenizer has no fast version; save one as tokenizer.json")
+    unused = [token for token in tokenizer.get_vocab() if _UNUSED.fullmatch(token)]
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in unused])  # in a text it is that token
     return tokenizer
 
 

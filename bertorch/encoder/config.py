@@ -75,6 +75,7 @@ class EncoderConfig:
     ``embedding_dropout`` on are ModernBERT's: which layers have a bias, and ``local_attention``, the width of a window.
 
     ``other`` keeps the keys that the encoder does not use or that have several forms, so that a saved config loses nothing.
+    ``larger_than`` is never saved: it holds the sizes of the checkpoint of a model that grows, see ``larger_tables.py``.
     """
 
     model_type: str = "bert"
@@ -117,6 +118,7 @@ class EncoderConfig:
     decoder_bias: bool = True
     local_attention: int = 128
     other: dict[str, Any] = field(default_factory=dict)
+    larger_than: dict[str, int] | None = None
 
     def __post_init__(self) -> None:
         if self.embedding_size is None:
@@ -274,8 +276,11 @@ class EncoderConfig:
 
     def check_length(self, max_seq_length: int, directory: str | Path) -> None:
         """Raises UserError if the model in ``directory`` has no positions for ``max_seq_length`` tokens."""
-        if max_seq_length > self.max_seq_length:
-            raise UserError(f"--max_seq_length {max_seq_length}: {directory} has positions for {self.max_seq_length} tokens")
+        if max_seq_length > self.max_seq_length and self.has("embeddings.position"):
+            raise UserError(
+                f"--max_seq_length {max_seq_length}: {directory} has positions for {self.max_seq_length} tokens; "
+                "--extend_positions of the training scripts makes more"
+            )
 
     def check_vocabulary(self, highest_id: int, directory: str | Path) -> None:
         """Raises UserError if the tokenizer in ``directory`` gives ids, up to ``highest_id``, that have no embedding."""
@@ -305,6 +310,9 @@ class EncoderConfig:
         values = {ours: raw[key] for ours, key in keys.items() if key in raw}
         values = {**family.usual, **values, "model_type": model_type}
         # Some BERT configs have an embedding_size that is never read.
+        values["larger_than"] = raw.get("larger_than")
+        if not isinstance(values["larger_than"], dict | None):
+            raise UserError(f"{path}: larger_than must be an object, found {_shown(values['larger_than'])}")
         known = {"other", *cls.__dataclass_fields__, *keys.values()} | _NOT_CARRIED
         values["other"] = {key: value for key, value in raw.items() if key not in known}
         for ours in _SIZES:
@@ -482,7 +490,8 @@ def _keys(family: Family) -> dict[str, str]:
     keys = {}
     for ours in EncoderConfig.__dataclass_fields__:
         key = family.renamed_keys.get(ours, ours)
-        if ours != "other" and key is not None and (ours not in _NOT_OF_BERT or ours in family.own_keys):
+        of_family = ours not in _NOT_OF_BERT or ours in family.own_keys
+        if of_family and key is not None and ours not in ("other", "larger_than"):
             keys[ours] = key
     return keys
 

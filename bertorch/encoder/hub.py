@@ -13,7 +13,7 @@ from bertorch.writing import whole_folder
 
 _SMALL_FILES = ["*.json", "*.txt", "*.model"]  # configuration, tokenizer, weight indices
 _CONFIGS = ("config.json", "bert_config.json")
-_VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "tokenizer.json", "spiece.model", "sentencepiece.bpe.model")
+VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "tokenizer.json", "spiece.model", "sentencepiece.bpe.model")
 
 
 def local_directory(name_or_path: str) -> Path:
@@ -105,7 +105,7 @@ def renamed_directory(
         config = links.get("config.json", config_path(directory))
         if name == "spiece.model" and read_config(config).model_type in ("xlm-roberta", "camembert"):
             name = "sentencepiece.bpe.model"
-        links = {name: target for name, target in links.items() if name not in _VOCABULARIES} | {name: path}
+        links = {name: target for name, target in links.items() if name not in VOCABULARIES} | {name: path}
     listed = "\n".join(f"{name}\t{target}" for name, target in sorted(links.items()))
     key = hashlib.blake2b(listed.encode(errors="surrogateescape"), digest_size=16).hexdigest()
     renamed = cache_root(cache_dir) / "renamed" / key

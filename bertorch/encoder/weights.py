@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bertorch.checksums import tensors_checksum
 from bertorch.encoder.bert4torch_names import to_hugging_face
 from bertorch.encoder.config import EncoderConfig, beside, load_config
+from bertorch.encoder.larger_tables import with_larger_tables
 from bertorch.encoder.layers import Embedding, sinusoids
 from bertorch.encoder.model import Encoder
 from bertorch.errors import UserError
@@ -105,8 +106,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_model(path: str | Path, config: EncoderConfig) -> dict[str, Tensor]:
-    """``read_weights``, with the names of bert4torch changed to Hugging Face's for this model."""
-    return to_hugging_face(read_weights(path), config)
+    """``read_weights`` for this model: names of bert4torch become Hugging Face's, tables that the model has larger grow."""
+    return with_larger_tables(to_hugging_face(read_weights(path), config), config)
 
 
 def _shards(index: Path) -> list[Path]:
@@ -235,6 +236,8 @@ def fill_encoder(
     table = f"{prefix}{encoder.config.family.rotary}"
     if table in tensors and not _are_sines(tensors[table], encoder.config.head_size):
         rows = tensors[table].shape[:1].numel()
+        if rows < encoder.config.max_position_embeddings:
+            raise UserError(f"{source}: {table} has {rows} trained positions; give a --max_seq_length of at most that")
         encoder.embeddings.rotary = Embedding(rows, encoder.config.head_size)
         logger.info(f"{source}: {table} was trained; it is used and trained on in place of sines")
     parameters = [name for name, _ in encoder.named_parameters()]

@@ -114,6 +114,16 @@ def training_parser(
     model.add_argument(
         "--init_from_ckpt", default=None, help="start from these weights: a saved directory, .safetensors or .bin file"
     )
+    model.add_argument(
+        "--add_tokens", nargs="+", default=[], metavar="TOKEN",
+        help="text that becomes one token each, such as [CAT=FASHION]; its embedding starts as the mean of all, or is that "
+        "of the vocabulary if it has the token",
+    )  # fmt: skip
+    model.add_argument(
+        "--extend_positions", action="store_true",
+        help="make position embeddings for a --max_seq_length beyond the model's (hierarchical decomposition, Su 2020); "
+        "models without a table of positions need no flag",
+    )  # fmt: skip
     model.add_argument("--gradient_checkpointing", action="store_true", help="save memory by computing activations twice")
     model.add_argument("--compile", action="store_true", help="compile the encoder with torch.compile")
 

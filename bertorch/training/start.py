@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bertorch.data.files import read_labels
+from bertorch.data.larger_model import larger_model
 from bertorch.data.rows import find_labels
 from bertorch.data.tokenizing import Samples, TextTokenizer, open_text_tokenizer
 from bertorch.encoder.hub import local_directory, renamed_directory
@@ -33,7 +34,7 @@ def open_tokenizer(args: argparse.Namespace, processes: Processes) -> tuple[Path
     """Find the directory of ``--pretrained_model_name_or_path`` and open its tokenizer.
 
     A name on the hub is downloaded; with ``--from_tf``, the checkpoint is converted into the cache. ``--config_file`` and
-    ``--vocab_file`` replace the files with standard names.
+    ``--vocab_file`` replace the files with standard names. ``--add_tokens`` and ``--extend_positions`` make it larger.
 
     Raises:
         UserError: the model does not exist, has too few positions for ``--max_seq_length``, or another model's vocabulary.
@@ -46,6 +47,9 @@ def open_tokenizer(args: argparse.Namespace, processes: Processes) -> tuple[Path
             if args.from_tf
             else renamed_directory(local_directory(name), *named, args.cache_dir)
         )
+    )
+    directory = processes.first_on_each_machine(
+        lambda: larger_model(directory, args.max_seq_length, args.add_tokens, args.extend_positions, args.cache_dir)
     )
     return directory, open_text_tokenizer(directory, args.max_seq_length, args.truncation, chinese=args.chinese)
 
