@@ -91,6 +91,7 @@ def main(args):
         max_seq_length=args.max_seq_length,
         truncation=args.truncation,
         chinese=args.chinese,
+        max_part_lengths=args.max_part_lengths,
     )
     compute = Compute(args.eval_batch_size, processes, args.precision)
     predictor = Predictor(model, tokenizer, description, compute)

@@ -95,6 +95,7 @@ def main(args):
         max_seq_length=args.max_seq_length,
         truncation=args.truncation,
         chinese=args.chinese,
+        max_part_lengths=args.max_part_lengths,
         labels=labels,
         concat_multiply=args.concat_multiply if softmax else None,
     )

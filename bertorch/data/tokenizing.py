@@ -137,6 +137,8 @@ class TextTokenizer:
             quarter from the start and the rest from the end (128 + 382 of 510 are best in Sun et al. 2019, section
             5.3.1). In a pair the longer text gives up tokens until both fit (BERT's ``longest_first``).
         chinese: convert texts to ``simplified`` or ``traditional`` characters first; None leaves them.
+        max_part_lengths: the most tokens of each part of a row, before the whole is cut. Parts are the row's texts, and what
+            separators such as ``[SEP]`` divide a text into; those without a limit of their own have none.
     """
 
     def __init__(
@@ -145,8 +147,10 @@ class TextTokenizer:
         max_seq_length: int,
         truncation: str = "head",
         chinese: str | None = None,
+        max_part_lengths: Sequence[int] | None = None,
     ):
         self.pretrained = tokenizer
+        self.max_part_lengths = tuple(max_part_lengths or ())
         self.chinese = chinese
         self.convert("字")  # fails here if OpenCC is missing
         self.max_seq_length = max_seq_length
@@ -197,7 +201,7 @@ class TextTokenizer:
         """
         flat = [self.convert(text) for row in rows for text in row]
         encodings = iter(self.backend.encode_batch_fast(flat, add_special_tokens=False))
-        return [self._assemble([encoding.ids for encoding in islice(encodings, len(row))]) for row in rows]
+        return [self._assemble(*self._within_limits([one.ids for one in islice(encodings, len(row))])) for row in rows]
 
     def places(self, texts: tuple[str, ...]) -> tuple[list[tuple[int, int, int] | None], list[tuple[int, int] | None]]:
         """Where the tokens that ``encode`` gives for a row of texts come from.
@@ -210,14 +214,30 @@ class TextTokenizer:
         offsets = [encoding.offsets for encoding in encodings]
         # Truncate in the same way, with the tokens' numbers instead of their ids.
         numbers = [[(text, token) for token in range(len(own))] for text, own in enumerate(offsets)]
-        kept = [place if isinstance(place, tuple) else None for place in self._assemble(numbers)[0]]
+        limited, _ = self._within_limits([encoding.ids for encoding in encodings], numbers)
+        kept = [place if isinstance(place, tuple) else None for place in self._assemble(limited)[0]]
         left_out = []
         for text, own in zip(numbers, offsets, strict=True):
             lost = [token for _, token in sorted(set(text).difference(kept))]
             left_out.append((own[lost[0]][0], own[lost[-1]][1]) if lost else None)
         return [place and (place[0], *offsets[place[0]][place[1]]) for place in kept], left_out
 
-    def _assemble(self, texts: list[list]) -> tuple[list, int, int]:
+    def _within_limits(self, ids: list[list[int]], texts: list[list] | None = None) -> tuple[list[list], int]:
+        """``texts`` (None: ``ids``) without what is beyond the limit of its part, and their length before that."""
+        texts = ids if texts is None else texts
+        length = sum(map(len, ids))
+        if not self.max_part_lengths:
+            return texts, length
+        limits, kept = iter(self.max_part_lengths), []
+        for own, text in zip(ids, texts, strict=True):
+            ends = [place for place, number in enumerate(own) if number == self.pretrained.sep_token_id]
+            kept.append([])
+            for start, end in zip([0, *(end + 1 for end in ends)], [*ends, len(own)], strict=True):
+                part = text[start:end]
+                kept[-1] += _cut(part, next(limits, len(part)), self.truncation) + text[end : end + 1]
+        return kept, length
+
+    def _assemble(self, texts: list[list], uncut: int | None = None) -> tuple[list, int, int]:
         parts, types = self.layouts[len(texts)]
         special = sum(len(part) for part in parts)
         lengths = [len(text) for text in texts]
@@ -229,7 +249,7 @@ class TextTokenizer:
             ids = ids + kept[1] + parts[2]
             if types[1] == 0:
                 second = len(ids)
-        return ids, second, special + sum(lengths)
+        return ids, second, special + (sum(lengths) if uncut is None else uncut)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -238,7 +258,8 @@ class TextTokenizer:
             backend = (sorted(self.pretrained.get_vocab().items()), self.backend.normalizer)
         else:
             backend = self.backend.to_str()
-        state = f"{bertorch.__version__}|{self.max_seq_length}|{self.truncation}|{self.chinese}|{backend}"
+        settings = (bertorch.__version__, self.max_seq_length, self.truncation, self.chinese, self.max_part_lengths)
+        state = "|".join(map(str, (*settings, backend)))
         return hashlib.blake2b(state.encode(), digest_size=16).hexdigest()
 
 
@@ -248,6 +269,7 @@ def open_text_tokenizer(
     truncation: str = "head",
     longest: int | None = None,
     chinese: str | None = None,
+    max_part_lengths: Sequence[int] | None = None,
 ) -> TextTokenizer:
     """The ``TextTokenizer`` of a model directory.
 
@@ -256,7 +278,7 @@ def open_text_tokenizer(
         max_seq_length: the most tokens of a sequence; None: ``longest`` or else 512, within the encoder's positions.
         truncation: the part that is kept of longer texts.
         longest: see ``max_seq_length``.
-        chinese: as for ``TextTokenizer``.
+        chinese, max_part_lengths: as for ``TextTokenizer``.
 
     Raises:
         UserError: no positions for this length, or another model's vocabulary.
@@ -264,7 +286,7 @@ def open_text_tokenizer(
     config = load_config(directory)
     length = max_seq_length or min(longest or 512, config.max_seq_length)
     config.check_length(length, directory)
-    tokenizer = TextTokenizer(load_tokenizer(directory), length, truncation, chinese)
+    tokenizer = TextTokenizer(load_tokenizer(directory), length, truncation, chinese, max_part_lengths)
     config.check_vocabulary(tokenizer.highest_id, directory)
     return tokenizer
 

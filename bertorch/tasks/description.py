@@ -30,6 +30,10 @@ def _is_list_of_names(value: Any) -> bool:
 
 NAMES: Kind = (_is_list_of_names, "a list of different names")
 COUNT: Kind = (lambda value: type(value) is int and 0 < value < 2**31, "a whole number above 0")
+COUNTS: Kind = (
+    lambda value: isinstance(value, list) and all(COUNT[0](one) for one in value),
+    "a list of whole numbers above 0",
+)
 STRIDE: Kind = (lambda value: type(value) is int and 0 <= value < 2**31, "a whole number")
 TRUE_OR_FALSE: Kind = (lambda value: isinstance(value, bool), "true or false")
 SHARES: Kind = (
@@ -62,6 +66,7 @@ class Description:
         max_seq_length: the longest sequence in training, in tokens; None if another tool made the directory.
         truncation: which part of longer texts was kept.
         chinese: the characters that texts were converted to; None if they were not.
+        max_part_lengths: the most tokens of each part of a row; None if there were no limits.
     """
 
     task: ClassVar[str]
@@ -71,6 +76,7 @@ class Description:
     max_seq_length: int | None = value(or_null(COUNT), default=None)
     truncation: str = value(one_of(TRUNCATIONS), default="head")
     chinese: str | None = value(or_null(one_of(CHINESE)), default=None)
+    max_part_lengths: list[int] | None = value(or_null(COUNTS), default=None)
 
     def __post_init__(self) -> None:
         for one in fields(self):

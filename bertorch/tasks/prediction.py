@@ -120,7 +120,9 @@ def text_tokenizer(
         longest: ``max_seq_length`` if nothing else gives it; by default 512, or the encoder's number of positions.
     """
     length = max_seq_length or description.max_seq_length
-    return open_text_tokenizer(directory, length, truncation or description.truncation, longest, description.chinese)
+    return open_text_tokenizer(
+        directory, length, truncation or description.truncation, longest, description.chinese, description.max_part_lengths
+    )
 
 
 def rows_of(texts: Sequence[str | Sequence[str]]) -> list[Row]:

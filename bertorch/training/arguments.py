@@ -46,6 +46,10 @@ def whole_number(text: str) -> int:
     return value
 
 
+def _whole_numbers(text: str) -> list[int]:
+    return [whole_number(one) for one in text.split(",")]
+
+
 def count(text: str) -> int:
     value = int(text)
     if value < 0:
@@ -153,12 +157,17 @@ def training_parser(
         data.add_argument(
             "--truncation", choices=TRUNCATIONS, default="head", help="which part of a text that is too long to keep"
         )
+        data.add_argument(
+            "--max_part_lengths", type=_whole_numbers, default=None, metavar="N,N,...",
+            help="longest parts of a row, in tokens, before the whole is cut, such as 50,200,200: its texts, and what [SEP] "
+            "divides a text into",
+        )  # fmt: skip
         add_columns_argument(data)
         data.add_argument("--dev_columns", default=None, help="like --columns, for the development set, and the test set")
         data.add_argument("--test_columns", default=None, help="like --columns, for the test set")
         add_input_format_argument(data, INPUT_FORMATS)
     else:
-        parser.set_defaults(truncation="head")
+        parser.set_defaults(truncation="head", max_part_lengths=None)
     if not documents:
         add_bad_rows_argument(data)
     add_encoding_argument(data)

@@ -51,7 +51,13 @@ def open_tokenizer(args: argparse.Namespace, processes: Processes) -> tuple[Path
     directory = processes.first_on_each_machine(
         lambda: larger_model(directory, args.max_seq_length, args.add_tokens, args.extend_positions, args.cache_dir)
     )
-    return directory, open_text_tokenizer(directory, args.max_seq_length, args.truncation, chinese=args.chinese)
+    return directory, open_text_tokenizer(
+        directory,
+        args.max_seq_length,
+        args.truncation,
+        chinese=args.chinese,
+        max_part_lengths=args.max_part_lengths,
+    )
 
 
 def load_labels(args: argparse.Namespace, is_text_pair: bool, several: bool = False) -> list[str]:

@@ -184,6 +184,34 @@ def test_mpnet_with_vocab_txt_alone_has_its_own_special_tokens(tmp_path):
     assert TextTokenizer(tokenizer, 16).encode([("a b", "b")])[0][0] == [0, 5, 6, 2, 2, 6, 2]
 
 
+@pytest.mark.parametrize(
+    ("row", "truncation", "limits", "expected"),
+    [
+        (("天地玄黄宇宙",), "head", [2], "天地"),
+        (("天地玄黄宇宙",), "tail", [2], "宇宙"),
+        (("天地玄黄[SEP]宇宙洪荒[SEP]日月盈昃",), "head", [1, 2, 3], "天[SEP]宇宙[SEP]日月盈"),
+        (("天地玄黄[SEP]宇宙洪荒", "日月盈昃"), "tail", [1, 2, 3], "黄[SEP]洪荒[SEP]月盈昃"),
+        (("天地玄黄", "宇宙洪荒"), "head", [2], "天地[SEP]宇宙洪荒"),
+        (("天地", "宇宙洪荒"), "head", [50, 1, 7], "天地[SEP]宇"),
+        (("天地玄黄宇宙洪荒", "日月盈昃辰宿列张"), "head", [7, 3], "天地玄黄宇[SEP]日月盈"),
+    ],
+)  # fmt: skip
+def test_limits_of_parts(wordpiece, row, truncation, limits, expected):
+    """Each part is cut, then what is left as ever: here to 8 tokens of a pair, and 3 special ones."""
+    encoder = TextTokenizer(load_tokenizer(wordpiece), 11, truncation, max_part_lengths=limits)
+    [(ids, second, uncut)] = encoder.encode([row])
+    tokens = encoder.pretrained.convert_ids_to_tokens(ids)
+    assert "".join(tokens) == f"[CLS]{expected}[SEP]"
+    whole = sum(len(text.replace("[SEP]", "|")) for text in row)
+    assert (second, uncut) == (len(ids) - (len(expected.rpartition("[SEP]")[2]) + 1) * (len(row) - 1), whole + 1 + len(row))
+    places, left_out = encoder.places(row)
+    special = {0, len(ids) - 1, *([second - 1] if len(row) == 2 else [])}
+    assert {place for place, found in enumerate(places) if found is None} == special
+    found = [row[place[0]][place[1] : place[2]] if place else token for token, place in zip(tokens, places, strict=True)]
+    assert found == tokens
+    assert any(left_out)
+
+
 def with_words(tiny_model, tmp_path: Path, model_type: str = "roformer") -> Path:
     """A RoFormer whose vocabulary has words of several characters."""
     copy = Path(shutil.copytree(tiny_model("roformer"), tmp_path / "model"))

@@ -79,7 +79,8 @@ class Predictor:
                 logger.info(f"{weights or directory}: of the original bertorch; --pooling_mode linear, its default")
             sentence = plain_sentence_encoder(directory, pooling_mode, weights)
             trained = read_description(directory) or {}  # perhaps a language model's
-            lengths = {name: trained[name] for name in ("max_seq_length", "truncation", "chinese") if name in trained}
+            kept = ("max_seq_length", "truncation", "chinese", "max_part_lengths")
+            lengths = {name: trained[name] for name in kept if name in trained}
             description = Description(pooling_mode=pooling_mode, **lengths)
         sentence.normalize = sentence.normalize or normalize
         description = description or Description()
