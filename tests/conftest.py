@@ -11,7 +11,8 @@ import torch
 import transformers
 from hypothesis import HealthCheck, settings
 from loguru import logger
-from transformers import BertTokenizer
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from tests.processes import pytest_configure, pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown  # noqa: F401
 
@@ -40,7 +41,7 @@ TINY = {
     "camembert": ("Camembert", {}),
     "distilbert": ("DistilBert", {}),
     "megatron-bert": ("MegatronBert", {}),
-    "modernbert": ("ModernBert", {"local_attention": 8, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}),
+    "modernbert": ("ModernBert", {"local_attention": 8, "pad_token_id": 3, "bos_token_id": 1, "eos_token_id": 2}),
     "mpnet": ("MPNet", {}),
     "roformer": ("RoFormer", {"embedding_size": 16, "hidden_act": "gelu_new"}),
     "deberta-v3": (
@@ -97,11 +98,36 @@ def _vocabulary(family: str) -> list[str]:
 
 def _save_tokenizer(family: str, directory: Path) -> int:
     """``vocab.txt``; for RoBERTa ``tokenizer.json``, because a RoBERTa beside a ``vocab.txt`` is read as BERT."""
+    if family == "modernbert":
+        return save_byte_level(directory)
     words = _vocabulary(family)
     if family in AFTER_PADDING:
         BertTokenizer(vocab={word: index for index, word in enumerate(words)}).save_pretrained(directory)
     else:
         (directory / "vocab.txt").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
+    return len(words)
+
+
+def save_byte_level(directory: Path) -> int:
+    """A ``tokenizer.json`` as ModernBERT has it: bytes, merged to the characters; all special tokens are words."""
+    special = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
+    signs = sorted(pre_tokenizers.ByteLevel.alphabet())
+    as_signs = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    merges: dict[tuple[str, str], None] = {}
+    for character in dict.fromkeys(_CHARACTERS):
+        ((sign, _),) = as_signs.pre_tokenize_str(character)
+        merges |= {(sign[:place], sign[place]): None for place in range(1, len(sign))}
+    words = [*special, *signs, *dict.fromkeys("".join(pair) for pair in merges)]
+    tokenizer = Tokenizer(models.BPE({word: index for index, word in enumerate(words)}, list(merges)))
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        "[CLS]:0 $A:0 [SEP]:0", "[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1", [("[CLS]", 1), ("[SEP]", 2)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]",
+        mask_token=AddedToken("[MASK]", lstrip=True), model_input_names=["input_ids", "attention_mask"],
+    ).save_pretrained(directory)  # fmt: skip
     return len(words)
 
 

@@ -200,9 +200,9 @@ def rotate(x: Tensor, sines: Tensor, pairs: str = "neighbours") -> Tensor:
     sin, cos = sines[:, None].chunk(2, dim=-1)  # [T, 1, D/H/2]
     if pairs == "halves":
         one, other = x.chunk(2, dim=-1)
-        return torch.cat([one * cos - other * sin, other * cos + one * sin], dim=-1)
+        return torch.cat([one * cos - other * sin, other * cos + one * sin], dim=-1).to(x.dtype)
     even, odd = x[..., ::2], x[..., 1::2]
-    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
+    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2).to(x.dtype)
 
 
 class Block(nn.Module):

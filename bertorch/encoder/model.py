@@ -73,7 +73,7 @@ class Encoder(nn.Module):
         bases, windows = config.rotary_bases, config.windows
         turns = {None: None}
         for base in set(bases) - {None}:
-            turns[base] = self.embeddings.sines(batch, config.head_size, base).to(x.dtype)
+            turns[base] = self.embeddings.sines(batch, config.head_size, base)
         bias, distances = self.embeddings.attention_bias(batch), self.embeddings.distances(batch)
         states = {0: x} if average_layers is not None and 0 in average_layers else {}
         for layer in range(config.num_hidden_layers):

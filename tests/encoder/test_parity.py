@@ -226,3 +226,22 @@ def test_gradient_checkpointing(family, tiny_model):
     assert twice == 2 * once
     for (name, _), expected, found in zip(encoder.named_parameters(), plain, checkpointed, strict=True):
         assert torch.equal(found, expected), name
+
+
+def test_bf16_is_as_near_as_that_of_transformers(family, tiny_model):
+    """Autocast on either side, beside the same weights in double precision."""
+    directory = tiny_model(family)
+    ours, theirs = (
+        load_encoder(directory)[0].eval(),
+        AutoModel.from_pretrained(directory, attn_implementation="eager").eval(),
+    )
+    batch = draw(SHAPES["mixed"], ours.config.vocab_size, ours.config.type_vocab_size)
+    input_ids, mask = to_padded(batch.input_ids, batch, ours.config.pad_token_id)
+    given = {"token_type_ids": to_padded(batch.token_type_ids, batch)[0]}
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            found = ours(batch)
+            rounded = theirs(input_ids=input_ids, attention_mask=mask.long(), **given).last_hidden_state[mask]
+        exact = ours.double()(batch)
+    error, of_theirs = (float((x.double() - exact).norm() / exact.norm()) for x in (found, rounded))
+    assert 0 < error < 1.25 * of_theirs < 0.1

@@ -1,16 +1,30 @@
 """Families beside BERT from training to answers: fine-tuned for three tasks, and transformers opens what is saved."""
 
 import json
+import os
+import signal
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
+from bertorch.training.run import Run
 from tests.conftest import TINY
-from tests.scripts.launch import DATA, as_flags, call
+from tests.scripts.launch import DATA, as_flags, assert_same_model, call, training_flags
 
-FAMILIES = ("ernie", "camembert", "distilbert", "megatron-bert", "roformer", "mpnet", "deberta-v2", "deberta-v3")
+FAMILIES = (
+    "ernie",
+    "camembert",
+    "distilbert",
+    "megatron-bert",
+    "roformer",
+    "mpnet",
+    "modernbert",
+    "deberta-v2",
+    "deberta-v3",
+)
 TEXTS = ("房间干净", "服务员不好，早餐便宜")
 TASKS = {
     "run_classifier.py": ("ForSequenceClassification", "reviews/train.tsv", {"label_file": DATA / "reviews" / "labels.txt"}),
@@ -119,3 +133,75 @@ def test_words_of_roformer(script, tiny_model, tmp_path, monkeypatch):
     assert len(predicted(tmp_path / "saved", tmp_path, monkeypatch, input_file=rows)) == 2
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "saved")
     assert tokenizer.tokenize(TEXTS[0]) == ["房间", "干净"] and tokenizer.tokenize(TEXTS[1])[0] == "服务员"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_resumed_bit_for_bit(family, tiny_model, tmp_path, monkeypatch):
+    """A run that is stopped in its midst and resumed ends with the weights of an undisturbed one, dropout included."""
+
+    def train(saved_dir, stop_after=None, **flags):
+        def step(run):
+            original(run)
+            if run.global_step == stop_after:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        with monkeypatch.context() as patch:
+            original = Run.step
+            patch.setattr(Run, "step", step)
+            more = {"dev_data_file": None, "batch_size": 8, "max_steps": 5, "max_seq_length": 48, "device": "cpu", **flags}
+            return call("run_classifier.py", training_flags(tiny_model(family), saved_dir, **more), patch)
+
+    assert train(tmp_path / "whole") == 0
+    assert train(tmp_path / "parts", stop_after=2) == 128 + signal.SIGTERM
+    assert train(tmp_path / "parts", resume=True) == 0
+    assert_same_model(tmp_path / "parts", tmp_path / "whole")
+
+
+OTHERS = {
+    "run_pretraining.py": ("ForMaskedLM", {"train_data_file": DATA / "sentences" / "train.txt", "objectives": "mlm"}),
+    "run_sentencebert.py": ("Model", {"train_data_file": DATA / "nli" / "train.tsv", "pooling_mode": "mean"}),
+    "run_batchneg.py": ("Model", {"train_data_file": DATA / "paraphrases" / "train.tsv", "pooling_mode": "first_last"}),
+    "run_simcse.py": ("Model", {"train_data_file": DATA / "sentences" / "train.txt", "dropout": 0.2}),
+}
+TRICKS = {
+    "FGM": {"fgm_epsilon": 1.0},
+    "layer decay": {"layer_decay": 0.8},
+    "frozen layers": {"freeze_layers": 2},
+    "all at once": {"r_drop_weight": 1.0, "ema_decay": 0.9, "gradient_checkpointing": True, "precision": "bf16"},
+}
+
+
+@pytest.mark.parametrize("tricks", TRICKS.values(), ids=TRICKS)
+@pytest.mark.parametrize("script", OTHERS)
+def test_modernbert_in_every_script(script, tricks, tiny_model, tmp_path, monkeypatch):
+    head, own = OTHERS[script]
+    saved, before = tmp_path / "saved", tiny_model("modernbert", "ForMaskedLM")
+    flags = as_flags(
+        pretrained_model_name_or_path=before, saved_dir=saved, max_steps=2, max_seq_length=48, learning_rate=1e-3,
+        batch_size=8, device="cpu", seed=1, **own, **tricks,
+    )  # fmt: skip
+    assert call(script, flags, monkeypatch) == 0
+    _, report = getattr(transformers, f"ModernBert{head}").from_pretrained(saved, output_loading_info=True)
+    assert not report["missing_keys"] and not report["mismatched_keys"], report
+    old, new = load_file(before / "model.safetensors"), load_file(saved / "model.safetensors")
+    of_base = {name.removeprefix("model."): tensor for name, tensor in new.items()}
+    moved = {name for name in old if not torch.equal(old[name], of_base.get(name.removeprefix("model."), old[name]))}
+    frozen = ("embeddings", "layers.0.", "layers.1.") if "freeze_layers" in tricks else ()
+    assert moved and not any(name.removeprefix("model.").startswith(frozen or "-") for name in moved)
+    if not frozen:
+        assert {"model.embeddings.tok_embeddings.weight", "model.layers.1.attn.Wqkv.weight"} <= moved
+
+
+def test_masked_tokens_of_modernbert(tiny_model, tmp_path, monkeypatch):
+    """The mask token is read in a text, and predict.py writes the token that transformers finds likeliest there."""
+    directory = tiny_model("modernbert", "ForMaskedLM")
+    tokenizer, model = AutoTokenizer.from_pretrained(directory), transformers.AutoModelForMaskedLM.from_pretrained(directory)
+    rows, text = tmp_path / "rows.jsonl", "房间很[MASK]净"
+    rows.write_text(json.dumps({"text": text}) + "\n", encoding="utf-8")
+    (found,) = predicted(directory, tmp_path, monkeypatch, input_file=rows)
+    given = tokenizer(text, return_tensors="pt")
+    with torch.no_grad():
+        scores = model.eval()(**given).logits[0, given["input_ids"][0] == tokenizer.mask_token_id][0].softmax(dim=-1)
+    best = found["masks"][0][0]
+    assert best["token"] == tokenizer.convert_ids_to_tokens(int(scores.argmax()))
+    assert best["probability"] == pytest.approx(scores.max().item(), abs=2e-6)

@@ -59,12 +59,17 @@ def theirs(directory, texts, steps, length=24):
     values = (total * (ends[1] - ends[0])).sum(-1)[0].double().numpy()
     places = zip(encoded.sequence_ids(0), encoded["offset_mapping"][0].tolist(), values, strict=True)
     difference = (logits(ends[1]) - logits(ends[0]))[target].item()
-    return [(number, *offset, value) for number, offset, value in places if number is not None], difference
+    summed: dict[tuple[int, int, int], float] = {}
+    for number, offset, value in places:
+        if number is not None:
+            place = (number, *offset)
+            summed[place] = summed.get(place, 0.0) + value
+    return [(*place, value) for place, value in summed.items()], difference
 
 
 @pytest.mark.parametrize("texts", [ROWS[0], ROWS[3], *PAIRS])
 def test_as_transformers_computes_it(family, tiny_model, texts):
-    """Every token, with its place in its text; one sign is one token here."""
+    """Every sign, with its place in its text; one is one token here, or several bytes of one."""
     directory = tiny_model(family, HEAD, num_labels=3)
     (found,), _ = explained(directory, [texts])
     expected, difference = theirs(directory, texts, 8)
