@@ -252,9 +252,21 @@ def training_parser(
     output = parser.add_argument_group("output")
     output.add_argument("--saved_dir", default="checkpoint", help="where to write the model, metrics and training state")
     output.add_argument("--logging_steps", type=whole_number, default=20, help="updates between log lines")
-    output.add_argument("--save_steps", type=whole_number, default=100, help="updates between saves")
     output.add_argument(
-        "--eval_steps", type=whole_number, default=None, help="updates between evaluations; default: --save_steps"
+        "--save_steps", type=whole_number, default=None,
+        help="updates between saves; default: 100, and on a GPU as many hundreds as keep saving under 5 %% of the time",
+    )  # fmt: skip
+    output.add_argument(
+        "--save_seconds", type=not_negative, default=None,
+        help="save when this much time has passed since the last save: alone, or besides --save_steps",
+    )  # fmt: skip
+    output.add_argument(
+        "--save_in_background", action=argparse.BooleanOptionalAction, default=None,
+        help="write copies of weights and state while the training goes on; default: on a GPU. On a CPU the copies take "
+        "memory, and the writing takes time from the training",
+    )  # fmt: skip
+    output.add_argument(
+        "--eval_steps", type=whole_number, default=None, help="updates between evaluations; default: --save_steps, or 100"
     )
     output.add_argument("--eval_batch_size", type=whole_number, default=None, help="default: --batch_size")
     output.add_argument("--save_best_model", action="store_true", help="save the model that is best on the development set")
@@ -393,7 +405,7 @@ def check_training_arguments(args: argparse.Namespace) -> None:
     Raises:
         UserError: flags contradict each other.
     """
-    args.eval_steps = args.eval_steps or args.save_steps
+    args.eval_steps = args.eval_steps or args.save_steps or 100
     args.eval_batch_size = args.eval_batch_size or args.batch_size
     if args.resume and args.overwrite:
         raise UserError("--resume and --overwrite contradict each other; give one")

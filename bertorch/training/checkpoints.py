@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from bertorch.encoder.config import read_json_object
 from bertorch.encoder.weights import read_weights, write_weights
 from bertorch.errors import UserError
 from bertorch.reporting.runs import DATA_REPORT, DESCRIPTION, EVALUATION, REPORT, STATES
-from bertorch.writing import flush_to_disk, whole_folder, write_all, write_whole, writing
+from bertorch.training.saving import on_host, wait_for, write_later
+from bertorch.writing import whole_folder, write_all, write_whole, writing
 
 # What a run leaves in its directory and --overwrite removes: its model and the other files that a new run writes.
 _MODEL_FILES = (
@@ -42,8 +44,11 @@ def _json_writer(content: dict | list) -> Callable[[Path], Any]:
     return lambda path: path.write_text(text, encoding="utf-8")
 
 
-def _tensor_writer(tensors: dict[str, Tensor]) -> Callable[[Path], Any]:
-    tensors = {name: tensor.float() for name, tensor in tensors.items()}
+def _writer(name: str, content: Any) -> Callable[[Path], Any]:
+    """What writes JSON, or the tensors of a ``.safetensors`` file."""
+    if not name.endswith(".safetensors"):
+        return _json_writer(content)
+    tensors = {name: tensor.float() for name, tensor in content.items()}
     return lambda path: write_weights(path, tensors)
 
 
@@ -58,6 +63,8 @@ def save_model(
     tokenizer: PreTrainedTokenizerBase,
     description: dict[str, Any],
     evaluation: dict[str, Any] | None = None,
+    later: bool = False,
+    then: Callable[[], None] = lambda: None,
 ) -> None:
     """Write a Hugging Face directory, from which transformers predicts the same, and ``bertorch.json``.
 
@@ -67,20 +74,48 @@ def save_model(
         tokenizer: saved with the model.
         description: for ``bertorch.json``; ``labels`` also become the config's ``id2label``.
         evaluation: for ``evaluation.json``; None keeps the existing file.
+        later: copy the weights and return; a thread writes them (see ``saving.py``).
+        then: is called when all is written.
 
     Files of an earlier model that this one does not have are removed last.
     """
-    before = _model_parts(directory)
-    tokenizer_files = directory / f".tokenizer.{os.getpid()}.tmp"
-    try:
-        with writing(directory):
-            directory.mkdir(parents=True, exist_ok=True)
-            tokenizer.save_pretrained(tokenizer_files)
-            for path in tokenizer_files.iterdir():
-                flush_to_disk(path)
-                os.replace(path, directory / path.name)
-    finally:
-        shutil.rmtree(tokenizer_files, ignore_errors=True)
+    if later:
+        wait_for("model")
+    with writing(directory):  # not by the thread: a tokenizer must not be used by two at once
+        tokenizer_files = {directory / name: content for name, content in _tokenizer_files(tokenizer, directory).items()}
+    files = _files_of(model, tokenizer, description, evaluation)
+    writers = {directory / name: _writer(name, content) for name, content in (on_host(files) if later else files).items()}
+
+    def write() -> None:
+        before = _model_parts(directory)
+        write_all({path: lambda unfinished, content=content: unfinished.write_bytes(content)
+                   for path, content in tokenizer_files.items()})  # fmt: skip
+        write_all(writers)
+        own = {path.relative_to(directory).parts[0] for path in writers}
+        _remove(path for path in before if path.name not in own)
+        then()
+
+    if later:
+        write_later("model", write)
+    else:
+        write()
+
+
+def _tokenizer_files(tokenizer: PreTrainedTokenizerBase, directory: Path) -> dict[str, bytes]:
+    """The content of a tokenizer's files, by name."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(".tmp", ".tokenizer.", directory, ignore_cleanup_errors=True) as folder:
+        tokenizer.save_pretrained(folder)
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def _files_of(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    description: dict[str, Any],
+    evaluation: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """The files of a saved directory, but for the tokenizer's: name -> JSON content, or tensors for ``.safetensors``."""
     files = model.saved_files(description["max_seq_length"])
     config = files["config.json"]
     if not model.encoder.config.position_offset and tokenizer.pad_token_id is not None:
@@ -91,14 +126,7 @@ def save_model(
     files[DESCRIPTION] = {**description, "versions": _versions()}
     if evaluation is not None:
         files[EVALUATION] = evaluation
-    write_all(
-        {
-            directory / name: (_tensor_writer if name.endswith(".safetensors") else _json_writer)(content)
-            for name, content in files.items()
-        }
-    )
-    own = {Path(name).parts[0] for name in files}
-    _remove(path for path in before if path.name not in own)
+    return files
 
 
 def _versions() -> dict[str, str]:
@@ -196,7 +224,9 @@ def _remove(paths: Iterable[Path]) -> None:
             path.unlink(missing_ok=True)
 
 
-def save_state(directory: Path, step: int, model: nn.Module, tensors: dict[str, Any], state: dict[str, Any]) -> None:
+def save_state(
+    directory: Path, step: int, model: nn.Module, tensors: dict[str, Any], state: dict[str, Any], later: bool = False
+) -> None:
     """Write ``training_state/step-N``, then remove the older ones.
 
     Args:
@@ -205,18 +235,30 @@ def save_state(directory: Path, step: int, model: nn.Module, tensors: dict[str, 
         model: saved under bertorch's own parameter names.
         tensors: optimizer, random generators, loss scaler; anything that ``torch.load(weights_only=True)`` can read.
         state: counters and scores, as JSON.
+        later: copy the tensors and return; a thread writes them (see ``saving.py``).
     """
     states = directory / STATES
     final = states / f"step-{step:08d}"
-    with writing(final), whole_folder(final) as unfinished:
-        write_weights(unfinished / "model.safetensors", dict(model.named_parameters()))
-        with open(unfinished / "tensors.pt", "wb") as handle:
-            torch.save(tensors, handle)
-        (unfinished / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
-        write_checksums(unfinished)
-    for path in states.iterdir():
-        if path != final:
-            shutil.rmtree(path, ignore_errors=True)
+    weights, text = dict(model.named_parameters()), json.dumps(state, indent=2)
+    if later:
+        wait_for("state")
+        weights, tensors = on_host((weights, tensors))
+
+    def write() -> None:
+        with writing(final), whole_folder(final) as unfinished:
+            write_weights(unfinished / "model.safetensors", weights)
+            with open(unfinished / "tensors.pt", "wb") as handle:
+                torch.save(tensors, handle)
+            (unfinished / "state.json").write_text(text, encoding="utf-8")
+            write_checksums(unfinished)
+        for path in states.iterdir():
+            if path != final:
+                shutil.rmtree(path, ignore_errors=True)
+
+    if later:
+        write_later("state", write)
+    else:
+        write()
 
 
 def load_state(

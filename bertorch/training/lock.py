@@ -13,6 +13,7 @@ from loguru import logger
 
 from bertorch.errors import UserError
 from bertorch.training.process_group import Processes
+from bertorch.training.saving import is_writing
 
 LOCK = ".run.lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -41,7 +42,7 @@ def saved_dir_lock(directory: Path, processes: Processes) -> Iterator[None]:
     try:
         yield
     finally:
-        if descriptor is not None:
+        if descriptor is not None and not is_writing():  # else the lock ends with this process, which is about to end
             with contextlib.suppress(OSError):  # still locked, so that no other run takes a file about to be removed
                 (directory / LOCK).unlink()
             os.close(descriptor)

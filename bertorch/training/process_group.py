@@ -23,6 +23,7 @@ from loguru import logger
 from bertorch.errors import Interrupted, ProcessError, UserError
 from bertorch.training.logging import set_up_logging
 from bertorch.training.processor import lacks_bf16
+from bertorch.training.saving import is_writing
 
 T = TypeVar("T")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -205,6 +206,9 @@ def run_script(main: Callable[[], None]) -> None:
         time.sleep(0.1)
         dist.destroy_process_group()
     sys.stdout.flush()
+    if is_writing():  # given up by a second Ctrl-C; sys.exit would wait for it
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 

@@ -43,6 +43,7 @@ from bertorch.training.logging import Journal, progress_bar, shown
 from bertorch.training.optimizer import make_optimizer, scale_and_clip
 from bertorch.training.process_group import Processes
 from bertorch.training.processor import Crowding
+from bertorch.training.saving import SavingTimes, finish_writing, raise_failure
 from bertorch.training.schedules import learning_rate
 from bertorch.training.tricks import average, freeze
 
@@ -141,6 +142,9 @@ class Run:
         )
         self.weights = [parameter.data for parameter in self.parameters]  # what is trained
         self.averages = [weight.clone() for weight in self.weights] if args.ema_decay else None
+        on_gpu = processes.device.type == "cuda"
+        self._saving_times = SavingTimes(args.save_steps, args.save_seconds, on_gpu)
+        self._in_background = on_gpu if args.save_in_background is None else args.save_in_background
         self.scaler = torch.amp.GradScaler(enabled=args.precision == "fp16")
         self.accumulation = args.gradient_accumulation_steps
         steps_an_epoch = math.ceil(len(self._plan(0)) / self.accumulation)
@@ -228,6 +232,7 @@ class Run:
                     if bar is not None and self._update_due:
                         bar.update(self.global_step - bar.n)
                     if self._update_due and self._stopping is not None:
+                        finish_writing()
                         raise Interrupted(
                             self._stopping,
                             f"stopped by {signal.Signals(self._stopping).name} at global step {self.global_step}; "
@@ -235,6 +240,7 @@ class Run:
                         )
                 if not self._finished:
                     self.epoch, self.batch = self.epoch + 1, 0
+            finish_writing()
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
@@ -276,8 +282,13 @@ class Run:
         self._gradient_count += self._batch_count
         if not self._update_due:
             return
-        # One exchange per update: the number of terms, whether a rank was asked to stop, whether a loss is not finite.
-        count, stop, lost = self.processes.sum([self._gradient_count, float(self._signal or 0), float(self._loss_is_lost())])
+        raise_failure()  # of the thread that writes
+        # One exchange per update: the number of terms, whether a rank was asked to stop, whether a loss is not finite, and
+        # whether the main process's clock asks to save.
+        asks = self.processes.is_main and self._saving_times.timed(self.global_step + 1)
+        count, stop, lost, timed = self.processes.sum(
+            [self._gradient_count, float(self._signal or 0), float(self._loss_is_lost()), float(asks)]
+        )
         if lost:  # before the weights are lost too
             raise UserError(self._lost(self.global_step + 1, "the loss is not a finite number"))
         if stop:  # a signal that comes later, during evaluation or saving, waits for the next update
@@ -305,7 +316,8 @@ class Run:
         args = self.args
         self.evaluation_due = args.dev_data_file is not None and self._due(args.eval_steps)
         self._step_ended = time.perf_counter()
-        self.saving_due = self._due(args.save_steps) or self._stopping is not None
+        counted = self._saving_times.counted(self.global_step)
+        self.saving_due = counted or bool(timed) or self._finished or self._stopping is not None
         if (self.evaluation_due or self.saving_due) and not all_finite(self.parameters):
             raise UserError(self._lost(self.global_step, "the update left weights that are not finite numbers"))
         if self.evaluation_due:
@@ -330,6 +342,7 @@ class Run:
     def _lost(self, step: int, what: str) -> str:
         """The error message for a run that cannot continue."""
         before = f" or one of the {self.args.logging_steps} before" if self.processes.device.type == "cuda" else ""
+        finish_writing()
         state = latest_state(self.directory)
         kept = f"go on from {state} with --resume" if state else "nothing was saved yet; start again with --overwrite"
         return (
@@ -415,12 +428,18 @@ class Run:
                 "command": self.command,
                 "started": self.started,
             }
+
+            def written(step: int = self.global_step) -> None:
+                logger.info(f"saved the model of global step {step} in {self.directory}")
+
             self._put_in(self.averages)
             try:
-                save_model(self.directory, self.bare_model, self.tokenizer, description, self.evaluation)
+                save_model(
+                    self.directory, self.bare_model, self.tokenizer, description, self.evaluation, self._in_background,
+                    written,
+                )  # fmt: skip
             finally:
                 self._put_in(self.weights)
-            logger.info(f"saved the model of global step {self.global_step} in {self.directory}")
 
     def save(self) -> None:
         """Write the training state, and the model unless ``--save_best_model`` is set or the run is being stopped."""
@@ -451,7 +470,8 @@ class Run:
                 "started": self.started,
                 "seconds": self._seconds,
             }
-            save_state(self.directory, self.global_step, self.bare_model, tensors, state)
+            save_state(self.directory, self.global_step, self.bare_model, tensors, state, self._in_background)
+        self._saving_times.saved(paused)
         self._logged.paused += time.perf_counter() - paused
 
     @property

@@ -17,6 +17,7 @@ from bertorch.reporting.runs import DESCRIPTION, REPORT, STATES
 from bertorch.training.checkpoints import holds_run, refuse_run
 from bertorch.training.lock import saved_dir_lock
 from bertorch.training.process_group import Processes, is_main_process, out_of_memory, start_processes
+from bertorch.training.saving import all_written
 from bertorch.writing import write_all, write_whole
 
 _SUMMARY = "seeds.json"
@@ -69,7 +70,8 @@ def _train_each(args: argparse.Namespace, train: Callable[[argparse.Namespace], 
 
 def _train(args: argparse.Namespace, train: Callable[[argparse.Namespace], None]) -> None:
     try:
-        train(args)
+        with all_written():
+            train(args)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise

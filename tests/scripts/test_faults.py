@@ -52,10 +52,17 @@ def assert_loadable(saved_dir):
 # A loss that is no number, no memory
 
 
-@pytest.mark.parametrize("processes", [0, 2])
-def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_state(small_encoder, tmp_path, processes):
+@pytest.mark.parametrize(("processes", "background"), [(0, False), (2, False), (0, True), (2, True)])
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_state(small_encoder, tmp_path, processes, background):
     saved_dir = tmp_path / "out"
-    flags = {**SMALL, "scheduler": "constant", "save_steps": 1, "max_grad_norm": 0, "learning_rate": 1e30}
+    flags = {
+        **SMALL,
+        "save_in_background": background,
+        "scheduler": "constant",
+        "save_steps": 1,
+        "max_grad_norm": 0,
+        "learning_rate": 1e30,
+    }
     done = run("run_classifier.py", training_flags(small_encoder, saved_dir, **flags), processes=processes)
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if line.startswith("run_classifier.py: ")]
@@ -120,9 +127,11 @@ cp -r "$place/." "$copy"; exit $code
 AFTER_STEP_10 = """
 import runpy, subprocess, sys
 from bertorch.training import run
+from bertorch.training.saving import wait_for
 befalls, sys.argv = sys.argv[1], sys.argv[2:]
 def save_state(directory, step, *rest, save=run.save_state):
     save(directory, step, *rest)
+    wait_for("state")
     if step == 10:
         subprocess.run(["sh", "-c", befalls], check=True)
 run.save_state = save_state
@@ -141,9 +150,10 @@ def befallen(befalls, flags):
 
 
 @needs_mounts
-def test_a_disk_that_becomes_full_keeps_what_was_saved(small_encoder, tmp_path):
+@pytest.mark.parametrize("background", [False, True])
+def test_a_disk_that_becomes_full_keeps_what_was_saved(small_encoder, tmp_path, background):
     place, copy = tmp_path / "disk", tmp_path / "copy"
-    flags = training_flags(small_encoder, place / "out", **SMALL)
+    flags = training_flags(small_encoder, place / "out", **SMALL, save_in_background=background)
     full = f'head -c 100m /dev/zero >"{place}/something" 2>/dev/null || true'
     done = on_a_disk("20m", place, copy, befallen(full, flags))
     assert done.returncode == 2, done.stderr
@@ -156,10 +166,11 @@ def test_a_disk_that_becomes_full_keeps_what_was_saved(small_encoder, tmp_path):
 
 
 @needs_mounts
-def test_a_disk_that_becomes_read_only_keeps_what_was_saved(small_encoder, tmp_path):
+@pytest.mark.parametrize("background", [False, True])
+def test_a_disk_that_becomes_read_only_keeps_what_was_saved(small_encoder, tmp_path, background):
     """Mounted once more, read-only, over itself: the system refuses to change a disk while a file of it is being written."""
     place, copy = tmp_path / "disk", tmp_path / "copy"
-    flags = training_flags(small_encoder, place / "out", **SMALL)
+    flags = training_flags(small_encoder, place / "out", **SMALL, save_in_background=background)
     done = on_a_disk("100m", place, copy, befallen(f'mount --bind -o ro "{place}" "{place}"', flags))
     assert done.returncode == 2, done.stderr
     said = complaint(done.stderr)

@@ -46,10 +46,13 @@ def wait_for_step(process, step):
     raise AssertionError(f"ended before step {step}: {seen}")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_a_resumable_state(small_encoder, undisturbed, tmp_path, number, monkeypatch):
+@pytest.mark.parametrize(
+    ("number", "background"),
+    [(signal.SIGTERM, False), (signal.SIGINT, False), (signal.SIGTERM, True), (signal.SIGINT, True)],
+)
+def test_a_signal_saves_a_resumable_state(small_encoder, undisturbed, tmp_path, number, background, monkeypatch):
     saved_dir = tmp_path / "out"
-    flags = training_flags(small_encoder, saved_dir, **FLAGS)
+    flags = training_flags(small_encoder, saved_dir, **FLAGS, save_in_background=background)
     with start("run_classifier.py", flags) as process:
         wait_for_step(process, 33)
         process.send_signal(number)
@@ -65,9 +68,10 @@ def test_a_signal_saves_a_resumable_state(small_encoder, undisturbed, tmp_path, 
     assert_same_run(saved_dir, undisturbed)
 
 
-def test_killed_at_random_moments_it_always_loads_and_ends_the_same(small_encoder, undisturbed, tmp_path):
+@pytest.mark.parametrize("background", [False, True])
+def test_killed_at_random_moments_it_always_loads_and_ends_the_same(small_encoder, undisturbed, tmp_path, background):
     saved_dir = tmp_path / "out"
-    flags = [*training_flags(small_encoder, saved_dir, **FLAGS), "--resume"]
+    flags = [*training_flags(small_encoder, saved_dir, **FLAGS, save_in_background=background), "--resume"]
     moments = random.Random(0)
     for step in (9, 60, 120):
         with start("run_classifier.py", flags) as process:

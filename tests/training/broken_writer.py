@@ -4,6 +4,7 @@
     python -m tests.training.broken_writer calls    # at every system call that writes, makes, renames or removes (strace)
     unshare -rm python -m tests.training.broken_writer disks    # on disks of all sizes, which are full sooner or later
     python -m tests.training.broken_writer bits --every 499         # flip a bit in each so-manieth byte of what was saved
+    python -m tests.training.broken_writer lines --background      # the same for the thread that writes
 
 A first model and a first state lie in a directory; saving the second ones over them is what is killed. After every kill the
 state must be the first or the second, bit for bit, and so must the model; then saving once more must work. A full disk must
@@ -19,6 +20,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -34,6 +36,7 @@ from bertorch.errors import UserError
 from bertorch.reporting.runs import latest_state
 from bertorch.tasks.classification.head import Classifier, load_trained_classifier
 from bertorch.training.checkpoints import load_state, save_model, save_state
+from bertorch.training.saving import finish_writing
 from tests.scripts.launch import ROOT
 
 ENCODER = ROOT / "data" / "tiny-encoder"
@@ -47,7 +50,8 @@ CALLS = (
 class Writer:
     """A model that is all ``value``, and how it is saved."""
 
-    def __init__(self):
+    def __init__(self, background: bool):
+        self.background = background
         sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
         config = EncoderConfig.from_dict({**read_json_object(ENCODER / "config.json"), **sizes})
         self.model = Classifier(Encoder(config, with_pooler=True), num_labels=2)
@@ -59,8 +63,13 @@ class Writer:
                 parameter.fill_(value)
         tensors = {"optimizer": torch.full((50_000,), float(value))}
         description = {"task": "classification", "labels": ["0", "1"], "max_seq_length": 32, "value": value}
-        save_model(directory, self.model, self.tokenizer, description, {"global_step": value})
-        save_state(directory, value, self.model, tensors, {"global_step": value})
+        save_model(directory, self.model, self.tokenizer, description, {"global_step": value}, self.background)
+        save_state(directory, value, self.model, tensors, {"global_step": value}, self.background)
+        if self.background:
+            with torch.no_grad():  # as the next updates do
+                for tensor in (*self.model.parameters(), *tensors.values()):
+                    tensor.fill_(99)
+        finish_writing()
 
     def found(self, directory: Path) -> tuple[int, int]:
         """The values of state and model, each of which must be of one piece; 0 where there is none."""
@@ -93,6 +102,7 @@ def kill_at_line(number: int) -> None:
         return trace
 
     sys.settrace(trace)
+    threading.settrace(trace)
 
 
 def kill_at_call(pid: int, call: str, number: int) -> subprocess.Popen:
@@ -209,15 +219,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("how", choices=("lines", "calls", "disks", "bits"))
     parser.add_argument("--every", type=int, default=1, help="leave out points in between")
+    parser.add_argument("--background", action="store_true", help="let the thread write")
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         if args.how == "disks":
-            fill_disks(Writer(), Path(folder), args.every)
+            fill_disks(Writer(args.background), Path(folder), args.every)
         elif args.how == "bits":
-            flip_bits(Writer(), Path(folder), args.every)
+            flip_bits(Writer(args.background), Path(folder), args.every)
         else:
-            kill_everywhere(Writer(), Path(folder), args.how, args.every)
+            kill_everywhere(Writer(args.background), Path(folder), args.how, args.every)
 
 
 if __name__ == "__main__":

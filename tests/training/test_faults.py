@@ -37,6 +37,7 @@ def broken_writer(*flags, before=()):
     "flags",
     [
         ["lines", "--every", "5"],
+        ["lines", "--every", "5", "--background"],
         pytest.param(["calls"], marks=pytest.mark.skipif(not can_trace, reason="strace is not here, or may not trace")),
     ],
 )
@@ -49,8 +50,9 @@ def test_a_kill_while_saving_leaves_a_whole_state_and_model(flags):
 
 @pytest.mark.slow
 @needs_mounts
-def test_a_full_disk_keeps_what_was_saved_and_leaves_nothing_unfinished():
-    told = broken_writer("disks", "--every", "16", before=["unshare", "-rm"])
+@pytest.mark.parametrize("flags", [[], ["--background"]])
+def test_a_full_disk_keeps_what_was_saved_and_leaves_nothing_unfinished(flags):
+    told = broken_writer("disks", "--every", "16", *flags, before=["unshare", "-rm"])
     assert int(re.search(r"(\d+) disks full", told)[1]) > 20
     for outcome in (
         "no state and no",
