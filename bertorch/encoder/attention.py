@@ -3,8 +3,8 @@
 ``grouped``  matrix products over groups of sequences of similar length; the fastest on CPU (``grouped_attention.py``).
 ``packed``   flash and memory-efficient attention over the packed tokens, on CUDA (``packed_attention.py``). Used after it
              has proved right on the GPU at hand (``self_check.py``).
-``padded``   scaled_dot_product_attention over a padded rectangle: the plain reference, used on CUDA where ``packed`` cannot
-             compute what a family does (a bias, tables, some windows), and on other accelerators.
+``padded``   scaled_dot_product_attention over a padded rectangle (``padded_attention.py``): the plain reference, used on
+             CUDA where ``packed`` cannot compute what a family does (a bias, tables, some windows).
 
 All compute softmax(q k^T / sqrt(head_dim) + bias) v, with the bias if a family has one, over the keys in the window if a
 layer has one, with the tables by distance if a family has those (``relative.py``), and with dropout on the probabilities
@@ -12,18 +12,17 @@ layer has one, with the tables by distance if a family has those (``relative.py`
 """
 
 import functools
-import math
 
 import torch
-import torch.nn.functional as F
 from loguru import logger
 from torch import Tensor
 
-from bertorch.encoder.grouped_attention import distances, grouped_attention
+from bertorch.encoder.grouped_attention import grouped_attention
 from bertorch.encoder.packed_attention import packed_attention, packed_fits
+from bertorch.encoder.padded_attention import padded_attention
 from bertorch.encoder.relative import Relative
 from bertorch.encoder.self_check import Backend, find_fault
-from bertorch.encoder.tokens import TokenBatch, padded_places, to_padded
+from bertorch.encoder.tokens import TokenBatch
 
 
 def attention(
@@ -88,48 +87,10 @@ def _proved(device: torch.device, dtype: torch.dtype, head_size: int, windowed: 
     return "padded"
 
 
-def _padded(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    batch: TokenBatch,
-    dropout_p: float,
-    bias: Tensor | None,
-    window: int | None,
-    relative: Relative | None,
-) -> Tensor:
-    first_only = len(query) != len(key)
-    padded, mask = to_padded(torch.stack([key, value] if first_only else [key, value, query], dim=1), batch)
-    k, v, *q = padded.permute(2, 0, 3, 1, 4)  # each [batch_size, num_heads, max_seqlen, head_dim]
-    q = query[:, :, None] if first_only else q[0]
-    mask = mask[:, None, None, :]  # [batch_size, 1, 1, max_seqlen]: every query sees the real keys of its sequence
-    of_keys, of_queries, of_values = (relative or Relative()).tables()
-    plain = bias is None and window is None and relative is None
-    away = None if plain else distances(q.shape[2], batch.max_seqlen, q.device)
-    if window is not None:  # a place of padding sees itself too, so that each query has a key
-        mask = (mask | (away == 0)) & (away.abs() <= window)
-    if bias is not None or relative is not None:
-        columns = (away + batch.max_seqlen - 1).expand(*k.shape[:2], -1, -1)  # of all tables, for each sequence and head
-        added = [] if bias is None else [bias[:, columns[0, 0]].to(q.dtype)]
-        if of_keys is not None:
-            added.append((q @ of_keys.transpose(1, 2)).gather(-1, columns) / math.sqrt(q.shape[-1]))
-        if of_queries is not None:
-            products = (k @ of_queries.transpose(1, 2)).gather(-1, columns.transpose(2, 3))
-            added.append(products.transpose(2, 3) / math.sqrt(q.shape[-1]))
-        mask = sum(added).masked_fill(~mask, -torch.inf)  # [batch_size, num_heads, 1 or max_seqlen, max_seqlen]
-    if of_values is None:
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
-    else:
-        probs = F.dropout(torch.softmax(q @ k.transpose(2, 3) / math.sqrt(q.shape[-1]) + mask, dim=-1), dropout_p)
-        sums = probs.new_zeros(*probs.shape[:3], of_values.shape[1]).scatter(-1, columns, probs)
-        out = probs @ v + sums @ of_values
-    return out[:, :, 0] if first_only else out.transpose(1, 2).flatten(0, 1).index_select(0, padded_places(batch))
-
-
 BACKENDS: dict[str, Backend] = {
     "grouped": grouped_attention,
     "packed": packed_attention,
-    "padded": _padded,
+    "padded": padded_attention,
 }
 
 

@@ -1,6 +1,7 @@
 """Encoder: one class for all families."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -69,6 +70,7 @@ class Encoder(nn.Module):
         the last layer only.
         """
         config = self.config
+        batch = replace(batch)  # what attention keeps of it is computed anew: its tensors may have been written to
         x = self.embeddings(batch)
         bases, windows = config.rotary_bases, config.windows
         turns = {None: None}

@@ -74,5 +74,5 @@ def packed_attention(
         out = torch.ops.aten._efficient_attention_forward(
             query[None], key[None], value[None], None, *places, dropout_p, custom_mask_type=0,
             compute_log_sumexp=torch.is_grad_enabled(),
-        )[0][0]  # fmt: skip
+        )[0].squeeze(0)  # fmt: skip
     return out[..., :width]

@@ -1,7 +1,8 @@
 """TokenBatch: a batch as the list of its real tokens, sequence after sequence, without padding."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ class TokenBatch:
         cu_seqlens: where each sequence starts, and the end of the last one, IntTensor ``[batch_size + 1]``.
         max_seqlen: length of the longest sequence, in tokens.
         lengths: the sequence lengths on the host, so that no backend has to fetch them from the device.
+        kept: what an attention backend computes once for all layers.
     """
 
     input_ids: Tensor
@@ -27,6 +29,7 @@ class TokenBatch:
     cu_seqlens: Tensor
     max_seqlen: int
     lengths: list[int]
+    kept: dict[Any, Tensor] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     @property
     def batch_size(self) -> int:

@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import bertorch.encoder.attention as choice
 import bertorch.encoder.packed_attention as module
-from bertorch.encoder import TokenBatch
-from bertorch.encoder.attention import attention
+from bertorch.encoder import EncoderConfig, TokenBatch
+from bertorch.encoder.attention import attention, leave_uncompiled
+from bertorch.encoder.layers import Block
 from bertorch.encoder.packed_attention import packed_fits
 
 LENGTHS = [33, 7, 7, 1]
@@ -103,3 +105,27 @@ def test_the_scale_is_that_of_the_heads_own_size(monkeypatch, flash, head_size):
     for queries in (query, query[tokens.cu_seqlens[:-1].long()]):
         expected = attention(queries, key, value, tokens, backend="grouped")
         torch.testing.assert_close(attention(queries, key, value, tokens, backend="packed"), expected)
+
+
+@pytest.mark.slow
+def test_one_compiled_block_serves_all_numbers_of_tokens(monkeypatch):
+    """The choice of the backend is a constant in it, and the self-check runs once, outside of it."""
+    import torch._dynamo.testing
+
+    checks = []
+    monkeypatch.setitem(choice.BACKENDS, "grouped", choice.BACKENDS["grouped"])  # put back what compiling replaces
+    monkeypatch.setattr(choice, "packed_fits", lambda *given: True)
+    monkeypatch.setattr(choice, "find_fault", lambda *given: checks.append(given))
+    choice._proved.cache_clear()
+    config = EncoderConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    block = Block(config).to("meta")
+    graphs = torch._dynamo.testing.CompileCounter()
+    leave_uncompiled()
+    compiled = torch.compile(block.forward, backend=graphs, dynamic=True, fullgraph=True)
+    for lengths in ([5, 3, 1], [6, 2, 2], [9, 9, 1, 3], [4, 4]):
+        zeros = torch.zeros(sum(lengths), dtype=torch.long)
+        tokens = TokenBatch.from_lengths(zeros, zeros, lengths).to(torch.device("meta"))
+        x = torch.empty(sum(lengths), 16, device="meta", requires_grad=True)
+        compiled(x, tokens).sum().backward()
+    choice._proved.cache_clear()
+    assert (graphs.frame_count, len(checks)) == (1, 1)
