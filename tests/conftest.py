@@ -1,5 +1,6 @@
 """Fixtures for all tests: tiny random models, saved as transformers saves them, and the shared models and data."""
 
+import json
 import os
 import signal
 import string
@@ -14,6 +15,8 @@ from loguru import logger
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import BertTokenizer, PreTrainedTokenizerFast
 
+from bertorch.encoder import Encoder, EncoderConfig
+from bertorch.encoder.weights import encoder_tensors, write_weights
 from tests.processes import pytest_configure, pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown  # noqa: F401
 
 torch.set_num_threads(1)
@@ -77,6 +80,8 @@ _RENAMED = {
     },
     "ModernBert": {"hidden_dropout_prob": "mlp_dropout", "attention_probs_dropout_prob": "attention_dropout"},
 }  # fmt: skip
+# Families that transformers has no class for: the values of a tiny configuration.
+OURS_ALONE = {"nezha": {"max_relative_position": 8}, "roformer_v2": {}}
 AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")  # count positions from behind the padding's id
 WITHOUT_POOLER = ("electra", "electra-equal", "distilbert", "roformer", "deberta-v2", "deberta-v3", "modernbert")
 _CHARACTERS = (
@@ -131,6 +136,18 @@ def save_byte_level(directory: Path) -> int:
     return len(words)
 
 
+def _save_ours(family: str, directory: Path, config: dict) -> None:
+    """A random encoder and its configuration, saved by bertorch."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = Encoder(EncoderConfig.from_dict({"model_type": family, **config}))
+        with torch.no_grad():
+            for parameter in encoder.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    (directory / "config.json").write_text(json.dumps(encoder.config.to_dict()))
+    write_weights(directory / "model.safetensors", encoder_tensors(encoder))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """``-m quick``: all tests of the library and one script from end to end, no processes, no shared models."""
@@ -161,7 +178,8 @@ def shared() -> Path:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """``tiny_model(family, head="Model", **config)`` -> directory with config.json, model.safetensors and tokenizer.
 
-    ``family`` is a key of ``TINY``; ``head`` is what follows the prefix in transformers' class name, such as
+    ``family`` is a key of ``TINY``, or of ``OURS_ALONE`` for the head "Model"; ``head`` is what follows the prefix in
+    transformers' class name, such as
     ``ForSequenceClassification``. Every weight is random, layer norms and biases too. Directories are kept for the
     session and shared: copy one before changing it.
     """
@@ -171,8 +189,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         key = repr((family, head, sorted(config.items())))
         if key not in built:
             directory = tmp_path_factory.mktemp(f"{family}-{head}")
-            prefix, traits = TINY[family]
             vocab_size = _save_tokenizer(family, directory)
+            if family in OURS_ALONE:
+                _save_ours(family, directory, {"vocab_size": vocab_size, **_SIZES, **OURS_ALONE[family], **config})
+                built[key] = directory
+                return directory
+            prefix, traits = TINY[family]
             values = {"vocab_size": vocab_size, **_SIZES, **traits, **config}
             values = {_RENAMED.get(prefix, {}).get(key, key): value for key, value in values.items()}
             with torch.random.fork_rng():

@@ -106,7 +106,7 @@ def _larger_config(
             changes["max_relative_positions"] = config.max_position_embeddings
         logger.info(f"{directory}: {max_seq_length} positions made of the {trained} trained ones")
     elif max_seq_length > trained and not has_table:
-        if config.family.rotary:  # transformers saves the table that the encoder computes
+        if config.family.rotary or config.family.distance_sines:  # transformers makes its tables as large as this says
             changes["max_position_embeddings"] = max_seq_length
         logger.info(f"{directory}: --max_seq_length {max_seq_length} is beyond the {trained} tokens of its training")
     if not changes:

@@ -161,8 +161,12 @@ class EncoderConfig:
     @property
     def distance_span(self) -> int:
         """How many rows DeBERTa's table of distances has for either direction."""
-        farthest = self.max_relative_positions if self.max_relative_positions > 0 else self.max_position_embeddings
-        return self.position_buckets if self.position_buckets > 0 else farthest
+        return self.position_buckets if self.position_buckets > 0 else self.farthest_distance
+
+    @property
+    def farthest_distance(self) -> int:
+        """The distance from which on DeBERTa's are one."""
+        return self.max_relative_positions if self.max_relative_positions > 0 else self.max_position_embeddings
 
     @property
     def projects_embeddings(self) -> bool:
@@ -300,6 +304,8 @@ class EncoderConfig:
         """
         # Configs from before transformers 3 do not name their family.
         model_type = raw.get("model_type", "albert" if "num_hidden_groups" in raw else "bert")
+        if model_type == "bert" and raw.get("use_relative_position") is True:  # so Huawei describes NEZHA
+            model_type = "nezha"
         if not isinstance(model_type, str) or model_type not in FAMILIES:
             raise UserError(f"{path}: model_type {_shown(model_type)} is not supported; supported are {', '.join(FAMILIES)}")
         if model_type.startswith("roformer"):

@@ -138,22 +138,22 @@ class Embeddings(nn.Module):
 
     def distances(self, batch: TokenBatch) -> "Distances | None":
         """What the blocks know of the distances of keys and queries; None: nothing."""
-        config, device = self.config, batch.input_ids.device
+        config, longest, device = self.config, batch.max_seqlen, batch.input_ids.device
         if self.distance is None and not config.family.distance_sines:
             return None
-        away = torch.arange(1 - batch.max_seqlen, batch.max_seqlen)  # key - query
+        away = torch.arange(1 - longest, longest, device=device)  # key - query
         if config.family.distance_sines:
-            most = config.max_relative_position
-            first, last, rows = _from_first(away.clamp(-most, most) + most)
-            sines = sinusoids(last - first, config.head_size, first).view(last - first, 2, -1)
-            return Distances(sines.transpose(1, 2).flatten(1).to(device), rows.to(device))
-        span, farthest = config.distance_span, config.max_relative_positions
-        far = -away
-        if config.position_buckets > 0:
-            far = log_buckets(far, span, farthest if farthest > 0 else config.max_position_embeddings)
-        first, last, rows = _from_first((far + span).clamp(0, 2 * span - 1))
-        states = self.distance.weight[first:last]
-        return Distances(states if self.distance_norm is None else self.distance_norm(states), rows.to(device))
+            reach = min(config.max_relative_position, longest - 1)
+            sines = sinusoids(2 * reach + 1, config.head_size, config.max_relative_position - reach, device=device)
+            pairs = sines.view(len(sines), 2, -1).transpose(1, 2).flatten(1)  # of sine and cosine
+            return Distances(pairs, away.clamp(-reach, reach) + reach)
+        span, count, farthest = config.distance_span, config.position_buckets, config.farthest_distance
+        # Rows of longer distances than this batch has are left out: all layers project those that stay.
+        reach = min(longest - 1 if longest - 1 <= count // 2 or count < 1 else count, span)
+        states = self.distance.weight[span - reach : span + reach + 1]  # the last row is that of span - 1 and beyond
+        far = -away if count < 1 else log_buckets(-away, count, farthest)
+        rows = (far + reach).clamp(0, len(states) - 1)
+        return Distances(states if self.distance_norm is None else self.distance_norm(states), rows)
 
 
 @dataclass
@@ -167,19 +167,14 @@ class Distances:
     rows: Tensor
 
 
-def _from_first(rows: Tensor) -> tuple[int, int, Tensor]:
-    """The first row, the one behind the last, and all rows counted from the first."""
-    first, last = rows.aminmax()
-    return int(first), int(last) + 1, rows - first
-
-
 def log_buckets(far: Tensor, count: int, farthest: int) -> Tensor:
     """Buckets of distances, with their sign: exact up to half of ``count``, then growing logarithmically, up to ``count``
     at ``farthest - 1``, as in the code of DeBERTa-v2's authors.
     """
     exact = count // 2
     # In single precision, as in transformers: that decides the bucket of a distance on the edge of two.
-    grown = torch.log(far.abs().clamp(min=1) / exact) / torch.log(torch.tensor((farthest - 1) / exact)) * (exact - 1)
+    whole = torch.full((), (farthest - 1) / exact, device=far.device).log()
+    grown = torch.log(far.abs().clamp(min=1) / exact) / whole * (exact - 1)
     return torch.where(far.abs() <= exact, far, ((torch.ceil(grown) + exact) * far.sign()).long())
 
 
@@ -195,10 +190,10 @@ def buckets(away: Tensor) -> Tensor:
     return torch.where(far < 8, far, grown.clamp(max=15)) + 16 * (away > 0)
 
 
-def sinusoids(length: int, width: int, first: int = 0, base: float = 10_000.0) -> Tensor:
+def sinusoids(length: int, width: int, first: int = 0, base: float = 10_000.0, device: torch.device | str = "cpu") -> Tensor:
     """Sines, followed by cosines, of position / base^(2i / width), ``[length, width]`` (Su et al. 2021, eq. 15)."""
-    speeds = base ** (-torch.arange(0, width, 2, dtype=torch.double) / width)
-    angles = torch.arange(first, first + length, dtype=torch.double)[:, None] * speeds
+    speeds = base ** (-torch.arange(0, width, 2, dtype=torch.double, device=device) / width)
+    angles = torch.arange(first, first + length, dtype=torch.double, device=device)[:, None] * speeds
     return torch.cat([angles.sin(), angles.cos()], dim=1).float()
 
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import AutoModel
+from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
 from bertorch.encoder import TokenBatch, load_config, load_encoder, to_padded
 from bertorch.encoder.config import ACTIVATIONS
-from bertorch.encoder.layers import first_tokens
+from bertorch.encoder.layers import first_tokens, log_buckets
 from bertorch.encoder.weights import hugging_face_names, read_weights
 from tests.conftest import AFTER_PADDING
 
@@ -181,6 +182,12 @@ def test_both_forms_of_a_modernbert_configuration(tiny_model, tmp_path):
 
 def test_thousands_of_tokens(tiny_model):
     assert_same(tiny_model("modernbert", local_attention=128, max_position_embeddings=8192), [2100], gradients=False)
+
+
+@pytest.mark.parametrize(("count", "farthest"), [(256, 512), (16, 96), (8, 40), (32, 24), (2, 10)])
+def test_buckets_of_deberta(count, farthest):
+    far = torch.arange(-farthest - 50, farthest + 50)
+    assert torch.equal(log_buckets(far, count, farthest), make_log_bucket_position(far, count, farthest).long())
 
 
 @pytest.mark.parametrize("act", ACTIVATIONS)

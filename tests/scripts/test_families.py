@@ -87,6 +87,25 @@ def roformer(tiny_model, tmp_path, words: list[str], **config):
 
 
 @pytest.mark.parametrize("script", TASKS)
+def test_nezha(script, tiny_model, tmp_path, monkeypatch):
+    """Which transformers has no class for: predict.py alone opens what is saved, and training goes on from it."""
+    _, train, own = TASKS[script]
+    flags = {"train_data_file": DATA / train, "max_steps": 3, "max_seq_length": 64, "device": "cpu", **own}
+    first = as_flags(pretrained_model_name_or_path=tiny_model("nezha"), saved_dir=tmp_path / "saved", **flags)
+    assert call(script, first, monkeypatch) == 0
+    config = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert (config["model_type"], config["max_relative_position"]) == ("nezha", 8)
+    given = {"question": "酒店在哪里", "context": "酒店在北京东门。"}
+    if script != "run_mrc.py":
+        rows = tmp_path / "rows.jsonl"
+        rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS), encoding="utf-8")
+        given = {"input_file": rows}
+    assert len(predicted(tmp_path / "saved", tmp_path, monkeypatch, **given)) == (1 if script == "run_mrc.py" else 2)
+    again = as_flags(pretrained_model_name_or_path=tmp_path / "saved", saved_dir=tmp_path / "again", **flags)
+    assert call(script, again, monkeypatch) == 0
+
+
+@pytest.mark.parametrize("script", TASKS)
 def test_roformer_v2(script, tiny_model, tmp_path, monkeypatch):
     _, train, own = TASKS[script]
     directory = roformer(tiny_model, tmp_path, [], norm_type="rms_norm", use_bias=False)
