@@ -24,7 +24,7 @@ def plain_row(row: dict[str, Any]) -> dict[str, Any]:
         UnusableRow: annotators disagree, or a span is not where it should be.
     """
     if isinstance(row.get("data"), dict) and (key := next((key for key in _ANNOTATIONS if key in row), None)):
-        return _of_task(row["data"], row[key])
+        return _of_task({"id": row["id"], **row["data"]} if "id" in row else row["data"], row[key])
     return _of_small_task(row) if "annotation_id" in row else row
 
 

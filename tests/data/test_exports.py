@@ -107,6 +107,7 @@ def test_answers_of_label_studio(write):
     path = write([task({"text": passage, "question": "在哪？"}, span(passage, 2, 4, "Answer"))])
     question = read_questions(path)[0]
     assert (question.answers, question.start, question.end, question.context) == (["北京"], 2, 4, passage)
+    assert question.id == "7"
     assert read_questions(write([task({"text": passage, "question": "谁？"})]))[0].kind == "none"
 
 

@@ -212,7 +212,7 @@ def test_a_sheet_is_read_like_csv(tmp_path, messages):
 def test_a_sheet_of_questions_and_one_of_tags(tmp_path):
     path = sheet(tmp_path / "a.xlsx", [["Question", "Context", "Answer"], ["在哪？", "我在北京", "北京"], ["?", "无", None]])
     first, second = read_questions(path)
-    assert (first.answers, first.start, first.id) == (["北京"], 2, "2")
+    assert (first.answers, first.start, first.id) == (["北京"], 2, "1")
     assert second.answers == [""]
     path = sheet(tmp_path / "b.xlsx", [["小", "B-PER"], ["明", "I-PER"], [None, None], ["好", "O"]])
     assert [document.entities for document in read_documents(path, None)] == [[("PER", 0, 2)], []]

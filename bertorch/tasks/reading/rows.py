@@ -139,7 +139,7 @@ def _read_json(path: str | Path, encoding: str | None) -> tuple[str, Any]:
 
 
 def _entries(path: str | Path, encoding: str | None, bad: BadRows) -> Iterator[tuple[int, str, Any, dict[str, Any]]]:
-    """``(line, id, context, entry of the question)``; the place in the file is the id of one that has none."""
+    """``(line, id, context, entry of the question)``; its place in the file is the id of one that has none."""
     kind = find_format(path, encoding)
     if kind not in BINARY_FORMATS:
         begins = next((text.strip() for _, text in read_lines(path, encoding=encoding) if text.strip()), "")
@@ -151,6 +151,7 @@ def _entries(path: str | Path, encoding: str | None, bad: BadRows) -> Iterator[t
             yield from _nested_entries(path, *_read_json(path, encoding))
             return
     header: list[str] | None = None
+    count = 0
     for line, cells in read_cells(path, bad, kind=kind, encoding=encoding):
         if isinstance(cells, list):
             if header is None:
@@ -158,9 +159,10 @@ def _entries(path: str | Path, encoding: str | None, bad: BadRows) -> Iterator[t
                 continue
             cells = dict(zip(header, cells, strict=False))
         context = next((cells[key] for key in _CONTEXT_KEYS if key in cells), None)
-        for number, row in enumerate(cells["qas"] if isinstance(cells.get("qas"), list) else [cells]):
+        for row in cells["qas"] if isinstance(cells.get("qas"), list) else [cells]:
+            count += 1
             row = row if isinstance(row, dict) else {}
-            identity = row.get("id") or row.get("query_id") or (f"{line}.{number}" if "qas" in cells else line)
+            identity = row.get("id") or row.get("query_id") or count
             question = row.get("question", row.get("query_text"))
             yield line, str(identity), context, {**row, "question": question, "answers": _answers_of_row(row)}
 
