@@ -1,6 +1,7 @@
 """TensorFlow's names for the weights of Google's BERT and ALBERT and of related models: variables in, tensors out.
 
-RoFormer and RoFormer-v2 (bert4keras) have BERT's names, but no table of positions, and v2 neither biases nor norms.
+RoFormer and RoFormer-v2 (bert4keras) have BERT's names, but no table of positions, and v2 neither biases nor norms. NEZHA
+(Huawei) has the names of RoFormer; its configuration says ``use_relative_position``.
 Two related models embed differently, but fit ALBERT's form without changing the result: SimBERT's BERT layers over narrow
 embeddings are an ALBERT that shares no layers; the ``albert_zh`` repository has a second matrix between word embedding and
 layer norm, which is multiplied into the first.
@@ -67,7 +68,7 @@ def hugging_face_config(raw: dict[str, Any], variables: dict[str, np.ndarray], s
     """Derive ``config.json`` from the checkpoint's own configuration and the names of its variables.
 
     "gelu" means the error function in BERT (in the code of its first release, and in bert4keras, which trained SimBERT)
-    and the tanh formula in ALBERT and albert_zh (their ``modeling.py``): Hugging Face's "gelu" and "gelu_new".
+    and the tanh formula in ALBERT, albert_zh and NEZHA (their ``modeling.py``): Hugging Face's "gelu" and "gelu_new".
 
     Raises:
         UserError: the network computes something else, or the values do not describe a model.
@@ -76,9 +77,9 @@ def hugging_face_config(raw: dict[str, Any], variables: dict[str, np.ndarray], s
     for key, supported in (("net_structure_type", 0), ("ln_type", "postln")):
         if raw.get(key, supported) != supported:
             raise UserError(f"{source}: {key} {raw[key]!r} is not supported, only {supported!r}")
-    raw = {"layer_norm_eps": 1e-12, **raw, "model_type": _model_type(layout, variables)}
+    raw = {"layer_norm_eps": 1e-12, **raw, "model_type": _model_type(layout, raw, variables)}
     raw["hidden_act"] = str(raw.get("hidden_act", "gelu")).lower()
-    if layout != "bert" and raw["hidden_act"] == "gelu":
+    if (layout != "bert" or raw["model_type"] == "nezha") and raw["hidden_act"] == "gelu":
         raw["hidden_act"] = "gelu_new"
     if layout == "bert" and raw["model_type"] == "albert":
         raw.update(num_hidden_groups=raw.get("num_hidden_layers"), inner_group_num=1)
@@ -90,7 +91,9 @@ def hugging_face_config(raw: dict[str, Any], variables: dict[str, np.ndarray], s
         raise UserError(f"{source}: a value has the wrong type ({error})") from None
 
 
-def _model_type(layout: str, variables: dict[str, np.ndarray]) -> str:
+def _model_type(layout: str, raw: dict[str, Any], variables: dict[str, np.ndarray]) -> str:
+    if raw.get("use_relative_position") is True:
+        return "nezha"
     if layout == "bert" and _WORDS in variables and _POSITIONS not in variables:
         return "roformer" if f"{_NORM}/gamma" in variables else "roformer_v2"
     return "albert" if layout != "bert" or f"{_MAPPING}/kernel" in variables else "bert"

@@ -27,6 +27,7 @@ from bertorch.encoder.tensorflow_names import hugging_face_config, hugging_face_
 from bertorch.errors import UserError
 from tests.closeness import assert_close
 from tests.damage import Malice
+from tests.encoder.test_nezha import RECORDED as NEZHA
 from tests.encoder.test_roformer import RECORDED
 from tests.scripts.launch import call, complaint
 
@@ -282,6 +283,45 @@ def test_roformer_v2(write, tmp_path):
     batch = TokenBatch.from_lengths(recorded["input_ids"], recorded["token_type_ids"], [1, 9, 32, 4, 9])
     assert encoder.config.family.rms_norm and not rest
     assert_close(encoder.eval()(batch), recorded["states"])
+
+
+@BOTH
+@pytest.mark.parametrize("model", ["short", "long"])
+def test_nezha(write, tmp_path, model):
+    """The names of Huawei's ``modeling.py``, which are BERT's without positions, and its activation, the tanh formula."""
+    with safe_open(NEZHA, framework="pt") as file:
+        said = json.loads(file.metadata()[model])
+    recorded = {name.split("/")[1]: x for name, x in load_file(NEZHA).items() if name.startswith(f"{model}/")}
+    config = {**said["config"], "use_relative_position": True}
+    del config["model_type"]
+    config["hidden_act"] = {"gelu_new": "gelu", "gelu": "relu"}[config["hidden_act"]]
+    tmp_path.joinpath("bert_config.json").write_text(json.dumps(config))
+    tmp_path.joinpath("vocab.txt").write_text("".join(f"{word}\n" for word in VOCABULARY[:40]))
+    named = {name: x for name, x in recorded.items() if name.startswith(("nezha.", "cls."))}
+    variables = {}
+    for name, tensor in named.items():
+        theirs, value = as_google_names_it(name.replace("nezha.", "bert."), "bert"), tensor.numpy()
+        variables[theirs] = value.T.copy() if theirs.endswith("/kernel") else value
+    write(tmp_path / "model.ckpt-900000", variables)
+    directory = convert_checkpoint(tmp_path, tmp_path / "out")
+    read = load_config(directory)
+    assert (read.model_type, read.max_relative_position) == ("nezha", config["max_relative_position"])
+    assert read.hidden_act == {"gelu": "gelu_new", "relu": "relu"}[config["hidden_act"]]
+    found = load_file(directory / "model.safetensors")
+    assert found.keys() == named.keys() and all(torch.equal(found[name], x) for name, x in named.items())
+    if model == "short":
+        encoder, _ = load_encoder(directory)
+        batch = TokenBatch.from_lengths(recorded["input_ids"], recorded["token_type_ids"], said["lengths"])
+        assert_close(encoder.eval()(batch), recorded["states"])
+
+
+def test_nezha_cuts_distances_at_64(tmp_path):
+    """What its code says; its configuration says nothing of it."""
+    variables = {"bert/embeddings/word_embeddings": np.zeros((50, 32))}
+    assert (
+        hugging_face_config({**google_config("bert"), "use_relative_position": True}, variables, "x").max_relative_position
+        == 64
+    )
 
 
 @BOTH
