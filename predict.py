@@ -4,6 +4,11 @@
     python predict.py --model_dir checkpoint --input_file data/reviews/test.tsv --evaluate
     echo "房间很干净，下次还会来" | python predict.py --model_dir checkpoint --probabilities
 
+    tail -f log.txt | python predict.py --model_dir checkpoint --with_text
+
+Answers come while rows come, in their order; of a file, block by block. Under torchrun the processes share the blocks.
+Until it is complete, --output_file has the ending .part, which stays after Ctrl-C.
+
 It needs only the directory of a run. A classifier gives labels, and with --explain the reasons for them. A
 sentence encoder gives cosines (or classes) of pairs, vectors of texts (.npy or json lines), and with --corpus the most
 similar lines of a file. An entity model gives the type, text, start, end and confidence of each entity, in texts of any
@@ -23,6 +28,7 @@ from bertorch.errors import UserError
 from bertorch.tasks.arguments import prediction_parser
 from bertorch.tasks.classification.explanations import check_explain
 from bertorch.tasks.prediction import model_directory, task_of
+from bertorch.tasks.streaming import is_pipe
 from bertorch.tasks.table import part
 from bertorch.training.inference import Compute
 from bertorch.training.process_group import run_script, start_processes
@@ -31,8 +37,8 @@ from bertorch.training.process_group import run_script, start_processes
 def main():
     args = prediction_parser().parse_args()
     processes = start_processes(args)
-    if processes.world_size > 1 and args.input_file is None:
-        raise UserError("several processes cannot share standard input; give --input_file")
+    if processes.world_size > 1 and args.question is None and is_pipe(args.input_file):
+        raise UserError("several processes cannot share a pipe; give a file as --input_file")
     if (args.model_dir is None) == (args.pretrained_model_name_or_path is None):
         raise UserError("name the model with --model_dir, or with --pretrained_model_name_or_path and --init_from_ckpt")
     directory = model_directory(args)

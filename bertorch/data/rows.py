@@ -42,7 +42,7 @@ _LABEL_WORDS = {
     "类别",
 }
 HEADER_WORDS = {*_TEXT_WORDS, *_LABEL_WORDS, "index", "id", "idx", "#1 id", "#2 id"}
-_TEXT_ROLES = {1: ("text",), 2: ("text_a", "text_b")}
+TEXT_ROLES = {1: ("text",), 2: ("text_a", "text_b")}
 JSON_TEXT_KEYS = {
     1: tuple((key,) for key in TEXT_KEYS),
     2: (
@@ -279,7 +279,7 @@ class Columns:
         self.path, self.kind, self.label_needed, self.flag = path, kind, label_needed, flag
         self.labels, self.label_columns = labels, label_columns
         self.has_label_columns = False  # once known: whether each label has a column
-        self.text_roles = _TEXT_ROLES[texts]
+        self.text_roles = TEXT_ROLES[texts]
         self.names = [name.strip() for name in columns.split(",")] if columns else None
         self.open_ended = self.names is not None and self.names[-1] == "..."
         if self.open_ended:

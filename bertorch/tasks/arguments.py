@@ -53,8 +53,9 @@ def prediction_parser() -> ArgumentParser:
     )  # fmt: skip
     data.add_argument(
         "--input_format", choices=(*INPUT_FORMATS, "text", "columns"), default=None,
-        help="default: decided by the file's ending, tsv for stdin; entities: text (one text per line), or with --evaluate "
-        "columns (token and tag) or jsonl",
+        help="text: one text per line, TABs included; default: decided by the file's ending and first lines; a pipe holds "
+        "json lines if its first line is an object, else tsv; entities: text, or with --evaluate columns (token and tag); "
+        "reading: json in SQuAD's layout, jsonl with question and context, or tsv of question, TAB, passage",
     )  # fmt: skip
     data.add_argument(
         "--is_text_pair", action="store_true",
@@ -94,7 +95,8 @@ def prediction_parser() -> ArgumentParser:
     output = parser.add_argument_group("output")
     output.add_argument(
         "--output_file", default=None,
-        help="tsv, json lines if it ends in .jsonl, vectors also .npy; default: standard output",
+        help="tsv, json lines if it ends in .jsonl, vectors also .npy; it is named .part until it is complete; default: "
+        "standard output",
     )  # fmt: skip
     output.add_argument(
         "--output_format",
@@ -102,6 +104,11 @@ def prediction_parser() -> ArgumentParser:
         default=None,
         help="default: decided by the file's ending, tsv for stdout",
     )
+    output.add_argument("--with_text", action="store_true", help="also give the text, or texts, that each answer is for")
+    output.add_argument(
+        "--with_label", action="store_true", help="also give the label, score, entities or answers that the input has"
+    )
+    output.add_argument("--header", action="store_true", help="tables: name the columns in a first line")
     output.add_argument(
         "--probabilities", action="store_true", help="also give the probability of each label, in the order of the labels"
     )

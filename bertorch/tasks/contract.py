@@ -58,7 +58,7 @@ class Predictor(Protocol):
 
 
 class PredictPart(Protocol):
-    """The module ``predict.py`` of a task."""
+    """The module ``predict.py`` of a task; ``streaming.py`` reads ahead, shares the rows and writes the answers."""
 
     predict: Callable[[argparse.Namespace, Path, Compute], None]  # read, predict, write; score with --evaluate
 

@@ -2,15 +2,14 @@
 
 import argparse
 import json
-import sys
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from loguru import logger
 
-from bertorch.data.files import as_stream
-from bertorch.data.rows import Row, read_rows
+from bertorch.data.rows import TEXT_ROLES, Row, iter_rows
 from bertorch.data.tokenizing import TextTokenizer, open_text_tokenizer
 from bertorch.encoder.hub import local_directory
 from bertorch.encoder.weights import find_weights, weights_file
@@ -19,11 +18,14 @@ from bertorch.reporting.runs import DESCRIPTION
 from bertorch.tasks.contract import Predictor
 from bertorch.tasks.description import Description, config_of
 from bertorch.tasks.original import original_task, original_weights
+from bertorch.tasks.streaming import Input, writes
 from bertorch.tasks.table import TASKS, part
 from bertorch.training.checkpoints import read_description
 from bertorch.training.inference import Compute
 from bertorch.training.process_group import Processes, device_of
 from bertorch.writing import write_whole
+
+_BREAKS = re.compile(r"[\t\r\n]")
 
 
 def load_predictor(
@@ -48,7 +50,7 @@ def load_predictor(
         UserError: the model does not exist, is damaged, or is for an unsupported task.
     """
     directory = local_directory(str(directory))
-    compute = Compute(batch_size, Processes(0, 0, 1, device_of(device)), precision)
+    compute = Compute(batch_size, Processes(0, 0, 1, device_of(device)), precision, bar=False)
     if pooling_mode is not None:
         settings["pooling_mode"] = pooling_mode
     return part(task_of(directory, pooling_mode), "predictor").Predictor.open(directory, compute, **settings)
@@ -131,36 +133,37 @@ def rows_of(texts: Sequence[str | Sequence[str]]) -> list[Row]:
     return [Row(line, row if all(map(str.strip, row)) else (), None) for line, row in enumerate(rows, 1)]
 
 
-def standard_input() -> bytes:
-    return sys.stdin.buffer.read()
-
-
-def load_rows(
+def given_rows(
     args: argparse.Namespace,
+    source: Input,
     is_text_pair: bool,
-    labels: list[str] | None,
-    label_needed: bool,
-    piped: bytes,
+    labels: list[str] | None = None,
+    label_needed: bool = False,
     **reading: Any,
-) -> list[Row]:
-    """Read every row of the input; an unusable row is kept without texts. ``reading``: see ``read_rows``."""
-    return read_rows(
-        args.input_file or "<stdin>",
+) -> Iterable[Row]:
+    """The rows of the input, read as they are asked for; an unusable row is kept without texts.
+
+    ``reading``: see ``iter_rows``.
+    """
+    if source.kind == "columns":
+        raise UserError("--input_format columns is for entities")
+    if source.kind == "text" and (is_text_pair or label_needed or args.columns):
+        raise UserError("--input_format text is for a text per line, without pairs, labels or --columns")
+    rows = iter_rows(
+        source.path,
         is_text_pair,
         labels,
         args.columns,
         args.bad_rows,
         label_needed=label_needed,
-        stream=None if args.input_file else as_stream(piped),
-        kind=input_format(args),
-        keep_all=args.output_file is not None or not args.evaluate,  # every row needs an answer
+        stream=source.stream,
+        kind=source.kind or ("tsv" if source.flows else None),
+        keep_all=writes(args),  # every row needs an answer
         encoding=args.encoding,
+        at_once=source.flows,
         **reading,
     )
-
-
-def input_format(args: argparse.Namespace) -> str | None:
-    return args.input_format or ("tsv" if args.input_file is None else None)
+    return source.ahead(rows)
 
 
 def writes_json(args: argparse.Namespace) -> bool:
@@ -171,33 +174,54 @@ def json_line(answer: dict[str, Any]) -> str:
     return json.dumps(answer, ensure_ascii=False) + "\n"
 
 
-def write_lines(args: argparse.Namespace, lines: Iterable[str]) -> None:
-    """Write to ``--output_file``, wholly or not at all; without it, to standard output unless evaluating."""
-    if args.output_file:
-        write_whole(Path(args.output_file), lambda unfinished: _write(unfinished, lines))
-        logger.info(f"predictions in {args.output_file}")
-    elif not args.evaluate:
-        sys.stdout.writelines(lines)
+def table_line(cells: Iterable[str]) -> str:
+    """A line of cells; a TAB or the end of a line inside a cell becomes a space."""
+    return "\t".join(_BREAKS.sub(" ", cell) for cell in cells) + "\n"
 
 
-def _write(path: Path, lines: Iterable[str]) -> None:
-    with open(path, "w", encoding="utf-8") as handle:
-        handle.writelines(lines)
+def header(args: argparse.Namespace, names: Sequence[str]) -> str:
+    """With --header the names of a table's columns; json lines name their values anyway."""
+    return table_line(names) if args.header and not writes_json(args) else ""
+
+
+def given_names(args: argparse.Namespace, texts: int) -> list[str]:
+    """The columns that --with_label and --with_text add."""
+    return ["gold"] * args.with_label + list(TEXT_ROLES[texts]) * args.with_text
+
+
+def given_cells(args: argparse.Namespace, row: Row, texts: int) -> list[str]:
+    """What --with_label and --with_text add to a line of a table: cells of the row as it was read."""
+    shown = row.texts or [""] * texts
+    return [answer_cell(row.label)] * args.with_label + list(shown) * args.with_text
+
+
+def given_values(args: argparse.Namespace, row: Row, texts: int) -> dict[str, Any]:
+    """The same for json lines; null for a row without texts."""
+    values: dict[str, Any] = {"gold": row.label} if args.with_label else {}
+    if args.with_text:
+        values.update(zip(TEXT_ROLES[texts], row.texts or [None] * texts, strict=True))
+    return values
 
 
 def label_lines(
-    args: argparse.Namespace, rows: list[Row], labels: list[str], answers: Iterable[dict[str, Any]], key: str = "label"
-) -> Iterable[str]:
-    """One line per row: its answer and, on request, probabilities; an unusable row has an empty answer.
+    args: argparse.Namespace,
+    rows: Sequence[Row],
+    labels: list[str],
+    answers: Iterable[dict[str, Any]],
+    texts: int,
+    key: str = "label",
+) -> list[str]:
+    """One line per row: its answer and, on request, probabilities and what was read; an unusable row has an empty answer.
 
     Args:
         args: the flags.
         rows: the input.
         labels: of the model.
         answers: ``key`` and perhaps ``probabilities``, for the rows that have texts.
+        texts: of a row.
         key: ``label``, ``labels`` or ``score``.
     """
-    answers = iter(answers)
+    answers, lines = iter(answers), []
     for row in rows:
         answer = next(answers) if row.texts else {key: None}
         probabilities = answer.get("probabilities", {})
@@ -205,12 +229,18 @@ def label_lines(
             shown = {key: round(answer[key], 6) if isinstance(answer[key], float) else answer[key]}
             if args.probabilities and row.texts:
                 shown["probabilities"] = {name: round(value, 6) for name, value in probabilities.items()}
-            yield json_line(shown)
+            lines.append(json_line({**shown, **given_values(args, row, texts)}))
         else:
             cells = [answer_cell(answer[key])]
             if args.probabilities:
                 cells += [f"{probabilities[label]:.6f}" if row.texts else "" for label in labels]
-            yield "\t".join(cells) + "\n"
+            lines.append(table_line([*cells, *given_cells(args, row, texts)]))
+    return lines
+
+
+def label_names(args: argparse.Namespace, labels: list[str], texts: int, key: str = "label") -> list[str]:
+    """The names of the columns of ``label_lines``."""
+    return [key, *(labels if args.probabilities else []), *given_names(args, texts)]
 
 
 def answer_cell(answer: str | list[str] | float | None) -> str:

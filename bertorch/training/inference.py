@@ -1,7 +1,8 @@
 """Run a head over samples: batches are shared among all processes, outputs are in the order of the rows."""
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from bertorch.data.batching import evaluation_batches
 from bertorch.data.tokenizing import Samples
 from bertorch.encoder import TokenBatch
+from bertorch.training.logging import evaluation_bar
 from bertorch.training.process_group import Processes
 from bertorch.training.run import autocast
 
@@ -23,15 +25,22 @@ class Compute:
         batch_size: sequences per forward pass.
         processes: they share the batches.
         precision: ``fp32``, ``bf16`` or ``fp16``.
+        bar: show a bar on a terminal while it takes longer than a second.
     """
 
     batch_size: int
     processes: Processes
     precision: str = "fp32"
+    bar: bool = True
 
     @property
     def device(self) -> torch.device:
         return self.processes.device
+
+    @property
+    def alone(self) -> "Compute":
+        """The same on this process alone, without a bar: others have other rows."""
+        return replace(self, processes=self.processes.alone, bar=False)
 
     @torch.no_grad()
     def batches(
@@ -46,12 +55,14 @@ class Compute:
         """
         model.eval()
         mine = []
-        for tokens, sequences in evaluation_batches(
-            samples, self.batch_size, self.device, self.processes.world_size, self.processes.rank
-        ):
-            with autocast(self.device, self.precision):
-                values = answer(tokens, sequences)
-            mine.append((sequences, values.float().cpu().numpy() if isinstance(values, Tensor) else values))
+        share = evaluation_batches(samples, self.batch_size, self.device, self.processes.world_size, self.processes.rank)
+        sequences_here = math.ceil(len(samples.lengths) / self.processes.world_size)
+        with evaluation_bar(sequences_here, self.bar and self.processes.is_main) as bar:
+            for tokens, sequences in share:
+                with autocast(self.device, self.precision):
+                    values = answer(tokens, sequences)
+                mine.append((sequences, values.float().cpu().numpy() if isinstance(values, Tensor) else values))
+                bar.update(len(sequences))
         return [part for of_rank in self.processes.gather(mine) for part in of_rank]
 
     def of_sequences(self, model: nn.Module, answer: Callable[[TokenBatch], Tensor], samples: Samples) -> np.ndarray:

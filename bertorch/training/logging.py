@@ -73,6 +73,17 @@ class Journal:
         write_whole(self.path, lambda unfinished: unfinished.write_text("".join(kept), encoding="utf-8"))
 
 
+def is_shown() -> bool:
+    """Whether bars are shown: on a terminal only, not in a file or pipe."""
+    return sys.stderr.isatty()
+
+
 def progress_bar(total: int, done: int) -> tqdm:
-    """A progress bar with the time left; shown on a terminal only, not in a file or pipe."""
-    return tqdm(total=total, initial=done, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+    """A bar of a run's steps, with the time left."""
+    return tqdm(total=total, initial=done, unit="step", disable=not is_shown(), dynamic_ncols=True)
+
+
+def evaluation_bar(total: int, wanted: bool) -> tqdm:
+    """A bar of the sequences of an evaluation, with the time left; it appears after a second and leaves nothing."""
+    shown = wanted and is_shown()
+    return tqdm(total=total, unit=" texts", desc="evaluating", leave=False, delay=1, disable=not shown, dynamic_ncols=True)

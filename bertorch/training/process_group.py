@@ -49,6 +49,11 @@ class Processes:
     def is_main(self) -> bool:
         return self.rank == 0
 
+    @property
+    def alone(self) -> "Processes":
+        """This process without the others, for work that it does not share."""
+        return Processes(0, self.local_rank, 1, self.device)
+
     def gather(self, value: Any) -> list[Any]:
         """Every rank's ``value``, in the order of ranks, on every rank."""
         if self.world_size == 1:
@@ -56,6 +61,14 @@ class Processes:
         values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
+
+    def collect(self, value: Any) -> list[Any]:
+        """Every rank's ``value``, in the order of ranks, on the main process; an empty list on the others."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.world_size if self.is_main else None
+        dist.gather_object(value, values)
+        return values or []
 
     def sum(self, values: list[float]) -> list[float]:
         """The sums over ranks, in double precision."""

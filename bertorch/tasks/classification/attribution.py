@@ -17,7 +17,7 @@ logits of the other classes.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,13 +25,12 @@ import torch
 from loguru import logger
 from scipy.special import softmax
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from bertorch.data.rows import Row
 from bertorch.data.tokenizing import Samples, TextTokenizer
 from bertorch.encoder import Encoder, TokenBatch
-from bertorch.training.process_group import Processes
 
+EXPLAINED_AT_ONCE = 16  # rows of a block: each takes as long as dozens of answers
 _TOKENS = 2048  # per forward and backward pass; a base-sized model needs about a gigabyte for them
 _LARGE_GAP = 0.05  # the paper's section 5 asks for less
 _NO_DIFFERENCE = 1e-3  # smaller differences of logits decide nothing, and are partly rounding
@@ -160,14 +159,13 @@ def _reading(encoder: Encoder, embeddings: Tensor) -> Iterator[None]:
 def explain_rows(
     model: nn.Module,
     logits: Callable[[TokenBatch], Tensor],
-    rows: list[Row],
+    rows: Sequence[Row],
     samples: Samples,
     row_logits: np.ndarray,
     text_encoder: TextTokenizer,
     steps: int,
-    processes: Processes,
 ) -> list[Explanation | None]:
-    """Explain the likeliest label of every row; ranks share the work and all get the result. None for a row without texts.
+    """Explain the likeliest label of every row; None for a row without texts.
 
     Args:
         model: has an ``encoder``; gradients of its parameters are switched off.
@@ -177,27 +175,24 @@ def explain_rows(
         row_logits: of ``samples``, ``[samples, num_labels]``.
         text_encoder: says where tokens stand in the texts.
         steps: nodes of the quadrature.
-        processes: share the rows.
     """
     model.eval().requires_grad_(False)
     mask = text_encoder.pretrained.mask_token_id
     baseline_id = model.encoder.config.pad_token_id if mask is None else mask
-    usable = [place for place, row in enumerate(rows) if row.texts]
-    mine = range(processes.rank, len(usable), processes.world_size)
-    found = {}
-    for sample in tqdm(mine, desc="explaining", leave=False, disable=None if processes.is_main else True):
-        texts = rows[usable[sample]].texts
-        batch, places, left_out = _row(samples, sample, texts, text_encoder)
+    explanations: list[Explanation | None] = []
+    sample = 0
+    for row in rows:
+        if not row.texts:
+            explanations.append(None)
+            continue
+        batch, places, left_out = _row(samples, sample, row.texts, text_encoder)
         of_text = torch.tensor([place is not None for place in places])
         target = int(row_logits[sample].argmax())
-        answer = integrated_gradients(model.encoder, logits, batch, of_text, target, baseline_id, steps)
-        found[usable[sample]] = Explanation(
-            softmax(row_logits[sample].astype(np.float64)), answer.logit, answer.baseline_logit, answer.gap,
-            _spans(texts, places, answer.tokens), left_out,
-        )  # fmt: skip
-    explained = {place: one for part in processes.gather(found) for place, one in part.items()}
-    _report({rows[place].line: explained[place] for place in usable}, text_encoder.max_seq_length, steps)
-    return [explained.get(place) for place in range(len(rows))]
+        found = integrated_gradients(model.encoder, logits, batch, of_text, target, baseline_id, steps)
+        probabilities, spans = softmax(row_logits[sample].astype(np.float64)), _spans(row.texts, places, found.tokens)
+        explanations.append(Explanation(probabilities, found.logit, found.baseline_logit, found.gap, spans, left_out))
+        sample += 1
+    return explanations
 
 
 def _row(
@@ -239,18 +234,24 @@ def _spans(texts: tuple[str, ...], places: list[tuple[int, int, int] | None], va
     return spans
 
 
-def _report(explained: dict[int, Explanation], max_seq_length: int, steps: int) -> None:
-    """Log how complete the attributions of each line are, and how many rows were cut."""
-    worst = max(explained, key=lambda line: explained[line].gap)
-    large = sum(one.gap > _LARGE_GAP for one in explained.values())
-    gap = f"{explained[worst].gap:.1%}, in line {worst}"
+def gaps_of(rows: Sequence[Row], explanations: Sequence[Explanation | None]) -> list[tuple[int, float, bool]]:
+    """Line, gap and whether a text was cut, of each explained row."""
+    pairs = zip(rows, explanations, strict=True)
+    return [(row.line, one.gap, any(one.left_out)) for row, one in pairs if one is not None]
+
+
+def report_gaps(gaps: list[tuple[int, float, bool]], max_seq_length: int, steps: int) -> None:
+    """Log how complete the attributions of all rows are, and how many rows were cut; ``gaps`` as ``gaps_of`` gives them."""
+    line, worst, _ = max(gaps, key=lambda one: one[1])
+    large = sum(gap > _LARGE_GAP for _, gap, _ in gaps)
+    gap = f"{worst:.1%}, in line {line}"
     if large:
         logger.warning(
-            f"in {large} of {len(explained)} rows the attributions miss the difference of the logits by more than "
+            f"in {large} of {len(gaps)} rows the attributions miss the difference of the logits by more than "
             f"{_LARGE_GAP:.0%} (most by {gap}); raise --explain_steps {steps} to bring them nearer"
         )
     else:
         logger.info(f"the attributions add up to the difference of the logits; the largest gap is {gap}")
-    cut = sum(any(one.left_out) for one in explained.values())
+    cut = sum(was_cut for _, _, was_cut in gaps)
     if cut:
         logger.warning(f"{cut} rows have more than {max_seq_length} tokens; the text cut off has no attribution")

@@ -3,14 +3,15 @@
 import argparse
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
-from bertorch.data.rows import Row
+from bertorch.data.rows import TEXT_ROLES, Row
 from bertorch.errors import UserError
 from bertorch.tasks.classification.attribution import Explanation, Span
-from bertorch.tasks.prediction import json_line, writes_json
+from bertorch.tasks.prediction import header, json_line, writes_json
+from bertorch.tasks.streaming import Output
 
 NOT_EXPLAINED = "--explain is for labels of texts and of pairs, by run_classifier.py, or classes by run_sentencebert.py; "
 
@@ -46,11 +47,13 @@ def check_explain(args: argparse.Namespace, task: str, directory: Path) -> None:
         raise UserError(f"--explain computes in fp32; leave out --precision {args.precision}")
     if args.evaluate and args.output_file is None:
         raise UserError("--explain: with --evaluate the answers go to a file; add --output_file")
+    if args.with_text or args.with_label:
+        raise UserError("--explain shows the texts itself; leave out --with_text and --with_label")
 
 
 def explanation_lines(
-    args: argparse.Namespace, rows: list[Row], labels: list[str], explanations: list[Explanation | None]
-) -> Iterable[str]:
+    args: argparse.Namespace, rows: Sequence[Row], labels: list[str], explanations: list[Explanation | None], texts: int
+) -> list[str]:
     """The lines to write, in the format of the output; every row is kept.
 
     Args:
@@ -58,16 +61,33 @@ def explanation_lines(
         rows: the input.
         labels: of the model.
         explanations: of ``rows``; None for an unusable row.
+        texts: of a row.
     """
     pairs = zip(rows, explanations, strict=True)
     if writes_json(args):
-        return (json_line(_as_json(args, row, labels, one)) for row, one in pairs)
-    if args.output_format is None and str(args.output_file).lower().endswith(".html"):
-        return [_PAGE, *(_section(args, row, labels, one) for row, one in pairs), "</body></html>\n"]
-    if args.output_format is None and args.output_file is None and sys.stdout.isatty():
-        return (_coloured(row, labels, one) for row, one in pairs)
-    texts = max(len(row.texts) for row in rows)
-    return ("\t".join(_cells(args, row, labels, one, texts)) + "\n" for row, one in pairs)
+        return [json_line(_as_json(args, row, labels, one)) for row, one in pairs]
+    if _is_page(args):
+        return [_section(args, row, labels, one) for row, one in pairs]
+    if _is_coloured(args):
+        return [_coloured(row, labels, one) for row, one in pairs]
+    return ["\t".join(_cells(args, row, labels, one, texts)) + "\n" for row, one in pairs]
+
+
+def explanation_output(args: argparse.Namespace, labels: list[str], texts: int) -> Output:
+    """Where the lines go: a page has a head and an end, a table its header."""
+    if _is_page(args):
+        return Output(args, _PAGE, "</body></html>\n")
+    names = ["label", "probability", *(labels if args.probabilities else [])]
+    names += [name for role in TEXT_ROLES[texts] for name in (role, f"spans_of_{role}")]
+    return Output(args, "" if _is_coloured(args) else header(args, names))
+
+
+def _is_page(args: argparse.Namespace) -> bool:
+    return args.output_format is None and str(args.output_file).lower().endswith(".html")
+
+
+def _is_coloured(args: argparse.Namespace) -> bool:
+    return args.output_format is None and args.output_file is None and sys.stdout.isatty()
 
 
 def _as_json(args: argparse.Namespace, row: Row, labels: list[str], one: Explanation | None) -> dict:

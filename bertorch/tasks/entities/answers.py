@@ -1,5 +1,6 @@
 """Entities that a head finds in whole texts, however many windows they take."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from bertorch.tasks.entities.batching import span_batch
 from bertorch.tasks.entities.description import Description
 from bertorch.tasks.entities.global_pointer import GlobalPointer
 from bertorch.tasks.entities.head import Tagger
-from bertorch.tasks.entities.scores import Entity, entity_scores, entity_table
+from bertorch.tasks.entities.scores import Counts, Entity, add_counts, count_entities, count_scores, count_table
 from bertorch.tasks.entities.tags import Span, TagSet
 from bertorch.tasks.entities.windows import TaggedSamples
 from bertorch.training.inference import Compute
@@ -33,6 +34,7 @@ class Findings:
         confidences: the probability of each span; empty unless requested.
         lenient: the spans as conlleval reads the tags; None for a head without tags.
         loss: as in training, averaged over all places (a tagger) or over windows and types (spans); None without tags.
+        terms: how many of these there are.
         emissions: tag scores of each unit, float32 ``[total_units, num_tags]``; None for a head without tags.
     """
 
@@ -41,6 +43,7 @@ class Findings:
     lenient: list[list[Span]] | None
     loss: float | None
     emissions: np.ndarray | None = None
+    terms: int = 0
 
 
 def _entity_head(encoder: Encoder, description: Description) -> Tagger | GlobalPointer:
@@ -91,7 +94,7 @@ def read_entities(
     if samples.tags[0] >= 0:
         losses = {int(rows[0]): loss for rows, _, _, _, loss in parts}
         in_order = [losses[int(rows[0])] for rows in blocks]  # the same on any number of ranks
-        reading.loss = sum(in_order) / len(samples.tags)
+        reading.loss, reading.terms = sum(in_order) / len(samples.tags), len(samples.tags)
     return reading
 
 
@@ -141,8 +144,8 @@ def _read_spans(model: GlobalPointer, samples: TaggedSamples, compute: Compute) 
                 found[row][span] = float(expit(score))
     spans = [sorted(of_row, key=lambda span: (span[1], -span[2], span[0])) for of_row in found]
     confidences = [[of_row[span] for span in listed] for of_row, listed in zip(found, spans, strict=True)]
-    loss = sum(part[2] for _, part in parts) / sum(part[3] for _, part in parts)
-    return Findings(spans, confidences, None, loss)
+    terms = sum(part[3] for _, part in parts)
+    return Findings(spans, confidences, None, sum(part[2] for _, part in parts) / terms, terms=terms)
 
 
 def _bounds(samples: TaggedSamples, row: int) -> list[tuple[int, int]]:
@@ -180,18 +183,47 @@ def in_characters(samples: TaggedSamples, row: int, spans: list[Span]) -> list[E
     return entities
 
 
-def entity_metrics(samples: TaggedSamples, reading: Findings, types: list[str]) -> tuple[dict[str, float], str]:
-    """Score found entities against those of the rows; return the metrics and the table by type.
+@dataclass
+class Tally:
+    """What the scores of some texts are computed from; those of several parts of a file add up.
 
-    ``precision``, ``recall`` and ``f1`` count entities that follow the scheme (seqeval's strict mode);
-    ``conlleval_f1`` counts them as conlleval does, where an I after O begins an entity.
+    Attributes:
+        strict: right, gold and found entities by type, which follow the scheme (seqeval's strict mode).
+        lenient: the same as conlleval counts them, where an I after O begins an entity; None for a head without tags.
+        loss: the mean loss; None without tags.
+        terms: what the loss is a mean over.
     """
+
+    strict: Counts
+    lenient: Counts | None
+    loss: float | None
+    terms: int
+
+
+def tally(samples: TaggedSamples, reading: Findings, types: list[str]) -> Tally:
+    """Compare found entities with those of the rows."""
     gold = [samples.gold(row, types) for row in range(len(samples))]
-    found = [set(in_characters(samples, row, spans)) for row, spans in enumerate(reading.spans)]
-    precision, recall, f1 = entity_scores(gold, found)
-    metrics = {} if reading.loss is None else {"loss": reading.loss}
-    metrics.update(precision=precision, recall=recall, f1=f1)
-    if reading.lenient is not None:
-        lenient = [set(in_characters(samples, row, spans)) for row, spans in enumerate(reading.lenient)]
-        metrics["conlleval_f1"] = entity_scores(gold, lenient)[2]
-    return metrics, entity_table(gold, found)
+
+    def counted(of_rows: list[list[Span]]) -> Counts:
+        return count_entities(gold, (set(in_characters(samples, row, spans)) for row, spans in enumerate(of_rows)))
+
+    lenient = None if reading.lenient is None else counted(reading.lenient)
+    return Tally(counted(reading.spans), lenient, reading.loss, reading.terms)
+
+
+def metrics_of(parts: Sequence[Tally]) -> tuple[dict[str, float], str]:
+    """The metrics of all parts together, and the table by type: ``loss``, ``precision``, ``recall``, ``f1``,
+    ``conlleval_f1``."""
+    strict = add_counts(part.strict for part in parts)
+    metrics = {}
+    if parts[0].loss is not None:
+        metrics["loss"] = sum(part.loss * part.terms for part in parts) / sum(part.terms for part in parts)
+    metrics.update(zip(("precision", "recall", "f1"), count_scores(strict), strict=True))
+    if parts[0].lenient is not None:
+        metrics["conlleval_f1"] = count_scores(add_counts(part.lenient for part in parts))[2]
+    return metrics, count_table(strict)
+
+
+def entity_metrics(samples: TaggedSamples, reading: Findings, types: list[str]) -> tuple[dict[str, float], str]:
+    """Score found entities against those of the rows; return the metrics and the table by type."""
+    return metrics_of([tally(samples, reading, types)])

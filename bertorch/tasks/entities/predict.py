@@ -1,82 +1,102 @@
 """Predict the entities of texts of any length."""
 
 import argparse
-import re
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from bertorch.data.files import OBJECT_FORMATS, as_stream, file_format, find_format, read_labels
+from bertorch.data.files import OBJECT_FORMATS, file_format, find_format, read_labels
 from bertorch.errors import UserError
-from bertorch.tasks.entities.answers import entity_metrics
+from bertorch.tasks.entities.answers import metrics_of, tally
 from bertorch.tasks.entities.head import Tagger
-from bertorch.tasks.entities.predictor import Answer, Predictor
-from bertorch.tasks.entities.rows import ENTITY_FORMATS, Document, read_documents
+from bertorch.tasks.entities.predictor import Answer, Predictor, listed
+from bertorch.tasks.entities.rows import ENTITY_FORMATS, Document, iter_documents
 from bertorch.tasks.entities.scores import Entity
-from bertorch.tasks.prediction import json_line, print_metrics, standard_input, write_lines, writes_json
+from bertorch.tasks.entities.windows import Untagged
+from bertorch.tasks.prediction import header, json_line, print_metrics, table_line, writes_json
+from bertorch.tasks.streaming import Input, Output, answer_rows, open_input, writes
 from bertorch.training.inference import Compute
 
 _COLOURS = (41, 42, 43, 44, 45, 46, 101, 102, 103, 104, 105, 106)  # of the background, as terminals number them
+_COLUMNS = ("line", "type", "entity", "start", "end", "confidence")
 
 
 def predict(args: argparse.Namespace, directory: Path, compute: Compute) -> None:
     """Write each entity's type, text, start, end and confidence; with --evaluate score against those of the file."""
     predictor = Predictor.open(
-        directory, compute, read_labels(args.label_file) if args.label_file else None, args.init_from_ckpt, args.unit,
+        directory, compute.alone, read_labels(args.label_file) if args.label_file else None, args.init_from_ckpt, args.unit,
         args.doc_stride, args.max_seq_length,
     )  # fmt: skip
-    model, types, is_main = predictor.model, predictor.description.types, compute.processes.is_main
-    if args.n_best and not (isinstance(model, Tagger) and model.crf):
+    model, types = predictor.model, predictor.description.types
+    _check(args, directory, isinstance(model, Tagger) and bool(model.crf))
+    of_run = predictor.description.max_seq_length is not None  # models of other tools may lack tags of the scheme
+    tag_set = model.tag_set if args.evaluate and of_run and isinstance(model, Tagger) else None
+    source = open_input(args)
+    documents = _documents(args, source, types)
+
+    def answer(documents: Sequence[Document]) -> tuple[list[str], Any]:
+        usable = [document for document in documents if (document.text or "").strip()]
+        counts, untagged, answers = None, Untagged(), iter(())
+        if usable:
+            if not args.evaluate:
+                usable = [Document(document.line, document.text, document.units) for document in usable]
+            samples = predictor.samples(usable, source.path, tag_set, untagged)
+            found = predictor.find(samples, with_confidence=True)
+            counts = tally(samples, found, types) if args.evaluate else None
+            answers = predictor.answers_of(samples, found, args.n_best)
+        return list(_lines(args, documents, answers, types)) if writes(args) else [], (counts, untagged)
+
+    columns = [*_COLUMNS, *["text"] * args.with_text]
+    kept = answer_rows(args, source, compute, documents, answer, Output(args, "" if args.color else header(args, columns)))
+    if compute.processes.is_main and args.evaluate:
+        untagged = Untagged()
+        for _, own in kept:
+            untagged.add(own)
+        untagged.warn(source.path)
+        metrics, table = metrics_of([counts for counts, _ in kept if counts is not None])
+        print_metrics(metrics)
+        print(table)
+
+
+def _check(args: argparse.Namespace, directory: Path, has_crf: bool) -> None:
+    """Raises UserError if flags do not fit entities, this model or each other."""
+    if args.columns is not None or args.is_text_pair or args.corpus is not None:
+        raise UserError("--columns, --is_text_pair and --corpus are not for entities")
+    if args.input_format not in (None, *ENTITY_FORMATS):
+        raise UserError(f"--input_format {args.input_format}: for entities use one of {', '.join(ENTITY_FORMATS)}")
+    if args.n_best and not has_crf:
         raise UserError(f"--n_best {args.n_best}: {directory} has no CRF, so it gives one answer per text")
     if args.n_best and not writes_json(args):
         raise UserError(f"--n_best {args.n_best}: n-best answers are written as json lines; add --output_format jsonl")
+    if args.with_label and not writes_json(args):
+        raise UserError("--with_label: the entities of the input are written as json lines; add --output_format jsonl")
     if args.color and args.output_file:
         raise UserError("--color is for the terminal; leave out --output_file")
-    documents = _documents(args, types)
-    usable = [document for document in documents if (document.text or "").strip()]
-    path = args.input_file or "<stdin>"
-    if args.evaluate:
-        of_run = predictor.description.max_seq_length is not None  # models of other tools may lack tags of the scheme
-        samples = predictor.samples(usable, path, model.tag_set if of_run and isinstance(model, Tagger) else None)
-        found = predictor.find(samples, with_confidence=True)
-        if is_main:
-            metrics, table = entity_metrics(samples, found, types)
-            print_metrics(metrics)
-            print(table)
-        answers = predictor.answers_of(samples, found, args.n_best)
-    else:
-        answers = iter(list(predictor.answers(usable, path, args.n_best)))  # all ranks take part
-    if is_main:
-        write_lines(args, _lines(args, documents, answers, types))
 
 
-def _documents(args: argparse.Namespace, types: list[str]) -> list[Document]:
+def _documents(args: argparse.Namespace, source: Input, types: list[str]) -> Iterable[Document]:
     """Read every row of the input; one that cannot be used is kept without text."""
-    if args.columns is not None or args.is_text_pair or args.corpus is not None:
-        raise UserError("--columns, --is_text_pair and --corpus are not for entities")
-    kind = args.input_format
-    if kind not in (None, *ENTITY_FORMATS):
-        raise UserError(f"--input_format {kind}: for entities use one of {', '.join(ENTITY_FORMATS)}")
-    path = args.input_file or "<stdin>"
+    kind = source.kind
     if kind is None:
-        kind = file_format(path)
+        kind = "tsv" if source.flows else file_format(source.path)
         by_line = "columns" if args.evaluate else "text"
-        kind = find_format(path, args.encoding) if kind in OBJECT_FORMATS else by_line
-    documents = read_documents(
-        path,
+        kind = find_format(source.path, args.encoding) if kind in OBJECT_FORMATS else by_line
+    documents = iter_documents(
+        source.path,
         types if args.evaluate else None,
         args.bad_rows,
         label_needed=args.evaluate,
-        stream=None if args.input_file else as_stream(standard_input()),
+        stream=source.stream,
         kind=kind,
-        keep_all=args.output_file is not None or not args.evaluate,  # every row gets an answer
+        keep_all=writes(args),  # every row gets an answer
         encoding=args.encoding,
+        at_once=source.flows,
     )
-    return documents if args.evaluate else [replace(document, entities=None) for document in documents]
+    return source.ahead(documents)
 
 
 def _lines(
-    args: argparse.Namespace, documents: list[Document], answers: Iterator[Answer], types: list[str]
+    args: argparse.Namespace, documents: Sequence[Document], answers: Iterator[Answer], types: list[str]
 ) -> Iterator[str]:
     """One object per text in json lines; otherwise one line per entity, starting with the line number of its text."""
     for document in documents:
@@ -85,11 +105,12 @@ def _lines(
         if args.color:
             yield _coloured(text or "", answer.entities, types) + "\n"
         elif writes_json(args):
-            yield json_line(answer.as_json(text))
+            gold = None if text is None or document.entities is None else listed(text, document.entities)
+            yield json_line({**answer.as_json(text), **({"gold": gold} if args.with_label else {})})
         else:
             for (kind, start, end), confidence in zip(answer.entities, answer.confidences, strict=True):
-                surface = re.sub(r"[\t\r\n]", " ", text[start:end])
-                yield f"{document.line}\t{kind}\t{surface}\t{start}\t{end}\t{confidence:.6f}\n"
+                cells = [str(document.line), kind, text[start:end], str(start), str(end), f"{confidence:.6f}"]
+                yield table_line([*cells, *[text] * args.with_text])
 
 
 def _coloured(text: str, entities: list[Entity], types: list[str]) -> str:

@@ -16,7 +16,7 @@ from bertorch.tasks.entities.head import Tagger
 from bertorch.tasks.entities.rows import Document
 from bertorch.tasks.entities.scores import Entity
 from bertorch.tasks.entities.tags import TagSet
-from bertorch.tasks.entities.windows import TaggedSamples, UnitTokenizer, tag_documents
+from bertorch.tasks.entities.windows import TaggedSamples, UnitTokenizer, Untagged, tag_documents
 from bertorch.tasks.prediction import text_tokenizer
 from bertorch.training.inference import Compute
 
@@ -41,16 +41,17 @@ class Answer:
         """``entities`` is null for a text that could not be used."""
         if text is None:
             return {"text": None, "entities": None}
-        listed = zip(_listed(text, self.entities), self.confidences, strict=True)
-        result = {"text": text, "entities": [{**one, "confidence": round(share, 6)} for one, share in listed]}
+        pairs = zip(listed(text, self.entities), self.confidences, strict=True)
+        result = {"text": text, "entities": [{**one, "confidence": round(share, 6)} for one, share in pairs]}
         if self.readings:
             result["readings"] = [
-                {"probability": round(share, 6), "entities": _listed(text, found)} for share, found in self.readings
+                {"probability": round(share, 6), "entities": listed(text, found)} for share, found in self.readings
             ]
         return result
 
 
-def _listed(text: str, entities: list[Entity]) -> list[dict[str, Any]]:
+def listed(text: str, entities: list[Entity]) -> list[dict[str, Any]]:
+    """Entities as json lines show them, each with its own text."""
     return [{"type": kind, "text": text[start:end], "start": start, "end": end} for kind, start, end in entities]
 
 
@@ -106,9 +107,15 @@ class Predictor:
         """The entities of every row, in units, on every rank."""
         return read_entities(self.model, samples, self.compute, with_confidence)
 
-    def samples(self, documents: list[Document], path: str = "<rows>", tag_set: TagSet | None = None) -> TaggedSamples:
-        """The windows of documents that all have texts; with their tags if ``tag_set`` is given."""
-        return tag_documents(documents, self.tokenizer, self.description.types, tag_set, path)
+    def samples(
+        self,
+        documents: list[Document],
+        path: str = "<rows>",
+        tag_set: TagSet | None = None,
+        untagged: Untagged | None = None,
+    ) -> TaggedSamples:
+        """The windows of documents that all have texts; with their tags if ``tag_set`` is given. See ``tag_documents``."""
+        return tag_documents(documents, self.tokenizer, self.description.types, tag_set, path, untagged=untagged)
 
     def answers(self, documents: list[Document], path: str = "<rows>", n_best: int = 0) -> Iterator[Answer]:
         """The answer for each document; all must have texts. A few hundred are read at a time."""

@@ -8,6 +8,7 @@ from bertorch.tasks.classification.scores import precision_recall_f1
 METRICS = ("f1", "conlleval_f1")
 
 Entity = tuple[str, int, int]  # type, start, end
+Counts = tuple[Counter, Counter, Counter]  # right, gold and found entities, by type
 
 
 def entity_scores(gold: Iterable[set[Entity]], found: Iterable[set[Entity]]) -> tuple[float, float, float]:
@@ -17,24 +18,15 @@ def entity_scores(gold: Iterable[set[Entity]], found: Iterable[set[Entity]]) -> 
         gold: the entities of each text; all count, even those that the model cannot express.
         found: the entities that the model found in each text.
     """
-    return precision_recall_f1(*(sum(counts.values()) for counts in _counts(gold, found)))
+    return count_scores(count_entities(gold, found))
 
 
 def entity_table(gold: Iterable[set[Entity]], found: Iterable[set[Entity]]) -> str:
     """A text table of precision, recall, F1, gold and found entities, for each type that occurs and for all."""
-    right, wanted, given = _counts(gold, found)
-    names = [*sorted({*wanted, *given}), "all"]
-    for counts in (right, wanted, given):
-        counts["all"] = sum(counts.values())
-    width = max(4, *(len(name) for name in names))
-    lines = [f"{'type':>{width}} {'precision':>9} {'recall':>9} {'f1':>9} {'gold':>7} {'found':>7}"]
-    for name in names:
-        precision, recall, f1 = precision_recall_f1(right[name], wanted[name], given[name])
-        lines.append(f"{name:>{width}} {precision:>9.4f} {recall:>9.4f} {f1:>9.4f} {wanted[name]:>7} {given[name]:>7}")
-    return "\n".join(lines)
+    return count_table(count_entities(gold, found))
 
 
-def _counts(gold: Iterable[set[Entity]], found: Iterable[set[Entity]]) -> tuple[Counter, Counter, Counter]:
+def count_entities(gold: Iterable[set[Entity]], found: Iterable[set[Entity]]) -> Counts:
     """Count entities by type: right, gold and found."""
     right, wanted, given = Counter(), Counter(), Counter()
     for there, answer in zip(gold, found, strict=True):
@@ -42,3 +34,28 @@ def _counts(gold: Iterable[set[Entity]], found: Iterable[set[Entity]]) -> tuple[
         wanted.update(kind for kind, _, _ in there)
         given.update(kind for kind, _, _ in answer)
     return right, wanted, given
+
+
+def add_counts(parts: Iterable[Counts]) -> Counts:
+    """The counts of several parts of a file together."""
+    right, wanted, given = (sum(counters, Counter()) for counters in zip(*parts, strict=True))
+    return right, wanted, given
+
+
+def count_scores(counts: Counts) -> tuple[float, float, float]:
+    """As ``entity_scores``, from counts."""
+    return precision_recall_f1(*(sum(one.values()) for one in counts))
+
+
+def count_table(counts: Counts) -> str:
+    """As ``entity_table``, from counts."""
+    right, wanted, given = (Counter(one) for one in counts)
+    names = [*sorted({*wanted, *given}), "all"]
+    for one in (right, wanted, given):
+        one["all"] = sum(one.values())
+    width = max(4, *(len(name) for name in names))
+    lines = [f"{'type':>{width}} {'precision':>9} {'recall':>9} {'f1':>9} {'gold':>7} {'found':>7}"]
+    for name in names:
+        precision, recall, f1 = precision_recall_f1(right[name], wanted[name], given[name])
+        lines.append(f"{name:>{width}} {precision:>9.4f} {recall:>9.4f} {f1:>9.4f} {wanted[name]:>7} {given[name]:>7}")
+    return "\n".join(lines)

@@ -211,6 +211,43 @@ def _parts(row: _Row, most: int) -> Iterator[_Row]:
     yield row.part(low, len(row.pieces)) if low else row
 
 
+@dataclass
+class Untagged:
+    """Counts entities that tags cannot express.
+
+    Attributes:
+        overlapped: they overlap longer ones.
+        inside: they begin or end inside a unit.
+        lost: they are longer than ``most`` units, the longest row.
+    """
+
+    overlapped: int = 0
+    inside: int = 0
+    lost: int = 0
+    most: int = 0
+
+    def add(self, other: "Untagged") -> None:
+        """Add those of another part of the file."""
+        self.overlapped += other.overlapped
+        self.inside += other.inside
+        self.lost += other.lost
+
+    def warn(self, path: str | Path) -> None:
+        """Log the counts."""
+        if self.overlapped:
+            logger.warning(
+                f"{path}: {self.overlapped} entities overlap longer ones and cannot be tagged; they count in the scores, "
+                "and --ner_head global_pointer learns them"
+            )
+        if self.inside:
+            logger.warning(
+                f"{path}: {self.inside} entities begin or end inside a unit and cannot be found exactly; they count in the "
+                "scores"
+            )
+        if self.lost:
+            logger.warning(f"{path}: {self.lost} entities are too long for a row of {self.most} units and are not trained")
+
+
 def tag_documents(
     documents: Iterable[Document],
     encoder: UnitTokenizer,
@@ -218,6 +255,7 @@ def tag_documents(
     tag_set: TagSet | None = None,
     path: str | Path = "",
     split_long: bool = False,
+    untagged: Untagged | None = None,
 ) -> TaggedSamples:
     """Tokenize documents.
 
@@ -229,31 +267,24 @@ def tag_documents(
         path: the file's name in warnings.
         split_long: cut a text with more units than 16 windows have tokens into several rows, between entities. For
             training, where a whole row must fit into memory.
+        untagged: adds up what cannot be tagged, for a file that is read in parts; None logs it.
     """
     documents = list(documents)
     most = _LONGEST_ROW * encoder.room if split_long else sys.maxsize
     rows = [part for document in documents for part in _parts(_row(document, encoder), most)]
-    tags, overlapped, inside = [], 0, 0
+    counts = untagged or Untagged()
+    tags = []
     for row in rows:
         spans = [span for span in row.spans if span[1] >= 0]
         ids, left_out = tag_set.encode(spans, len(row.pieces)) if tag_set else (np.full(len(row.pieces), -1), 0)
         tags.append(ids)
-        overlapped += left_out
+        counts.overlapped += left_out
         for (_, start, end), (_, first, last) in zip(row.entities, row.spans, strict=True):
-            inside += first < 0 or row.offsets[first][0] != start or row.offsets[last - 1][1] != end
-    if overlapped:
-        logger.warning(
-            f"{path}: {overlapped} entities overlap longer ones and cannot be tagged; they count in the scores, and "
-            "--ner_head global_pointer learns them"
-        )
-    if inside:
-        logger.warning(
-            f"{path}: {inside} entities begin or end inside a unit and cannot be found exactly; they count in the scores"
-        )
-
-    lost = sum(len(document.entities or ()) for document in documents) - sum(len(row.entities) for row in rows)
-    if lost:
-        logger.warning(f"{path}: {lost} entities are too long for a row of {most} units and are not trained")
+            counts.inside += first < 0 or row.offsets[first][0] != start or row.offsets[last - 1][1] != end
+    counts.lost += sum(len(document.entities or ()) for document in documents) - sum(len(row.entities) for row in rows)
+    counts.most = most
+    if untagged is None:
+        counts.warn(path)
 
     type_ids = {kind: index for index, kind in enumerate(types)}
     windows = [encoder.windows([len(ids) for ids in row.pieces]) for row in rows]

@@ -123,9 +123,14 @@ def read_answers(
         for row, window in zip(rows, windows, strict=True):
             of_question[samples.questions[row]].append(window)
     readings = [_joined(question, windows, types, n_best) for question, windows in zip(questions, of_question, strict=True)]
-    classes = samples.lengths + (2 if "yes" in types else 0)
-    known = int(((samples.starts >= 0) & (samples.starts < classes)).sum())
+    known = known_windows(samples, description)
     return readings, sum(loss for _, (_, loss) in parts) / known if known else np.nan
+
+
+def known_windows(samples: ReadingSamples, description: Description) -> int:
+    """The number of windows with known answers, which the loss of ``read_answers`` is the mean over."""
+    classes = samples.lengths + (2 if "yes" in ANSWER_TYPES[description.answer_types] else 0)
+    return int(((samples.starts >= 0) & (samples.starts < classes)).sum())
 
 
 def _window(

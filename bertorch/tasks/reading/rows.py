@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -61,6 +61,7 @@ def read_questions(
     answers_needed: bool = True,
     places_needed: bool = True,
     encoding: str | None = None,
+    stream: BinaryIO | None = None,
 ) -> list[Question]:
     """Read a file in the layout of SQuAD v1.1 or v2.0, as used by CMRC2018, DRCD, DuReader-robust and CJRC; also ``.gz``.
 
@@ -79,6 +80,7 @@ def read_questions(
         answers_needed: False also reads questions without answers.
         places_needed: whether answers must be found in their passages: training needs it, evaluation only their texts.
         encoding: the file's encoding; None detects it.
+        stream: read this, which has SQuAD's layout, instead of opening ``path``.
 
     Raises:
         UserError: the file cannot be read, does not have this layout, or has bad rows.
@@ -87,18 +89,14 @@ def read_questions(
     questions: list[Question] = []
     known: set[str] = set()
     mended = guessed = 0
-    for line, identity, context, entry in _entries(path, encoding, bad):
+    for line, identity, context, entry in _entries(path, encoding, bad, stream):
         try:
             question = _question(line, identity, context, entry, answers_needed)
             if identity in known:
                 raise UnusableRow("the id appears twice", "give each question its own id")
-            if question.kind == "span" and question.answers:
-                found, repair = _find(question.answers[0], context, entry["answers"][0].get("answer_start", -1))
-                if found is None and places_needed:
-                    raise UnusableRow(f"the answer {question.answers[0][:20]!r} is not in its passage", "correct it")
-                question.start, question.end = found or (-1, -1)
-                mended += repair == "mended"
-                guessed += repair == "guessed"
+            repair = _place(question, entry, places_needed)
+            mended += repair == "mended"
+            guessed += repair == "guessed"
         except UnusableRow as error:
             bad.add(line, f"question {identity}: {error.problem}", error.remedy)
             continue
@@ -116,6 +114,44 @@ def read_questions(
     return questions
 
 
+def iter_questions(
+    path: str | Path,
+    kind: str,
+    bad_rows: str = "error",
+    answers_needed: bool = False,
+    encoding: str | None = None,
+    stream: BinaryIO | None = None,
+    at_once: bool = False,
+) -> Iterator[Question]:
+    """Read questions that stand in rows of their own, each with its passage; they come as they are read.
+
+    Args:
+        path: the file, named in messages.
+        kind: one of ``INPUT_FORMATS``. The rows are as ``read_questions`` has them; a table without a header row has the
+            question and the passage. The number of the question is its id if it has none.
+        bad_rows, answers_needed, encoding: as for ``read_questions``.
+        stream: read this instead of opening ``path``.
+        at_once: for a source without an end: the first bad row raises, if bad rows are not skipped.
+
+    Raises:
+        UserError: the file cannot be read, is empty, or has bad rows.
+    """
+    bad, usable = BadRows(path, bad_rows, at_once), False
+    for line, identity, context, entry in _row_entries(path, kind, encoding, bad, stream):
+        try:
+            question = _question(line, identity, context, entry, answers_needed)
+            _place(question, entry, needed=False)
+        except UnusableRow as error:
+            bad.add(line, f"question {identity}: {error.problem}", error.remedy)
+            continue
+        usable = True
+        if not bad.stops:
+            yield question
+    bad.close()
+    if not usable:
+        raise UserError(f"{path}: no questions in it" + (" that can be used" if bad.count else ""))
+
+
 def _lines_of_ids(raw: str) -> dict[str, Iterator[int]]:
     """The line numbers of each id, in order."""
     lines: dict[str, list[int]] = {}
@@ -126,8 +162,8 @@ def _lines_of_ids(raw: str) -> dict[str, Iterator[int]]:
     return {identity: iter(found) for identity, found in lines.items()}
 
 
-def _read_json(path: str | Path, encoding: str | None) -> tuple[str, Any]:
-    raw = "\n".join(line for _, line in read_lines(path, encoding=encoding))
+def _read_json(path: str | Path, encoding: str | None, stream: BinaryIO | None) -> tuple[str, Any]:
+    raw = "\n".join(line for _, line in read_lines(path, stream, encoding))
     try:
         return raw, json.loads(raw)
     except json.JSONDecodeError as error:
@@ -138,8 +174,13 @@ def _read_json(path: str | Path, encoding: str | None) -> tuple[str, Any]:
         raise UserError(f"{path}: cannot be read ({error})") from None
 
 
-def _entries(path: str | Path, encoding: str | None, bad: BadRows) -> Iterator[tuple[int, str, Any, dict[str, Any]]]:
+def _entries(
+    path: str | Path, encoding: str | None, bad: BadRows, stream: BinaryIO | None
+) -> Iterator[tuple[int, str, Any, dict[str, Any]]]:
     """``(line, id, context, entry of the question)``; its place in the file is the id of one that has none."""
+    if stream is not None:
+        yield from _nested_entries(path, *_read_json(path, encoding, stream))
+        return
     kind = find_format(path, encoding)
     if kind not in BINARY_FORMATS:
         begins = next((text.strip() for _, text in read_lines(path, encoding=encoding) if text.strip()), "")
@@ -148,15 +189,24 @@ def _entries(path: str | Path, encoding: str | None, bad: BadRows) -> Iterator[t
         elif _is_row(begins):
             kind = "jsonl"
         elif begins.startswith(("{", "[")) or "question" not in begins.lower():
-            yield from _nested_entries(path, *_read_json(path, encoding))
+            yield from _nested_entries(path, *_read_json(path, encoding, None))
             return
+    yield from _row_entries(path, kind, encoding, bad, None)
+
+
+def _row_entries(
+    path: str | Path, kind: str, encoding: str | None, bad: BadRows, stream: BinaryIO | None
+) -> Iterator[tuple[int, str, Any, dict[str, Any]]]:
+    """As ``_entries``, of rows that hold one question each, or the ``qas`` of one passage."""
     header: list[str] | None = None
     count = 0
-    for line, cells in read_cells(path, bad, kind=kind, encoding=encoding):
+    for line, cells in read_cells(path, bad, stream, kind, encoding=encoding):
         if isinstance(cells, list):
             if header is None:
                 header = [cell.strip().lower() for cell in cells]
-                continue
+                if "question" in header:
+                    continue
+                header = ["question", "context"]
             cells = dict(zip(header, cells, strict=False))
         context = next((cells[key] for key in _CONTEXT_KEYS if key in cells), None)
         for row in cells["qas"] if isinstance(cells.get("qas"), list) else [cells]:
@@ -236,6 +286,17 @@ def _question(line: int, identity: str, context: str, entry: dict[str, Any], ans
     if given and not impossible and given[0].get("answer_start", -1) == -1 and answers[0] in ("YES", "NO"):
         kind = answers[0].lower()
     return Question(line, identity, text, context, answers, kind)
+
+
+def _place(question: Question, entry: dict[str, Any], needed: bool) -> str:
+    """Set where the first answer stands; returns how it was found, as ``_find`` says."""
+    if question.kind != "span" or not question.answers:
+        return ""
+    found, repair = _find(question.answers[0], question.context, entry["answers"][0].get("answer_start", -1))
+    if found is None and needed:
+        raise UnusableRow(f"the answer {question.answers[0][:20]!r} is not in its passage", "correct it")
+    question.start, question.end = found or (-1, -1)
+    return repair
 
 
 def _find(answer: str, context: str, start: int) -> tuple[tuple[int, int] | None, str]:

@@ -2,7 +2,8 @@
 
 import argparse
 from array import array
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -11,11 +12,12 @@ from bertorch.data.files import read_lines
 from bertorch.data.rows import Row
 from bertorch.errors import UserError
 from bertorch.memory import give_back_memory
-from bertorch.tasks.prediction import json_line, print_metrics, write_lines, writes_json
+from bertorch.tasks.prediction import given_values, header, json_line, print_metrics, table_line, writes_json
 from bertorch.tasks.sentences.predictor import Predictor
 from bertorch.tasks.sentences.rows import read_positives
 from bertorch.tasks.sentences.scores import retrieval_metrics
 from bertorch.tasks.sentences.search import VectorFile, ranks_of_positives, top_k
+from bertorch.tasks.streaming import Input, Output, answer_rows
 
 _CORPUS_BLOCK = 16_384  # lines encoded at a time
 _QUERY_BLOCK = 1_024
@@ -52,45 +54,46 @@ def _add_lines(
     return numbers
 
 
-def search(args: argparse.Namespace, predictor: Predictor, rows: list[Row]) -> None:
-    """Write the most similar lines of ``--corpus`` for each row, the nearest first."""
+def search(args: argparse.Namespace, source: Input, predictor: Predictor, rows: Iterable[Row]) -> None:
+    """Write the most similar lines of ``--corpus`` for each row, the nearest first.
+
+    All processes encode the corpus together; each then searches for its own queries.
+    """
+    compute = predictor.compute
     with VectorFile(predictor.width) as corpus:
         numbers = _add_lines(predictor, corpus, args.corpus, args.encoding)
         if not numbers:
             raise UserError(f"{args.corpus}: no text in it; write one per line")
-        lines = _hits(args, predictor, rows, corpus, numbers)
-        if predictor.compute.processes.is_main:
-            write_lines(args, lines)
-        else:
-            for _ in lines:  # encodes its share of the queries
-                pass
+        alone = replace(predictor, compute=compute.alone)
+
+        def answer(rows: Sequence[Row]) -> tuple[list[str], None]:
+            return list(_hits(args, alone, rows, corpus, numbers)), None
+
+        columns = ["query", "rank", "score", "line", "text", *["query_text"] * args.with_text]
+        answer_rows(args, source, compute, rows, answer, Output(args, header(args, columns)), _QUERY_BLOCK, grow=False)
 
 
 def _hits(
-    args: argparse.Namespace, predictor: Predictor, rows: list[Row], corpus: VectorFile, numbers: list[int]
+    args: argparse.Namespace, predictor: Predictor, rows: Sequence[Row], corpus: VectorFile, numbers: Sequence[int]
 ) -> Iterator[str]:
     """Lines of query line, rank, cosine, corpus line and text; in json lines, one object per query."""
-    rows = iter(rows)
-    while block := list(islice(rows, _QUERY_BLOCK)):
-        usable = [row for row in block if row.texts]
-        found = iter(())
-        if usable:
-            vectors = predictor.vectors(predictor.samples(row.texts[0] for row in usable))
-            if predictor.compute.processes.is_main:
-                found = iter(zip(*top_k(vectors, corpus, args.top_k), strict=True))
-        for row in block:
-            scores, places = next(found, ((), ())) if row.texts else ((), ())
-            hits = [
-                (round(float(score), 6), numbers[place], corpus.text(place))
-                for score, place in zip(scores, places, strict=True)
-            ]
-            if writes_json(args):
-                hits = [{"score": score, "line": line, "text": text} for score, line, text in hits]
-                yield json_line({"query": row.line, "hits": hits})
-            else:
-                for rank, (score, line, text) in enumerate(hits, 1):
-                    shown = text.replace("\t", " ")
-                    yield f"{row.line}\t{rank}\t{score:.6f}\t{line}\t{shown}\n"
+    usable = [row for row in rows if row.texts]
+    found = iter(())
+    if usable:
+        vectors = predictor.vectors(predictor.samples(row.texts[0] for row in usable))
+        found = iter(zip(*top_k(vectors, corpus, args.top_k), strict=True))
+    for row in rows:
+        scores, places = next(found) if row.texts else ((), ())
+        hits = [
+            (round(float(score), 6), numbers[place], corpus.text(place)) for score, place in zip(scores, places, strict=True)
+        ]
+        if writes_json(args):
+            hits = [{"score": score, "line": line, "text": text} for score, line, text in hits]
+            yield json_line({"query": row.line, "hits": hits, **given_values(args, row, 1)})
+        else:
+            for rank, (score, line, text) in enumerate(hits, 1):
+                cells = [str(row.line), str(rank), f"{score:.6f}", str(line), text]
+                yield table_line([*cells, *list(row.texts) * args.with_text])
 
 
 def evaluate_retrieval(args: argparse.Namespace, predictor: Predictor) -> None:

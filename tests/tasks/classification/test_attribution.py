@@ -10,7 +10,7 @@ from bertorch.data.rows import Row
 from bertorch.data.tokenizing import TextTokenizer, load_tokenizer, tokenize
 from bertorch.encoder import TokenBatch
 from bertorch.tasks.classification import attribution
-from bertorch.tasks.classification.attribution import Attribution, explain_rows, integrated_gradients
+from bertorch.tasks.classification.attribution import Attribution, explain_rows, gaps_of, integrated_gradients, report_gaps
 from bertorch.tasks.classification.head import load_trained_classifier
 from bertorch.tasks.sentences.encoder import SentenceEncoder
 from bertorch.tasks.sentences.pair import SentencePair
@@ -31,7 +31,9 @@ def explained(directory, texts, steps=8, length=24, truncation="head", encoder=N
     rows = [Row(line, one, None) for line, one in enumerate(texts, 1)]
     samples = tokenize(((row.line, row.texts, -1) for row in rows if row.texts), encoder)
     logits = Compute(8, processes).of_sequences(model, model.logits, samples)
-    return explain_rows(model, model.logits, rows, samples, logits, encoder, steps, processes), model
+    found = explain_rows(model, model.logits, rows, samples, logits, encoder, steps)
+    report_gaps(gaps_of(rows, found), encoder.max_seq_length, steps)
+    return found, model
 
 
 def theirs(directory, texts, steps, length=24):
@@ -150,21 +152,6 @@ def test_on_a_gpu(tiny_model):
         assert_close(*values, 1e-3)
 
 
-def test_two_processes_share_the_rows(tiny_model, monkeypatch):
-    """The second of two explains every other row that has texts, and learns of the rest from the first."""
-    directory = tiny_model("bert", HEAD, num_labels=3)
-    expected, model = explained(directory, [*ROWS, ()])
-    monkeypatch.setattr(Processes, "gather", lambda self, own: [{0: expected[0], 2: expected[2]}, own])
-    encoder = TextTokenizer(load_tokenizer(directory), 24)
-    rows = [Row(line, one, None) for line, one in enumerate([*ROWS, ()], 1)]
-    samples = tokenize(((row.line, row.texts, -1) for row in rows if row.texts), encoder)
-    logits = np.log(np.stack([one.probabilities for one in expected[:-1]]))
-    second = Processes(1, 1, 2, torch.device("cpu"))
-    found = explain_rows(model, model.logits, rows, samples, logits, encoder, 8, second)
-    assert found[0] is expected[0] and found[1] is not expected[1]
-    assert found[-1] is None and [one.spans for one in found[:-1]] == [one.spans for one in expected[:-1]]
-
-
 def test_what_was_cut_is_left_out_and_said(tiny_model, messages):
     directory = tiny_model("bert", HEAD, num_labels=3)
     text = "".join(map(chr, range(0x4E00, 0x4E00 + 30)))
@@ -229,7 +216,7 @@ def test_two_sequences_through_their_vectors(tiny_model):
     vectors = Compute(8, ALONE).of_sequences(model.sentence, model.sentence, samples)
     with torch.no_grad():
         expected = model.logits(*(torch.from_numpy(vectors[place::2]) for place in (0, 1))).numpy()
-    first, _ = explain_rows(model, logits, rows, samples, expected, text_encoder, 64, ALONE)
+    first, _ = explain_rows(model, logits, rows, samples, expected, text_encoder, 64)
     assert first.logit == pytest.approx(expected[0].max(), rel=1e-4)
     assert [text[start:end] for text, spans in zip(rows[0].texts, first.spans, strict=True) for start, end, _ in spans] == [
         *"好差房间很干净,但是早餐差!的"

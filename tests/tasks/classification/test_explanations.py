@@ -10,7 +10,7 @@ import pytest
 
 from bertorch.data.rows import Row
 from bertorch.tasks.classification.attribution import Explanation
-from bertorch.tasks.classification.explanations import explanation_lines
+from bertorch.tasks.classification.explanations import explanation_lines, explanation_output
 
 LABELS = ["bad", "<i>good</i>"]
 HOSTILE = "<script>alert(\"1\")</script> &amp; \x1b[31m\t'x'\u2028y"
@@ -22,9 +22,20 @@ def explanation(*texts, left_out=None):
     return Explanation(np.array([0.25, 0.75]), 1.5, -0.5, 0.012, spans, left_out or [None] * len(texts))
 
 
+def namespace(**flags):
+    defaults = {
+        "output_file": None,
+        "output_format": None,
+        "probabilities": False,
+        "top_k": 2,
+        "header": False,
+        "evaluate": False,
+    }
+    return argparse.Namespace(**{**defaults, **flags})
+
+
 def lines(rows, explanations, **flags):
-    defaults = {"output_file": None, "output_format": None, "probabilities": False, "top_k": 2}
-    return list(explanation_lines(argparse.Namespace(**{**defaults, **flags}), rows, LABELS, explanations))
+    return explanation_lines(namespace(**flags), rows, LABELS, explanations, max(len(row.texts) for row in rows))
 
 
 class Page(HTMLParser):
@@ -49,10 +60,15 @@ class Page(HTMLParser):
             self.paragraphs[-1] += data
 
 
-def test_a_page_escapes_what_is_hostile_and_shows_all_of_it():
-    page, *sections, end = lines([Row(7, (HOSTILE,), None)], [explanation(HOSTILE)], output_file="x.HTML")
-    assert page.startswith("<!DOCTYPE html>") and "viewport" in page and "http" not in page and end.endswith("</html>\n")
+def test_a_page_escapes_what_is_hostile_and_shows_all_of_it(tmp_path):
+    sections = lines([Row(7, (HOSTILE,), None)], [explanation(HOSTILE)], output_file=str(tmp_path / "x.HTML"))
+    output = explanation_output(namespace(output_file=str(tmp_path / "x.HTML")), LABELS, 1)
+    output.write(sections, 1)
+    output.finish()
+    page = (tmp_path / "x.HTML").read_text(encoding="utf-8")
+    assert page.startswith("<!DOCTYPE html>") and "viewport" in page and "http" not in page and page.endswith("</html>\n")
     (section,) = sections
+    assert section in page
     reader = Page(section)
     assert reader.open == [] and reader.tags == {"section", "h2", "p", "span", "small"}
     assert "<i>" not in section and "<script" not in section and "\x1b" not in section
@@ -62,7 +78,7 @@ def test_a_page_escapes_what_is_hostile_and_shows_all_of_it():
 
 def test_a_page_of_pairs_cut_texts_and_rows_that_cannot_be_read():
     rows = [Row(1, ("abcdef", "gh"), None), Row(2, (), None)]
-    _, pair, lost, _ = lines(rows, [explanation("abcdef", "gh", left_out=[(4, 6), None]), None], output_file="x.html")
+    pair, lost = lines(rows, [explanation("abcdef", "gh", left_out=[(4, 6), None]), None], output_file="x.html")
     assert pair.count("<p") == 2 and '<span class="cut">ef</span>' in pair
     assert 'class="f" style="--s:0.60" title="+0.5000">a</span>' in pair and 'class="a"' in pair
     assert "line 2" in lost
