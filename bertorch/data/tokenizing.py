@@ -15,8 +15,16 @@ from typing import TypeVar
 
 import numpy as np
 from loguru import logger
-from tokenizers import AddedToken
-from transformers import AutoTokenizer, BertTokenizer, MPNetTokenizer, PreTrainedTokenizerBase, RoFormerTokenizer
+from tokenizers import AddedToken, Regex, normalizers
+from transformers import (
+    AutoTokenizer,
+    BertTokenizer,
+    DebertaV2Tokenizer,
+    MPNetTokenizer,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    RoFormerTokenizer,
+)
 
 import bertorch
 from bertorch.cache import cache_root
@@ -24,13 +32,18 @@ from bertorch.checksums import compare_checksums, write_checksums
 from bertorch.data.chinese import convert
 from bertorch.data.files import open_binary
 from bertorch.data.tables import files_of
-from bertorch.encoder.albert_tokenizer import FILE_NAMES, find_albert_model, load_albert_tokenizer
+from bertorch.encoder.albert_tokenizer import FILE_NAMES, find_albert_model, load_albert_tokenizer, read_sentencepiece
 from bertorch.encoder.config import load_config, read_json_object
 from bertorch.errors import UserError
 from bertorch.writing import whole_folder
 
 TRUNCATIONS = ("head", "tail", "head_tail")
 AnySamples = TypeVar("AnySamples", bound="Samples")
+_DEBERTA_MODEL = "spm.model"
+_DEBERTA_TOKENS = {
+    "pad_token": "[PAD]", "unk_token": "[UNK]", "bos_token": "[CLS]", "eos_token": "[SEP]", "cls_token": "[CLS]",
+    "sep_token": "[SEP]", "mask_token": "[MASK]",
+}  # fmt: skip
 _CHINESE = re.compile("[\u4e00-\u9fff]+")
 _UNUSED = re.compile(r"\[unused\d+\]")  # BERT's free rows, for markers of the user's own
 _CHUNK = 10_000  # rows tokenized at a time, so that a large corpus is never in memory as Python lists
@@ -42,7 +55,8 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
     A ``vocab.txt`` without the files of another tokenizer is WordPiece, whatever family the config names: Chinese ALBERT
     and RoBERTa are published this way. English ALBERT has a ``spiece.model``, which Google calls ``30k-clean.model``, and
     gets the ids of Google's tokenizer from it, even beside a ``tokenizer.json``. A RoFormer whose vocabulary has Chinese
-    words cuts texts with jieba first. ``[unused1]`` and its like in a text are those tokens, if the vocabulary has them.
+    words cuts texts with jieba first. A DeBERTa's ``spm.model`` or ``tokenizer.json`` gives the ids of SentencePiece.
+    ``[unused1]`` and its like in a text are those tokens, if the vocabulary has them.
     Python code in the directory is never run, whatever its settings say.
 
     Raises:
@@ -51,7 +65,7 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
     """
     directory = Path(directory)
     _check_named_files(directory)
-    others = ("tokenizer.json", "merges.txt", *FILE_NAMES, "sentencepiece.bpe.model")
+    others = ("tokenizer.json", "merges.txt", *FILE_NAMES, "sentencepiece.bpe.model", _DEBERTA_MODEL)
     config = directory / "config.json"
     family = read_json_object(config).get("model_type") if config.is_file() else None
     try:
@@ -60,7 +74,11 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
         elif (directory / "vocab.txt").is_file() and not any((directory / name).is_file() for name in others):
             kind = MPNetTokenizer if family == "mpnet" else BertTokenizer  # its special tokens are RoBERTa's
             tokenizer = kind.from_pretrained(directory)
-        elif family == "roformer_v2" and (directory / "tokenizer.json").is_file():  # AutoTokenizer does not know the family
+        elif family == "deberta-v2":
+            tokenizer = _deberta_tokenizer(directory)
+        elif (
+            family in ("roformer_v2", "nezha") and (directory / "tokenizer.json").is_file()
+        ):  # AutoTokenizer does not know them
             tokenizer = BertTokenizer.from_pretrained(directory)
         elif any((directory / name).is_file() for name in others):
             # Without trust_remote_code transformers asks, and reads the answer from standard input: from our texts.
@@ -80,6 +98,30 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
     unused = [token for token in tokenizer.get_vocab() if _UNUSED.fullmatch(token)]
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in unused])  # in a text it is that token
     return tokenizer
+
+
+def _deberta_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer as ``tokenizer.json`` describes it, or as transformers 4 made it from ``spm.model``.
+
+    transformers 5 makes it anew from the vocabulary alone, without the model's own normalisation: a full-width comma then is
+    unknown. What is saved from here is opened as it is.
+    """
+    if (directory / "tokenizer.json").is_file():
+        settings = directory / "tokenizer_config.json"
+        given = read_json_object(settings) if settings.is_file() else {}
+        roles = {role: token for role, token in _DEBERTA_TOKENS.items() if role not in given}
+        return PreTrainedTokenizerFast.from_pretrained(directory, **roles)
+    if not (directory / _DEBERTA_MODEL).is_file():
+        raise UserError(f"{directory}: contains no vocabulary; looked for vocab.txt, tokenizer.json, {_DEBERTA_MODEL}")
+    path = directory / _DEBERTA_MODEL
+    proto, _ = read_sentencepiece(path.read_bytes(), path)
+    made = DebertaV2Tokenizer.from_pretrained(directory)
+    steps = [normalizers.Lowercase()] if made.do_lower_case else []
+    charsmap = proto.normalizer_spec.precompiled_charsmap
+    steps += [normalizers.Strip(), *([normalizers.Precompiled(charsmap)] if charsmap else [])]
+    made.backend_tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(Regex(" {2,}"), " ")])
+    kept = {name: getattr(made, name) for name in ("model_max_length", "model_input_names", "name_or_path")}
+    return PreTrainedTokenizerFast(tokenizer_object=made.backend_tokenizer, **kept, **made.special_tokens_map)
 
 
 def _roformer_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

@@ -90,7 +90,7 @@ def make_albert_tokenizer(
     Raises:
         UserError: the model is damaged, is not a unigram model, or lacks one of the special tokens.
     """
-    proto, processor = _read_model(model, source)
+    proto, processor = read_sentencepiece(model, source)
     special = {role: _content(settings.get(role)) or token for role, token in SPECIAL_TOKENS.items()}
     ids = {token: processor.piece_to_id(token) for token in special.values()}
     lacking = [token for token, number in ids.items() if processor.id_to_piece(number) != token]
@@ -123,7 +123,12 @@ def saved_files(tokenizer: PreTrainedTokenizerFast) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
 
 
-def _read_model(model: bytes, source: str | Path) -> tuple[Any, sentencepiece.SentencePieceProcessor]:
+def read_sentencepiece(model: bytes, source: str | Path) -> tuple[Any, sentencepiece.SentencePieceProcessor]:
+    """The message that a SentencePiece file of the unigram kind holds, and the model.
+
+    Raises:
+        UserError: the file is damaged, or of another kind.
+    """
     from sentencepiece import sentencepiece_model_pb2  # loads all of protobuf, and is needed only here
 
     proto, processor = sentencepiece_model_pb2.ModelProto(), sentencepiece.SentencePieceProcessor()
@@ -134,7 +139,7 @@ def _read_model(model: bytes, source: str | Path) -> tuple[Any, sentencepiece.Se
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"{source}: damaged, or not a SentencePiece model ({reason})") from None
     if not proto.pieces or proto.trainer_spec.model_type != _UNIGRAM:
-        raise UserError(f"{source}: not a SentencePiece model of ALBERT's kind (unigram)")
+        raise UserError(f"{source}: not a SentencePiece model of the unigram kind")
     return proto, processor
 
 

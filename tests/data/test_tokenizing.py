@@ -3,6 +3,7 @@
 import errno
 import gzip
 import importlib.util
+import io
 import json
 import os
 import pickle
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sentencepiece
 from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
 
@@ -182,6 +184,63 @@ def test_mpnet_with_vocab_txt_alone_has_its_own_special_tokens(tmp_path):
     tokenizer = load_tokenizer(tmp_path)
     assert tokenizer("a b", "b")["input_ids"] == [0, 5, 6, 2, 2, 6, 2]
     assert TextTokenizer(tokenizer, 16).encode([("a b", "b")])[0][0] == [0, 5, 6, 2, 2, 6, 2]
+
+
+SIGNS = ["a  b\tc ", "ﬁ Ｆｕｌｌ－width，房间", "\u3000龘 e\u0301", "房间很干净，服务员也好。", "", "\u2028x"]
+
+
+@pytest.fixture(scope="module")
+def pieces(tmp_path_factory) -> tuple[Path, sentencepiece.SentencePieceProcessor]:
+    """A directory as Microsoft publishes DeBERTa-v3, and its SentencePiece model: nothing but that gives its tokens."""
+    directory, model = tmp_path_factory.mktemp("deberta"), io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a cat sat on the full width mat, 9 fi e\u0301", "房间很干净，服务员也好。房间好"] * 9),
+        model_writer=model, vocab_size=60, pad_id=0, bos_id=1, eos_id=2, unk_id=3, pad_piece="[PAD]", bos_piece="[CLS]",
+        eos_piece="[SEP]", unk_piece="[UNK]", minloglevel=2, hard_vocab_limit=False,
+    )  # fmt: skip
+    (directory / "spm.model").write_bytes(model.getvalue())
+    (directory / "config.json").write_text('{"model_type": "deberta-v2"}')
+    (directory / "tokenizer_config.json").write_text('{"do_lower_case": false, "vocab_type": "spm"}')
+    return directory, sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+
+
+def test_deberta_has_the_ids_of_sentencepiece(pieces, tmp_path):
+    """So they stay in what is saved, for us and for transformers, and where another class is named beside them."""
+    directory, processor = pieces
+    wanted = [[1, *processor.encode(text), 2] for text in SIGNS]
+    assert processor.encode("，") == processor.encode(",") != [3]  # the model normalises
+    tokenizer = load_tokenizer(directory)
+    assert [tokenizer(text).input_ids for text in SIGNS] == wanted
+    mask = processor.get_piece_size()
+    assert tokenizer.mask_token_id == mask and tokenizer("a[MASK]").input_ids[-2:] == [mask, 2]
+    assert tokenizer("a", "b").token_type_ids[-1] == 1
+    tokenizer.save_pretrained(tmp_path)
+    shutil.copy(directory / "config.json", tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    for change in ({}, {"tokenizer_class": "DebertaV2Tokenizer"}, {"tokenizer_class": None, "mask_token": None}):
+        if not change:
+            assert [AutoTokenizer.from_pretrained(tmp_path)(text).input_ids for text in SIGNS] == wanted
+        given = {key: value for key, value in {**settings, **change}.items() if value is not None}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(given))
+        again = load_tokenizer(tmp_path)
+        assert [again(text).input_ids for text in SIGNS] == wanted and again.mask_token_id == mask
+
+
+def test_deberta_in_lower_case(pieces, tmp_path):
+    directory, processor = pieces
+    shutil.copytree(directory, tmp_path / "lower")
+    (tmp_path / "lower" / "tokenizer_config.json").write_text('{"do_lower_case": true}')
+    assert load_tokenizer(tmp_path / "lower")("A CAT").input_ids == [1, *processor.encode("a cat"), 2]
+
+
+@pytest.mark.parametrize("content", [None, b"not a model"], ids=["absent", "damaged"])
+def test_deberta_without_a_vocabulary(tmp_path, content):
+    (tmp_path / "config.json").write_text('{"model_type": "deberta-v2"}')
+    if content is not None:
+        (tmp_path / "spm.model").write_bytes(content)
+    with pytest.raises(UserError, match="spm.model") as caught:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
