@@ -24,6 +24,7 @@ between the chunks:
              T real tokens, S the sum of squared lengths, D hidden size, B rows; head: 2 * B * D * (D + labels) for
              classes, 2 * T * D * tags, 2 * T * D * 2 for answers, 2 * B * B * D for in-batch negatives.
              For classes our last layer makes only keys and values of all tokens, 4 * T * D^2 + 20 * B * D^2 + 4 * T * D
+             That is BERT's arithmetic; the share of another --family is left out.
     ceiling  the six linear maps of a block over T tokens, 4 of [D, D], [D, 4D] and [4D, D], each y = x w^T, and backward
              g w and g^T x
 Peak memory is VmHWM of the process, with its libraries and its data, or with --device cuda what torch reserved there.
@@ -456,7 +457,8 @@ def table(args: argparse.Namespace, figures: dict[str, list[dict[str, Any]]], be
             both = zip(a_second(other, "samples"), a_second(title, "samples"), strict=True)
             cells.append("-" if other == title else spread([mine / theirs for mine, theirs in both], 2))
         cells.append(f"{sum(chunk['padded'] for chunk in chunks) / sum(chunk['tokens'] for chunk in chunks):.2f}")
-        cells.append(f"{100 * statistics.median(a_second(title, 'flops')) / 1e9 / best[title.split()[-1]]:.0f}")
+        share = 100 * statistics.median(a_second(title, "flops")) / 1e9 / best[title.split()[-1]]
+        cells.append(f"{share:.0f}" if args.family == "bert" else "-")
         cells += [f"{chunks[-1]['memory']:,.0f}", f"{chunks[-1]['loss']:.3f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -468,8 +470,9 @@ def main() -> None:
         work(args)
     layers, hidden, heads = SHAPES[args.shape]
     print(
-        f"{machine(args, 'sentence-transformers', 'datasets')}\n\n{layers} layers, {hidden} wide, {heads} heads, random "
-        f"weights; batch size {args.batch_size}; medians of {args.pairs} chunks of {args.steps} updates (lowest..highest); "
+        f"{machine(args, 'sentence-transformers', 'datasets')}\n\n{args.family}, {layers} layers, {hidden} wide, {heads} "
+        f"heads, random weights; batch size {args.batch_size}; medians of {args.pairs} chunks of {args.steps} updates "
+        "(lowest..highest); "
         "faster by: median over the pairs of their seconds a sample, divided by ours\n"
     )
     with tempfile.TemporaryDirectory() as temporary:

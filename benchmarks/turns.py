@@ -22,6 +22,8 @@ from chunked_batch import ROOT
 # Libraries are imported where they are used: a worker loads those of its own side, because its memory is compared.
 
 SHAPES = {"base": (12, 768, 12), "tiny": (6, 128, 2)}  # layers, hidden size, heads
+# Families that a random encoder may have: what their configurations say beside the sizes, as published models do.
+FAMILIES = {"bert": {}, "modernbert": {"intermediate_size": 1.5, "classifier_pooling": "mean"}}  # in hidden sizes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shape", choices=SHAPES, default="tiny", help="base: 12 layers, 768 wide; tiny: 6 layers, 128 wide"
     )
+    parser.add_argument("--family", choices=FAMILIES, default="bert", help="of the encoder, on all sides")
     parser.add_argument("--pairs", type=int, default=5, help="chunks of each side")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -164,9 +167,9 @@ def machine(args: argparse.Namespace, *packages: str) -> str:
 
 
 def random_encoder(args: argparse.Namespace, directory: Path) -> Path:
-    """A BERT of random weights in Hugging Face's layout, with a real vocabulary."""
+    """An encoder of random weights in Hugging Face's layout, with a real vocabulary."""
     import torch
-    from transformers import BertConfig, BertModel, BertTokenizer
+    from transformers import AutoConfig, AutoModel, BertTokenizer
 
     layers, hidden, heads = SHAPES[args.shape]
     vocabulary = args.data_dir / "vocab" / "google_zh_vocab.txt"
@@ -177,9 +180,11 @@ def random_encoder(args: argparse.Namespace, directory: Path) -> Path:
     tokenizer = BertTokenizer.from_pretrained(source)
     tokenizer.save_pretrained(saved)
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(tokenizer), num_hidden_layers=layers, hidden_size=hidden, num_attention_heads=heads,
-        intermediate_size=4 * hidden,
+    traits = {"intermediate_size": 4, **FAMILIES[args.family]}
+    traits["intermediate_size"] = int(traits["intermediate_size"] * hidden)
+    config = AutoConfig.for_model(
+        args.family, vocab_size=len(tokenizer), num_hidden_layers=layers, hidden_size=hidden, num_attention_heads=heads,
+        pad_token_id=tokenizer.pad_token_id, **traits,
     )  # fmt: skip
-    BertModel(config).save_pretrained(saved)
+    AutoModel.from_config(config).save_pretrained(saved)
     return saved

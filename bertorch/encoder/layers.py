@@ -15,6 +15,7 @@ from bertorch.encoder.attention import attention
 from bertorch.encoder.config import EncoderConfig
 from bertorch.encoder.dropout import Dropout
 from bertorch.encoder.relative import Relative
+from bertorch.encoder.rotation import rotate
 from bertorch.encoder.tokens import TokenBatch, sequence_ids
 from bertorch.errors import UserError
 
@@ -197,22 +198,6 @@ def sinusoids(length: int, width: int, first: int = 0, base: float = 10_000.0, d
     return torch.cat([angles.sin(), angles.cos()], dim=1).float()
 
 
-def rotate(x: Tensor, sines: Tensor, pairs: str = "neighbours") -> Tensor:
-    """Rotate each pair of numbers in ``x``, ``[T, H, D/H]``, by its position's angles (Su et al. 2021, eq. 34).
-
-    Args:
-        x: queries or keys.
-        sines: sines and cosines of each token's position, ``[T, D/H]``.
-        pairs: a pair are two ``neighbours``, or the two numbers at a place of both ``halves``.
-    """
-    sin, cos = sines[:, None].chunk(2, dim=-1)  # [T, 1, D/H/2]
-    if pairs == "halves":
-        one, other = x.chunk(2, dim=-1)
-        return torch.cat([one * cos - other * sin, other * cos + one * sin], dim=-1).to(x.dtype)
-    even, odd = x[..., ::2], x[..., 1::2]
-    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2).to(x.dtype)
-
-
 class Block(nn.Module):
     """Attention and feed-forward, each with dropout and residual.
 
@@ -261,14 +246,14 @@ class Block(nn.Module):
         x: Tensor,
         batch: TokenBatch,
         first_only: bool = False,
-        sines: Tensor | None = None,
+        turns: Tensor | None = None,
         bias: Tensor | None = None,
         distances: Distances | None = None,
         window: int | None = None,
     ) -> Tensor:
         """States after the block: ``[total_tokens, D]`` -> the same shape, or with ``first_only`` only each sequence's first
         token, ``[batch_size, D]``: the others then serve as keys and values, and nothing more is computed for them.
-        ``sines``: of each token's position, if positions are rotary, ``[total_tokens, D/H]``; ``bias`` and ``window``: see
+        ``turns``: ``rotation.turns`` of each token's position, if positions are rotary; ``bias`` and ``window``: see
         ``attention``.
         """
         inputs = x
@@ -282,10 +267,10 @@ class Block(nn.Module):
             if first_only:
                 x, seen = first_tokens(x, batch), first_tokens(seen, batch)
             q = self.query(seen).view(len(x), self.heads, -1) if first_only else q[0]
-        if sines is not None:
-            q = rotate(q, first_tokens(sines, batch) if first_only else sines, self.rotates)
-            k = rotate(k, sines, self.rotates)
-            v = rotate(v, sines, self.rotates) if self.rotary_value else v
+        if turns is not None:
+            q = rotate(q, first_tokens(turns, batch) if first_only else turns, self.rotates)
+            k = rotate(k, turns, self.rotates)
+            v = rotate(v, turns, self.rotates) if self.rotary_value else v
         q = q / math.sqrt(1 + len(self.terms)) if self.terms else q
         relative = None if distances is None else self.relative(distances, q.dtype)
         dropout = self.attention_dropout if self.training else 0.0

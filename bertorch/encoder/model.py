@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from bertorch.encoder.attention import leave_uncompiled
 from bertorch.encoder.config import EncoderConfig
 from bertorch.encoder.layers import Block, Embeddings, Pooler, norm
+from bertorch.encoder.rotation import turns
 from bertorch.encoder.tokens import TokenBatch
 
 
@@ -73,9 +74,9 @@ class Encoder(nn.Module):
         batch = replace(batch)  # what attention keeps of it is computed anew: its tensors may have been written to
         x = self.embeddings(batch)
         bases, windows = config.rotary_bases, config.windows
-        turns = {None: None}
+        rotations = {None: None}
         for base in set(bases) - {None}:
-            turns[base] = self.embeddings.sines(batch, config.head_size, base)
+            rotations[base] = turns(self.embeddings.sines(batch, config.head_size, base), config.family.rotates)
         bias, distances = self.embeddings.attention_bias(batch), self.embeddings.distances(batch)
         states = {0: x} if average_layers is not None and 0 in average_layers else {}
         for layer in range(config.num_hidden_layers):
@@ -83,7 +84,7 @@ class Encoder(nn.Module):
             for inner in range(config.inner_group_num):
                 block = self.blocks[group * config.inner_group_num + inner]
                 last = layer + 1 == config.num_hidden_layers and inner + 1 == config.inner_group_num
-                given = (batch, first_only and last, turns[bases[layer]], bias, distances, windows[layer])
+                given = (batch, first_only and last, rotations[bases[layer]], bias, distances, windows[layer])
                 if self.gradient_checkpointing and self.training:
                     x = checkpoint(block, x, *given, use_reentrant=False)
                 else:
