@@ -73,8 +73,9 @@ def main(args):
 
     # model
     sentence, rest = new_sentence_encoder(
-        directory, args.pooling_mode, args.output_emb_size, args.normalize, init_from_ckpt=args.init_from_ckpt
-    )
+        directory, args.pooling_mode, args.output_emb_size, args.normalize, init_from_ckpt=args.init_from_ckpt,
+        pooling_layers=args.pooling_layers,
+    )  # fmt: skip
     report_unused(rest, args.init_from_ckpt or directory)
     sentence.chunk_size = args.chunk_size
     model = Contrastive(

@@ -78,21 +78,24 @@ def main(args):
     data_report = report_data(sets, args.max_seq_length, target.labels)
 
     # model
-    model = load_classifier(directory, target.labels, args.pooling_mode, args.init_from_ckpt)
-    model.class_loss = target.loss(args, sets["train"])
-    model.dropout_samples = args.dropout_samples
-    model.to(processes.device)
-    set_seed(args.seed, processes.rank)  # same weights everywhere, different dropout on each rank
     description = Description(
         labels=target.labels,
         is_text_pair=args.is_text_pair,
         pooling_mode=args.pooling_mode,
+        pooling_layers=args.pooling_layers,
+        head_layers=args.head_layers,
+        head_activation=args.head_activation,
         target=args.target,
         max_seq_length=args.max_seq_length,
         truncation=args.truncation,
         chinese=args.chinese,
         max_part_lengths=args.max_part_lengths,
     )
+    model = load_classifier(directory, target.labels, args.pooling_mode, args.init_from_ckpt, **description.layers)
+    model.class_loss = target.loss(args, sets["train"])
+    model.dropout_samples = args.dropout_samples
+    model.to(processes.device)
+    set_seed(args.seed, processes.rank)  # same weights everywhere, different dropout on each rank
     compute = Compute(args.eval_batch_size, processes, args.precision)
     predictor = Predictor(model, tokenizer, description, compute)
 

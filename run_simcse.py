@@ -68,8 +68,9 @@ def main(args):
 
     # model
     sentence, rest = new_sentence_encoder(
-        directory, args.pooling_mode, args.output_emb_size, args.normalize, args.dropout, args.init_from_ckpt
-    )
+        directory, args.pooling_mode, args.output_emb_size, args.normalize, args.dropout, args.init_from_ckpt,
+        args.pooling_layers,
+    )  # fmt: skip
     report_unused(rest, args.init_from_ckpt or directory)
     sentence.chunk_size = args.chunk_size
     model = Contrastive(sentence, args.margin, args.scale, False, args.mask_duplicates, not args.no_gather_negatives)

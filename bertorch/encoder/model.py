@@ -62,13 +62,14 @@ class Encoder(nn.Module):
         for block in self.blocks:
             block.attention_dropout = dropout
 
-    def forward(self, batch: TokenBatch, average_layers: Sequence[int] | None = None, first_only: bool = False) -> Tensor:
+    def forward(
+        self, batch: TokenBatch, layers: Sequence[int] | None = None, first_only: bool = False
+    ) -> Tensor | list[Tensor]:
         """States of the real tokens, ``[total_tokens, hidden_size]``.
 
-        Those of the last layer; or the mean of the states after each of ``average_layers``, counted from 1, with 0 for the
-        embeddings; or, with ``first_only``, only each sequence's first token after the last layer, ``[batch_size,
-        hidden_size]``, which saves most of that layer's work. If the family has a norm on the last states, it applies to
-        the last layer only.
+        Those of the last layer; or the list of those after each of ``layers``, counted from 1, with 0 for the embeddings;
+        or, with ``first_only``, only each sequence's first token after the last layer, ``[batch_size, hidden_size]``, which
+        saves most of that layer's work. If the family has a norm on the last states, it applies to the last layer only.
         """
         config = self.config
         batch = replace(batch)  # what attention keeps of it is computed anew: its tensors may have been written to
@@ -78,7 +79,7 @@ class Encoder(nn.Module):
         for base in set(bases) - {None}:
             rotations[base] = turns(self.embeddings.sines(batch, config.head_size, base), config.family.rotates)
         bias, distances = self.embeddings.attention_bias(batch), self.embeddings.distances(batch)
-        states = {0: x} if average_layers is not None and 0 in average_layers else {}
+        states = {0: x} if layers is not None and 0 in layers else {}
         for layer in range(config.num_hidden_layers):
             group = layer * config.num_hidden_groups // config.num_hidden_layers
             for inner in range(config.inner_group_num):
@@ -91,6 +92,6 @@ class Encoder(nn.Module):
                     x = block(x, *given)
             if last and self.norm is not None:
                 x = self.norm(x)
-            if average_layers is not None and layer + 1 in average_layers:
+            if layers is not None and layer + 1 in layers:
                 states[layer + 1] = x
-        return x if average_layers is None else sum(states[layer] for layer in average_layers) / len(average_layers)
+        return x if layers is None else [states[layer] for layer in layers]

@@ -2,7 +2,7 @@
 
 from bertorch.data.files import INPUT_FORMATS
 from bertorch.data.tokenizing import TRUNCATIONS
-from bertorch.heads.pooling import POOLING_HELP, POOLING_MODES
+from bertorch.heads.pooling import PLAIN_POOLING_HELP, PLAIN_POOLING_MODES
 from bertorch.tasks.entities.rows import UNITS
 from bertorch.tasks.reading.scores import SCORERS
 from bertorch.training.arguments import (
@@ -35,9 +35,9 @@ def prediction_parser() -> ArgumentParser:
     model.add_argument("--init_from_ckpt", default=None, help="a .bin or .safetensors file with the trained weights")
     model.add_argument(
         "--pooling_mode",
-        choices=POOLING_MODES,
+        choices=PLAIN_POOLING_MODES,
         default=None,
-        help="make sentence vectors with a plain encoder; " + POOLING_HELP,
+        help="make sentence vectors with a plain encoder; " + PLAIN_POOLING_HELP,
     )
     model.add_argument(
         "--output_emb_size", type=whole_number, default=None,

@@ -331,6 +331,13 @@ def add_dropout_samples_argument(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
 
 
+def add_pooling_layers_argument(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--pooling_layers", type=whole_number, default=None,
+        help="how many of the last layers --pooling_mode scalar_mix and cls_layers take; default: 4",
+    )  # fmt: skip
+
+
 def refuse_tricks(parser: ArgumentParser, args: argparse.Namespace, names: Sequence[str], what: str) -> None:
     """End with a one-line error if one of these flags is set; ``what`` says what they are for."""
     for name in names:

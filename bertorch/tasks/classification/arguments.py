@@ -2,13 +2,16 @@
 
 import argparse
 
-from bertorch.heads.pooling import POOLING_MODES
+from bertorch.encoder.config import ACTIVATIONS
+from bertorch.heads.pooling import POOLING_HELP, POOLING_MODES
 from bertorch.tasks.classification.targets import METRICS_OF_TARGETS, TARGETS
 from bertorch.training.arguments import (
     ArgumentParser,
     add_class_loss_arguments,
     add_dropout_samples_argument,
+    add_pooling_layers_argument,
     settle_dev_files,
+    whole_number,
 )
 
 
@@ -32,8 +35,14 @@ def add_classifier_arguments(parser: ArgumentParser) -> None:
     )  # fmt: skip
     task.add_argument(
         "--pooling_mode", choices=POOLING_MODES, default="linear",
-        help="what to classify: linear as transformers does, or pooled states of one layer or the mean of two",
+        help="what to classify: linear as transformers does, or pooled states; " + POOLING_HELP,
     )  # fmt: skip
+    add_pooling_layers_argument(task)
+    task.add_argument(
+        "--head_layers", type=whole_number, default=1,
+        help="layers of the head; those before the last are as wide as the encoder, with --head_activation",
+    )  # fmt: skip
+    task.add_argument("--head_activation", choices=ACTIVATIONS, default="tanh", help="of the layers before the last")
     add_class_loss_arguments(task)
     add_dropout_samples_argument(task)
 

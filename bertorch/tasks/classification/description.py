@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from bertorch.encoder.config import ACTIVATIONS, load_config
 from bertorch.errors import UserError
 from bertorch.heads.pooling import POOLING_MODES
+from bertorch.memory import check_memory
 from bertorch.tasks import description as task
 from bertorch.tasks.classification.targets import TARGETS
 from bertorch.tasks.description import (
+    COUNT,
     NAMES,
     SHARES,
     TRUE_OR_FALSE,
@@ -27,7 +30,8 @@ class Description(task.Description):
     Attributes:
         labels: the labels, in the order of the logits.
         is_text_pair: rows hold two texts.
-        pooling_mode: what is classified.
+        pooling_mode, pooling_layers: what is classified.
+        head_layers, head_activation: how; None means one layer.
         target: one label, several labels, or a score, under the names of ``--target``.
         thresholds: for several labels, the lowest probability at which a row has each; None means 0.5.
     """
@@ -37,8 +41,17 @@ class Description(task.Description):
     labels: list[str] = value(NAMES)
     is_text_pair: bool = value(TRUE_OR_FALSE, default=False)
     pooling_mode: str = value(one_of(POOLING_MODES), default="linear")
+    pooling_layers: int | None = value(or_null(COUNT), default=None)
+    head_layers: int | None = value(or_null(COUNT), default=None)
+    head_activation: str | None = value(or_null(one_of(ACTIVATIONS)), default=None)
     target: str = value(one_of(tuple(TARGETS)), default="label")
     thresholds: list[float] | None = value(or_null(SHARES), default=None)
+
+    @property
+    def layers(self) -> dict[str, int | str]:
+        """What ``Classifier`` takes besides the pooling mode."""
+        given = {name: getattr(self, name) for name in ("pooling_layers", "head_layers", "head_activation")}
+        return {name: found for name, found in given.items() if found is not None}
 
     def check(self) -> None:
         if self.thresholds is not None and len(self.thresholds) != len(self.labels):
@@ -46,6 +59,9 @@ class Description(task.Description):
 
     def check_size(self, directory: Path) -> None:
         check_labels(directory, self.labels)
+        if self.head_layers is not None:
+            size = 4 * self.head_layers * load_config(directory).hidden_size ** 2
+            check_memory(directory, f"a head of {self.head_layers} layers", size)
 
     @classmethod
     def of_transformers(cls, directory: Path, labels: list[str] | None = None) -> "Description":

@@ -54,7 +54,9 @@ class Predictor:
         directory = Path(directory)
         description = Description.read(directory) or Description.of_transformers(directory, labels)
         labels = labels or description.labels
-        model = load_trained_classifier(directory, len(labels), description.pooling_mode, weights).to(compute.device)
+        model = load_trained_classifier(directory, len(labels), description.pooling_mode, weights, **description.layers).to(
+            compute.device
+        )
         tokenizer = text_tokenizer(directory, description, max_seq_length, truncation)
         return cls(model, tokenizer, replace(description, labels=labels), compute)
 

@@ -10,6 +10,7 @@ from bertorch.training.arguments import (
     CLASS_LOSS_FLAGS,
     ArgumentParser,
     add_class_loss_arguments,
+    add_pooling_layers_argument,
     not_negative,
     refuse_tricks,
     whole_number,
@@ -20,6 +21,7 @@ def add_sentence_arguments(parser: ArgumentParser) -> argparse._ArgumentGroup:
     """Add the flags of the scripts that train sentence vectors; returns their group, so that a script can add its own."""
     group = parser.add_argument_group("sentence vectors")
     group.add_argument("--pooling_mode", choices=POOLING_MODES, default="linear", help=POOLING_HELP)
+    add_pooling_layers_argument(group)
     group.add_argument(
         "--output_emb_size", type=whole_number, default=None,
         help="width of the vectors, from a dense layer; default: the encoder's hidden_size",

@@ -21,13 +21,15 @@ from bertorch.encoder.weights import (
     weights_file,
 )
 from bertorch.errors import UserError
-from bertorch.heads.pooling import pooled_layers
+from bertorch.heads.pooling import PLAIN_POOLING_MODES, Pooling, pooled_layers
 from bertorch.memory import check_memory
 from bertorch.tasks.sentences.encoder import Dense, SentenceEncoder
 from bertorch.tasks.sentences.original import reduction_of, take_reduction
 
 MODULES = "modules.json"
 _VECTOR = "sentence_embedding"
+# Our parts in place of sentence-transformers' Pooling, which it cannot open; under these names it says so.
+_OWN_POOLING = {"attention": "AttentionPooling", "cls_layers": "FirstTokensPooling"}
 # Activations of sentence-transformers' Dense: torch's class -> our name.
 _ACTIVATIONS = {"Identity": None, "Tanh": "tanh", "ReLU": "relu", "GELU": "gelu", "SiLU": "silu"}
 # Pooling modes of sentence-transformers: name -> key in releases before 6.
@@ -45,12 +47,13 @@ def new_sentence_encoder(
     normalize: bool = False,
     dropout: float | None = None,
     init_from_ckpt: str | Path | None = None,
+    pooling_layers: int | None = None,
 ) -> tuple[SentenceEncoder, dict[str, Tensor]]:
     """A sentence encoder to train, with the encoder from ``directory`` or ``init_from_ckpt``.
 
     Args:
         directory: has the configuration, and the weights if ``init_from_ckpt`` is None.
-        pooling_mode: one of ``POOLING_MODES``.
+        pooling_mode, pooling_layers: of ``Pooling``.
         output_emb_size: add a dense layer of this width; its weights come from ``init_from_ckpt`` if it has one.
         normalize: scale vectors to length 1.
         dropout: everywhere in the encoder, instead of the configuration's.
@@ -64,7 +67,10 @@ def new_sentence_encoder(
     """
     config = load_config(directory)
     with_pooler = pooling_mode == "linear"
-    dense = [Dense(config.hidden_size, output_emb_size)] if output_emb_size else []
+    if pooling_mode in _OWN_POOLING:
+        logger.info(f"sentence-transformers has no {pooling_mode} pooling: bertorch alone opens what is saved")
+    width = Pooling(config, pooling_mode, pooling_layers).width
+    dense = [Dense(width, output_emb_size)] if output_emb_size else []
     if init_from_ckpt is None:
         encoder, rest = load_encoder(directory, with_pooler, config)
     else:
@@ -76,7 +82,7 @@ def new_sentence_encoder(
         logger.info(f"{init_from_ckpt}: warm start of the encoder")
     if dropout is not None:
         encoder.set_dropout(dropout)
-    model = SentenceEncoder(encoder, pooling_mode, dense, normalize)
+    model = SentenceEncoder(encoder, pooling_mode, dense, normalize, pooling_layers)
     source = Path(init_from_ckpt or directory)
     if source.is_file() and source == find_weights(source.parent):
         source = source.parent
@@ -89,8 +95,10 @@ def plain_sentence_encoder(directory: str | Path, pooling_mode: str, weights: st
     """A pretrained encoder, to encode with; ``directory`` or ``weights`` must hold every weight.
 
     Raises:
-        UserError: weights are missing or do not fit.
+        UserError: weights are missing or do not fit, or the mode has layers to choose or weights to learn.
     """
+    if pooling_mode not in PLAIN_POOLING_MODES:
+        raise UserError(f"--pooling_mode {pooling_mode}: only a run can learn it; open the directory that the run saved")
     config = load_config(directory)
     encoder = Encoder(config, pooling_mode == "linear", initialise=False)
     source = weights or directory
@@ -104,17 +112,20 @@ def _take_layers(model: SentenceEncoder, source: Path) -> None:
     """Fill the layers on top of the encoder from ``source`` if both have the same; else warn."""
     saved = _read_parts(source)
     ours, theirs = _linear_layers(model), [(layer.linear, layer.act) for layer in saved.dense]
-    here, there = _shape(_written_mode(model), ours), _shape(saved.pooling_mode, theirs)
+    pooled = pooled_layers(saved.pooling_mode, saved.config.num_hidden_layers, saved.count)
+    here, there = _shape(_written_mode(model), model.pooling.layers, ours), _shape(saved.pooling_mode, pooled, theirs)
     if here != there:
         logger.warning(f"{source}: it makes vectors with {there}, this run with {here}; only the encoder is used")
         return
     for (mine, _), (other, _) in zip(ours, theirs, strict=True):
         mine.load_state_dict(other.state_dict())
+    model.pooling.load_state_dict(saved.pooling)
 
 
-def _shape(pooling_mode: str, layers: list[tuple[nn.Linear, str | None]]) -> str:
+def _shape(pooling_mode: str, pooled: tuple[int, ...] | None, layers: list[tuple[nn.Linear, str | None]]) -> str:
     shown = [f"{linear.out_features} ({act or 'linear'})" for linear, act in layers]
-    return f"{pooling_mode} pooling" + (f" and dense layers of {', '.join(shown)}" if shown else "")
+    of_layers = f" of {len(pooled)} layers" if pooled else ""
+    return f"{pooling_mode} pooling{of_layers}" + (f" and dense layers of {', '.join(shown)}" if shown else "")
 
 
 def _written_mode(model: SentenceEncoder) -> str:
@@ -139,16 +150,23 @@ def load_sentence_encoder(directory: str | Path) -> tuple[SentenceEncoder, int |
     parts = _read_parts(Path(directory))
     encoder = Encoder(parts.config, initialise=False)
     fill_encoder(encoder, read_weights(parts.home), parts.home)
-    return SentenceEncoder(encoder, parts.pooling_mode, parts.dense, parts.normalize).eval(), _max_seq_length(parts.home)
+    model = SentenceEncoder(encoder, parts.pooling_mode, parts.dense, parts.normalize, parts.count)
+    model.pooling.load_state_dict(parts.pooling)
+    return model.eval(), _max_seq_length(parts.home)
 
 
 @dataclass
 class _Parts:
-    """What a directory holds apart from the encoder's weights; those are in ``home``."""
+    """What a directory holds apart from the encoder's weights; those are in ``home``.
+
+    ``count`` and ``pooling``: the number of layers and the weights of ``Pooling``.
+    """
 
     home: Path
     config: EncoderConfig
     pooling_mode: str
+    count: int | None
+    pooling: dict[str, Tensor]
     dense: list[Dense]
     normalize: bool
 
@@ -158,15 +176,15 @@ def _read_parts(directory: Path) -> _Parts:
     by_kind = {module.kind: module for module in modules}
     home = by_kind["Transformer"].directory
     config = load_config(home)
-    pooling_mode = _pooling_mode(by_kind, config)
-    dense, width = [], config.hidden_size
+    pooling_mode, count, weights = _pooling(by_kind, config)
+    dense, width = [], Pooling(config, pooling_mode, count).width
     for module in modules:
         if module.kind == "Dense":
             dense.append(_load_dense(module.directory, width))
             width = dense[-1].linear.out_features
     if "Normalize" in by_kind:
         _check_names(by_kind["Normalize"].directory / "config.json")
-    return _Parts(home, config, pooling_mode, dense, "Normalize" in by_kind)
+    return _Parts(home, config, pooling_mode, count, weights, dense, "Normalize" in by_kind)
 
 
 def transformer_directory(directory: Path) -> Path:
@@ -178,7 +196,8 @@ def _modules(directory: Path) -> list["_Module"]:
     path = directory / MODULES
     modules = [module for module in (_Module(path, entry) for entry in _read_json(path, list)) if module.kind != "Dropout"]
     kinds = [module.kind for module in modules]
-    expected = ["Transformer"] + ["WeightedLayerPooling"] * ("WeightedLayerPooling" in kinds) + ["Pooling"]
+    own = [kind for kind in _OWN_POOLING.values() if kind in kinds]
+    expected = ["Transformer"] + ["WeightedLayerPooling"] * ("WeightedLayerPooling" in kinds) + (own or ["Pooling"])
     expected += ["Dense"] * kinds.count("Dense") + ["Normalize"] * ("Normalize" in kinds)
     if kinds != expected:
         raise UserError(f"{path}: {', '.join(kinds)} is not a supported order of parts")
@@ -221,7 +240,11 @@ def _read_json(path: Path, kind: type) -> Any:
     return content
 
 
-def _pooling_mode(modules: dict[str, _Module], config: EncoderConfig) -> str:
+def _pooling(modules: dict[str, _Module], config: EncoderConfig) -> tuple[str, int | None, dict[str, Tensor]]:
+    """What ``Pooling`` needs: its mode, its number of layers, and its weights."""
+    for mode, kind in _OWN_POOLING.items():
+        if kind in modules:
+            return _own_pooling(mode, modules[kind].directory, config)
     path = modules["Pooling"].directory / "config.json"
     about = _read_json(path, dict)
     modes = about.get("pooling_mode") or [name for name, key in _POOLING.items() if about.get(key)] or "mean"
@@ -230,20 +253,42 @@ def _pooling_mode(modules: dict[str, _Module], config: EncoderConfig) -> str:
         raise UserError(f"{path}: pooling by {' and '.join(map(str, modes))} is not supported; supported are cls, max, mean")
     layers = modules.get("WeightedLayerPooling")
     if layers is None or not config.other.get("output_hidden_states"):  # it needs the states of all layers
-        return modes[0]
+        return modes[0], None, {}
     start = _read_json(layers.directory / "config.json", dict).get("layer_start")
     weights = read_weights(layers.directory).get("layer_weights")
     for mode in ("first_last", "last_two"):
         expected = _layer_weights(mode, config)
         fits = isinstance(start, int) and weights is not None and list(weights.shape) == [len(expected[start:])]
         if modes[0] == "mean" and fits and weights.tolist() == expected[start:]:
-            return mode
-    raise UserError(f"{layers.directory}: layer weights other than those of first_last and last_two are not supported")
+            return mode, None, {}
+    if modes[0] == "mean" and fits and start >= 0:
+        every = [0.0] * start + weights.tolist()
+        mixed = every[config.inner_group_num :: config.inner_group_num]  # after each layer
+        count = sum(weight != 0 for weight in every)
+        if 0 < count <= len(mixed) and all(weight > 0 for weight in mixed[-count:]):
+            return "scalar_mix", count, {"layer_weights": torch.tensor(mixed[-count:]).log()}
+    raise UserError(f"{layers.directory}: layer weights must be above 0 for the last layers, and 0 for the others")
 
 
-def _layer_weights(mode: str, config: EncoderConfig) -> list[float]:
+def _own_pooling(mode: str, directory: Path, config: EncoderConfig) -> tuple[str, int | None, dict[str, Tensor]]:
+    if mode == "cls_layers":
+        count = _read_json(directory / "config.json", dict).get("layers")
+        if type(count) is not int or not 0 < count <= config.num_hidden_layers:
+            raise UserError(f"{directory}: layers must be a whole number up to {config.num_hidden_layers}")
+        return mode, count, {}
+    scores = read_weights(directory).get("scores", torch.empty(0))
+    if scores.shape != (config.hidden_size,) or not scores.dtype.is_floating_point:
+        raise UserError(f"{directory}: contains no weights of attention pooling for states of width {config.hidden_size}")
+    return mode, None, {"scores": scores}
+
+
+def _layer_weights(mode: str, config: EncoderConfig, pooling: Pooling | None = None) -> list[float]:
     """The weight of each hidden state that transformers returns: the embeddings, then every block of every layer."""
     weights = [0.0] * (config.num_hidden_layers * config.inner_group_num + 1)
+    if pooling is not None and mode == "scalar_mix":
+        for layer, weight in zip(pooling.layers, pooling.layer_weights.softmax(dim=0).tolist(), strict=True):
+            weights[layer * config.inner_group_num] = weight
+        return weights
     for layer in pooled_layers(mode, config.num_hidden_layers):
         weights[layer * config.inner_group_num] += 1.0
     return weights
@@ -289,17 +334,20 @@ def sentence_files(
     read.
     """
     config = model.encoder.config
-    width = config.hidden_size
-    layers = pooled_layers(model.pooling_mode, config.num_hidden_layers)
+    width, pooling = config.hidden_size, model.pooling
+    layers = None if model.pooling_mode in _OWN_POOLING else pooling.layers
     parts: list[tuple[str, dict, dict[str, Tensor]]] = []
     if layers is not None:
-        weights = _layer_weights(model.pooling_mode, config)
+        weights = _layer_weights(model.pooling_mode, config, pooling)
         about = {"word_embedding_dimension": width, "layer_start": 0, "num_hidden_layers": len(weights) - 1}
         parts.append(("WeightedLayerPooling", about, {"layer_weights": torch.tensor(weights)}))
     mode = "mean" if layers else _written_mode(model)
-    parts.append(
-        ("Pooling", {"word_embedding_dimension": width, **{key: name == mode for name, key in _POOLING.items()}}, {})
-    )
+    if model.pooling_mode in _OWN_POOLING:
+        about = {"word_embedding_dimension": width, **({"layers": len(pooling.layers)} if pooling.layers else {})}
+        parts.append((_OWN_POOLING[mode], about, {name: x.detach() for name, x in pooling.named_parameters()}))
+    else:
+        about = {"word_embedding_dimension": width, **{key: name == mode for name, key in _POOLING.items()}}
+        parts.append(("Pooling", about, {}))
     parts += [_dense_part(linear, act) for linear, act in _linear_layers(model)]
     if model.normalize:
         parts.append(("Normalize", {}, {}))
@@ -337,4 +385,5 @@ def _dense_part(linear: nn.Linear, act: str | None) -> tuple[str, dict, dict[str
 
 
 def _entry(number: int, path: str, kind: str) -> dict[str, Any]:
-    return {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
+    library = "bertorch" if kind in _OWN_POOLING.values() else "sentence_transformers.models"
+    return {"idx": number, "name": str(number), "path": path, "type": f"{library}.{kind}"}

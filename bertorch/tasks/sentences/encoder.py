@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from bertorch.encoder import Encoder, TokenBatch
 from bertorch.encoder.layers import activation
-from bertorch.heads.pooling import pooled_states
+from bertorch.heads.pooling import Pooling
 
 
 class Dense(nn.Module):
@@ -31,7 +31,7 @@ class SentenceEncoder(nn.Module):
 
     Args:
         encoder: with a pooler if ``pooling_mode`` is ``linear``, otherwise without.
-        pooling_mode: one of ``POOLING_MODES``.
+        pooling_mode, pooling_layers: of ``Pooling``.
         dense: layers on top of the pooled vector.
         normalize: divide the vector by its Euclidean norm.
 
@@ -41,10 +41,18 @@ class SentenceEncoder(nn.Module):
             Memory Limited Setup"). It needs the memory of one chunk and gives the gradient of the whole batch.
     """
 
-    def __init__(self, encoder: Encoder, pooling_mode: str = "linear", dense: Sequence[Dense] = (), normalize: bool = False):
+    def __init__(
+        self,
+        encoder: Encoder,
+        pooling_mode: str = "linear",
+        dense: Sequence[Dense] = (),
+        normalize: bool = False,
+        pooling_layers: int | None = None,
+    ):
         super().__init__()
         self.encoder = encoder
         self.pooling_mode = pooling_mode
+        self.pooling = Pooling(encoder.config, pooling_mode, pooling_layers)
         self.dense = nn.ModuleList(dense)
         self.normalize = normalize
         self.chunk_size: int | None = None
@@ -52,7 +60,7 @@ class SentenceEncoder(nn.Module):
     @property
     def output_size(self) -> int:
         """Width of the vectors."""
-        return self.dense[-1].linear.out_features if len(self.dense) else self.encoder.config.hidden_size
+        return self.dense[-1].linear.out_features if len(self.dense) else self.pooling.width
 
     def forward(self, tokens: TokenBatch) -> Tensor:
         """The vectors of a batch, ``[batch_size, output_size]``."""
@@ -63,7 +71,7 @@ class SentenceEncoder(nn.Module):
         return torch.cat([checkpoint(self._vectors, chunk, use_reentrant=False) for chunk in chunks])
 
     def _vectors(self, tokens: TokenBatch) -> Tensor:
-        vectors = pooled_states(self.encoder, tokens, self.pooling_mode)
+        vectors = self.pooling(self.encoder, tokens)
         if self.pooling_mode == "linear":
             vectors = self.encoder.pooler(vectors)
         for dense in self.dense:

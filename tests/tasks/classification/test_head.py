@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from bertorch.data.batching import Batch
-from bertorch.encoder import TokenBatch, to_padded
+from bertorch.encoder import TokenBatch, load_config, to_padded
 from bertorch.encoder.layers import first_tokens
 from bertorch.errors import UserError
-from bertorch.heads.pooling import POOLING_MODES, pool
+from bertorch.heads.pooling import POOLING_MODES, Pooling, pool
 from bertorch.tasks.classification.head import Classifier, load_classifier, load_trained_classifier
 from tests.closeness import assert_close
 
@@ -107,14 +107,52 @@ def test_every_weight_has_a_gradient(family, tiny_model, mode):
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
-def test_pool_by_hand():
+def test_pool_by_hand(tiny_model):
     states = torch.tensor([[1.0, 8.0], [3.0, 2.0], [5.0, -4.0], [-7.0, -1.0], [2.0, 2.0], [4.0, -2.0]])
     batch = TokenBatch.from_lengths(torch.arange(6), torch.zeros(6, dtype=torch.long), [3, 1, 2])
     assert first_tokens(states, batch).tolist() == [[1.0, 8.0], [-7.0, -1.0], [2.0, 2.0]]
     assert pool(states, batch, "mean").tolist() == [[3.0, 2.0], [-7.0, -1.0], [3.0, 0.0]]
     assert pool(states, batch, "max").tolist() == [[5.0, 8.0], [-7.0, -1.0], [4.0, 2.0]]
-    with pytest.raises(ValueError, match="sum"):
-        pool(states, batch, "sum")
+    assert pool(states, batch, "sum").tolist() == [[9.0, 6.0], [-7.0, -1.0], [6.0, 0.0]]
+    with pytest.raises(ValueError, match="median"):
+        Pooling(load_config(tiny_model("bert")), "median")
+
+
+@pytest.mark.parametrize(("mode", "layers"), [("linear", 3), ("mean", 2), ("attention", 1)])
+@pytest.mark.parametrize("act", ["tanh", "relu"])
+def test_a_head_of_several_layers(tiny_model, mode, layers, act):
+    """Each layer before the last is a product, a bias and the activation; the first takes what pooling gives."""
+    directory = tiny_model("bert", hidden_dropout_prob=0.0)
+    model = load_classifier(directory, 4, mode, head_layers=layers, head_activation=act).eval()
+    assert len(model.hidden) == layers - 1
+    vectors = model.pooling(model.encoder, draw())
+    vectors = model.encoder.pooler(vectors) if mode == "linear" else vectors
+    for layer in model.hidden:
+        vectors = getattr(torch, act)(vectors @ layer.weight.T + layer.bias)
+    assert_close(model.logits(draw()), (vectors @ model.classifier.weight.T + model.classifier.bias).detach())
+    names = {name.removeprefix("bert.") for name in model.saved_files(9)["model.safetensors"]}
+    assert {f"hidden.{number}.weight" for number in range(layers - 1)} <= names
+
+
+def test_a_head_of_one_layer_has_the_names_of_transformers(tiny_model):
+    model = load_classifier(tiny_model("roberta"), 4)
+    assert sorted(model.weight_names().values()) == [
+        "classifier.dense.bias", "classifier.dense.weight", "classifier.out_proj.bias", "classifier.out_proj.weight",
+    ]  # fmt: skip
+
+
+def test_a_head_with_other_layers_is_not_taken(tiny_model, tmp_path, messages):
+    plain, deep = (load_classifier(tiny_model("bert"), 3, "mean", head_layers=layers) for layers in (1, 2))
+    for model, other in ((plain, 2), (deep, 1)):
+        torch.save(model.saved_files(9)["model.safetensors"], tmp_path / "model.bin")
+        new = load_classifier(tiny_model("bert"), 3, "mean", tmp_path / "model.bin", head_layers=other)
+        assert any("has other layers" in line for line in messages[-3:])
+        assert not torch.equal(new.classifier.weight, model.classifier.weight)
+        same = load_classifier(tiny_model("bert"), 3, "mean", tmp_path / "model.bin", head_layers=3 - other)
+        assert torch.equal(same.classifier.weight, model.classifier.weight)
+    messages.clear()
+    load_classifier(tiny_model("bert"), 3, "mean", tiny_model("bert"), head_layers=2)  # it has no head
+    assert not any("has other layers" in line for line in messages)
 
 
 @pytest.mark.parametrize("mode", POOLED)

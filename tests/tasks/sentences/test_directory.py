@@ -20,7 +20,7 @@ from bertorch.data.tokenizing import TextTokenizer, load_tokenizer
 from bertorch.encoder import TokenBatch
 from bertorch.encoder.weights import read_weights, write_weights
 from bertorch.errors import UserError
-from bertorch.heads.pooling import POOLING_MODES
+from bertorch.heads.pooling import PLAIN_POOLING_MODES
 from bertorch.tasks.sentences.contrastive import Contrastive
 from bertorch.tasks.sentences.directory import load_sentence_encoder, new_sentence_encoder, transformer_directory
 from bertorch.tasks.sentences.encoder import SentenceEncoder
@@ -63,6 +63,8 @@ def save(
         torch.manual_seed(2)  # of new layers
         sentence, _ = new_sentence_encoder(base, mode, size, normalize)
         new = [layer.linear for layer in sentence.dense] + ([sentence.encoder.pooler.dense] if mode == "linear" else [])
+        for parameter in sentence.pooling.parameters():
+            nn.init.normal_(parameter, std=0.7)
         for layer in new:
             nn.init.normal_(layer.weight, std=0.3)
             nn.init.normal_(layer.bias, std=0.3)  # 0 would hide a lost one
@@ -94,7 +96,7 @@ VARIANTS = [(None, False), (None, True), (7, False), (7, True)]
 CASES = [
     (family, mode, *VARIANTS[(number + turn) % 4])
     for number, family in enumerate(TINY)
-    for turn, mode in enumerate(POOLING_MODES)
+    for turn, mode in enumerate((*PLAIN_POOLING_MODES, "scalar_mix"))
 ]
 
 
@@ -120,6 +122,49 @@ def test_there_and_back(tiny_model, tmp_path, family, mode, size, normalize):
     assert (again.pooling_mode, len(again.dense), again.normalize, length) == (*as_read, normalize, LENGTH)
     assert again.output_size == trained.output_size == (size or 32)
     assert_close(encode(again, tmp_path / "theirs", TEXTS, LENGTH), expected)
+
+
+@pytest.mark.parametrize(("size", "normalize"), VARIANTS)
+@pytest.mark.parametrize(("mode", "kind"), [("attention", "AttentionPooling"), ("cls_layers", "FirstTokensPooling")])
+def test_what_sentence_transformers_lacks(tiny_model, tmp_path, messages, mode, kind, size, normalize):
+    """It refuses the directory; here the vectors come back, also as the start of another run."""
+    trained = save(tmp_path / "ours", tiny_model("bert"), mode, size, normalize)
+    assert [line for line in messages if f"sentence-transformers has no {mode} pooling" in line]
+    expected = encode(trained, tiny_model("bert"), TEXTS, LENGTH)
+    with pytest.raises(Exception, match=kind):
+        SentenceTransformer(str(tmp_path / "ours"), device="cpu")
+    ours, _ = load_sentence_encoder(tmp_path / "ours")
+    assert (ours.pooling_mode, ours.output_size) == (mode, trained.output_size)
+    assert_close(encode(ours, tmp_path / "ours", TEXTS, LENGTH), expected)
+    started, _ = new_sentence_encoder(tiny_model("bert"), mode, size, normalize, init_from_ckpt=tmp_path / "ours")
+    assert_close(encode(started.eval(), tmp_path / "ours", TEXTS, LENGTH), expected)
+
+
+def test_a_mix_of_other_layers_is_not_taken(tiny_model, tmp_path, messages):
+    save(tmp_path / "ours", tiny_model("bert"), "scalar_mix")
+    started, _ = new_sentence_encoder(tiny_model("bert"), "scalar_mix", init_from_ckpt=tmp_path / "ours", pooling_layers=2)
+    assert not started.pooling.layer_weights.any()
+    assert "scalar_mix pooling of 3 layers, this run with scalar_mix pooling of 2 layers" in messages[-1]
+    started, _ = new_sentence_encoder(tiny_model("bert"), "scalar_mix", init_from_ckpt=tmp_path / "ours")
+    assert started.pooling.layer_weights.any()
+
+
+@pytest.mark.parametrize(("file", "content"), [
+    ("1_FirstTokensPooling/config.json", {"layers": 4}), ("1_FirstTokensPooling/config.json", {"layers": "2"}),
+    ("1_FirstTokensPooling/config.json", {}),
+])  # fmt: skip
+def test_damaged_pooling_of_first_tokens(tiny_model, tmp_path, file, content):
+    save(tmp_path / "ours", tiny_model("bert"), "cls_layers")
+    (tmp_path / "ours" / file).write_text(json.dumps(content))
+    with pytest.raises(UserError, match="a whole number up to 3"):
+        load_sentence_encoder(tmp_path / "ours")
+
+
+def test_damaged_attention_pooling(tiny_model, tmp_path):
+    save(tmp_path / "ours", tiny_model("bert"), "attention")
+    save_file({"scores": torch.zeros(31)}, tmp_path / "ours" / "1_AttentionPooling" / "model.safetensors")
+    with pytest.raises(UserError, match="states of width 32"):
+        load_sentence_encoder(tmp_path / "ours")
 
 
 def test_all_minilm():
@@ -363,7 +408,7 @@ def test_damaged_and_foreign_directories(intact, tmp_path, damage, path, says):
 def test_averages_of_another_kind(intact, tmp_path, case):
     directory = shutil.copytree(intact["first_last"], tmp_path / "saved")
     if case == "other weights":
-        save_file({"layer_weights": torch.tensor([0.0, 1.0, 0.5, 1.0])}, directory / LAYERS / "model.safetensors")
+        save_file({"layer_weights": torch.tensor([0.0, 1.0, 0.0, 0.5])}, directory / LAYERS / "model.safetensors")
     elif case == "pooled by cls":
         edit("2_Pooling/config.json", pooling_mode_mean_tokens=False, pooling_mode_cls_token=True)(directory)
     elif case == "no weights":

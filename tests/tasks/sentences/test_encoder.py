@@ -13,7 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModel
 
 from bertorch.encoder import TokenBatch, load_encoder, to_padded
-from bertorch.heads.pooling import POOLING_MODES
+from bertorch.errors import UserError
+from bertorch.heads.pooling import PLAIN_POOLING_MODES, POOLING_MODES
 from bertorch.tasks.sentences.directory import new_sentence_encoder
 from bertorch.tasks.sentences.encoder import Dense, SentenceEncoder, gather, sizes_over_ranks
 from tests.closeness import assert_close
@@ -63,7 +64,7 @@ def reference(tiny_model) -> Callable:
     return compute
 
 
-@pytest.mark.parametrize("mode", [mode for mode in POOLING_MODES if mode != "linear"])
+@pytest.mark.parametrize("mode", [mode for mode in PLAIN_POOLING_MODES if mode != "linear"])
 def test_vectors_from_transformers_states(family, mode, tiny_model, reference):
     layers, _ = reference(family)
     assert len(layers) == 4  # embeddings and three layers
@@ -93,24 +94,83 @@ def test_linear_is_the_pooler(family, tiny_model, reference):
     assert_close(vectors, torch.tanh(first @ dense.weight.T + dense.bias).detach())
 
 
+@pytest.mark.parametrize("mode", ["scalar_mix", "cls_layers", "attention"])
+def test_learned_vectors_from_transformers_states(family, mode, tiny_model, reference):
+    """The definitions, text by text, with drawn weights."""
+    layers, _ = reference(family)
+    model, _ = new_sentence_encoder(tiny_model(family), mode, pooling_layers=None if mode == "attention" else 2)
+    weights = torch.randn(32, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        for parameter in model.pooling.parameters():
+            parameter.copy_(weights[: parameter.numel()])
+    expected = []
+    for before, last in zip(layers[2], layers[3], strict=True):
+        if mode == "scalar_mix":
+            first, second = weights[:2].exp() / weights[:2].exp().sum()
+            expected.append((first * before + second * last).mean(dim=0))
+        elif mode == "cls_layers":
+            expected.append(torch.cat([before[0], last[0]]))
+        else:
+            share = (last @ weights).exp()
+            expected.append((share[:, None] * last).sum(dim=0) / share.sum())
+    assert model.output_size == len(expected[0]) and model.encoder.pooler is None
+    with torch.no_grad():
+        assert_close(model.eval()(draw()), torch.stack(expected))
+
+
+@pytest.mark.parametrize("mode", ["scalar_mix", "attention"])
+def test_learned_weights_start_equal_and_learn(mode, tiny_model):
+    """At first they are the mean; their gradient is that of differences of the loss."""
+    model = new_sentence_encoder(tiny_model("bert"), mode, dropout=0.0)[0].double()
+    states = model.encoder(draw(), (1, 2, 3))
+    mixed = sum(states) / 3 if mode == "scalar_mix" else states[-1]
+    assert_close(model(draw()), torch.stack([part.mean(dim=0) for part in mixed.split(LENGTHS)]).detach())
+    (weights,) = model.pooling.parameters()
+    (gradient,) = torch.autograd.grad(model(draw()).square().sum(), weights)
+    with torch.no_grad():
+        for place in range(3):
+            moved = []
+            for step in (1e-5, -2e-5):
+                weights[place] += step
+                moved.append(model(draw()).square().sum())
+            weights[place] += 1e-5
+            assert (moved[0] - moved[1]).item() / 2e-5 == pytest.approx(gradient[place].item(), rel=1e-5, abs=1e-9)
+
+
+def test_large_scores_of_attention(tiny_model):
+    """Their exponentials are beyond fp32; the softmax is not."""
+    model, _ = new_sentence_encoder(tiny_model("bert"), "attention")
+    with torch.no_grad():
+        model.pooling.scores.fill_(1e4)
+        states = model.eval().encoder(draw()).split(LENGTHS)
+        expected = torch.stack([part[part.sum(dim=1).argmax()] for part in states])
+        assert_close(model(draw()), expected)
+
+
+@pytest.mark.parametrize(("mode", "count", "says"), [("scalar_mix", 4, "has 3 layers"), ("mean", 2, "takes none")])
+def test_layers_that_do_not_fit(tiny_model, mode, count, says):
+    with pytest.raises(UserError, match=says):
+        new_sentence_encoder(tiny_model("bert"), mode, pooling_layers=count)
+
+
 def test_modes_differ(tiny_model):
     """So that one mode's expectation cannot be met by another's code."""
-    model, _ = new_sentence_encoder(tiny_model("bert"), "linear")
     vectors = []
-    for model.pooling_mode in POOLING_MODES:
-        vectors.append(model.eval()(draw()).detach())
+    for mode in PLAIN_POOLING_MODES:
+        torch.manual_seed(0)
+        vectors.append(new_sentence_encoder(tiny_model("bert"), mode)[0].eval()(draw()).detach())
     for first, one in enumerate(vectors):
         assert all((one - other).abs().max() > 0.05 for other in vectors[:first])
 
 
 @pytest.mark.parametrize("average", [(0,), (0, 3), (2,), (1, 1, 3), (3, 2, 1, 0)], ids=str)
-def test_average_layers(family, average, tiny_model, reference):
+def test_states_of_layers(family, average, tiny_model, reference):
     layers, _ = reference(family)
-    expected = torch.stack([torch.cat(layers[number]) for number in average]).mean(dim=0)
     encoder, _ = load_encoder(tiny_model(family))
     with torch.no_grad():
-        assert_close(encoder.eval()(draw(), average), expected)
-        assert torch.equal(encoder(draw(), (3,)), encoder(draw()))
+        for found, number in zip(encoder.eval()(draw(), average), average, strict=True):
+            assert_close(found, torch.cat(layers[number]))
+        assert torch.equal(encoder(draw(), (3,))[0], encoder(draw()))
 
 
 def test_average_layers_with_gradient_checkpointing(tiny_model):
