@@ -1,8 +1,8 @@
 """Attention on a CPU: matrix products over groups of sequences of similar length, in one autograd node.
 
 scaled_dot_product_attention with a mask and dropout takes a slow path on a CPU. Forward and backward of 32 sequences of 8 to
-128 tokens, 12 heads of 64, dropout 0.1: padded SDPA takes 4.3 to 4.7 times as long as this, and with up to 256 tokens 5.4 to
-5.8 times (`python benchmarks/attention_speed.py`, one thread of a busy Xeon with AMX). Batches are sorted by length, so
+128 tokens, 12 heads of 64, dropout 0.1: padded SDPA takes 3.6 to 3.8 times as long as this, and with up to 256 tokens 4.6 to
+4.9 times (`python benchmarks/attention_speed.py`, one thread of a busy Xeon with AMX). Batches are sorted by length, so
 neighbours differ little: padding a group to its longest sequence is cheaper than adding a group.
 
 With a window, a group longer than it is computed in blocks of queries, each with the keys that some of its queries see.
