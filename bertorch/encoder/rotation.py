@@ -1,7 +1,7 @@
 """Rotary positions (Su et al. 2021): queries and keys are turned by their places, in one autograd node.
 
-In plain operators, 2,600 tokens with 2 heads of 64 take 1.6 times as long, forward and backward, 1,300 tokens with 12 heads 1.4
-times (one thread of a busy Xeon with AMX): each operator is a pass over memory.
+In plain operators, 2,600 tokens with 2 heads of 64 take 1.6 times as long, forward and backward, 1,300 tokens with 12 heads
+1.4 times (one thread of a busy Xeon with AMX): each operator is a pass over memory.
 """
 
 import torch
