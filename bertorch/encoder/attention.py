@@ -95,11 +95,13 @@ BACKENDS: dict[str, Backend] = {
 
 
 def leave_uncompiled() -> None:
-    """Keep ``torch.compile`` off the grouped backend, which loops over lengths that change with each batch, and off the
-    self-check: its answer is a constant.
+    """Keep ``torch.compile`` off the grouped backend, which loops over lengths that change with each batch, off the padded
+    one, which computes other things for the first layer and for full batches, and off the self-check: its answer is a
+    constant.
 
     Called when a model is compiled instead of used as decorators: ``torch.compiler`` loads torch's compiler, a second of
     start-up.
     """
-    BACKENDS["grouped"] = torch.compiler.disable(grouped_attention)
+    for name, backend in (("grouped", grouped_attention), ("padded", padded_attention)):
+        BACKENDS[name] = torch.compiler.disable(backend)
     torch.compiler.assume_constant_result(_packed_or_padded)

@@ -50,9 +50,14 @@ class Encoder(nn.Module):
             nn.init.zeros_(module.bias)
 
     def compile(self, **options: Any) -> None:
-        """As ``torch.nn.Module.compile``."""
+        """Compile each block with ``torch.compile(block, **options)``.
+
+        With ``dynamic=True``, what is compiled serves all layers and all batches: one block is compiled, and once more for
+        the last one with ``first_only``, for each of training and evaluation.
+        """
         leave_uncompiled()
-        super().compile(**options)
+        for block in self.blocks:
+            block.compile(**options)
 
     def set_dropout(self, dropout: float) -> None:
         """Use ``dropout`` everywhere while training; the configuration keeps its own values, also when saved."""

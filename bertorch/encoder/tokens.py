@@ -33,7 +33,7 @@ class TokenBatch:
 
     @property
     def batch_size(self) -> int:
-        return len(self.lengths)
+        return self.cu_seqlens.shape[0] - 1  # the length of a list would be a constant to torch.compile
 
     @property
     def total_tokens(self) -> int:

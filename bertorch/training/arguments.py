@@ -129,7 +129,7 @@ def training_parser(
         "models without a table of positions need no flag",
     )  # fmt: skip
     model.add_argument("--gradient_checkpointing", action="store_true", help="save memory by computing activations twice")
-    model.add_argument("--compile", action="store_true", help="compile the encoder with torch.compile")
+    model.add_argument("--compile", action="store_true", help="compile the encoder's layers, all as one")
 
     data = parser.add_argument_group("data")
     if documents:
