@@ -19,7 +19,7 @@ from bertorch.tasks.pretraining.description import Description
 from bertorch.tasks.pretraining.head import load_language_model
 from bertorch.tasks.pretraining.masking import OBJECTIVES, Masking
 from bertorch.tasks.pretraining.rows import tokenize_documents
-from bertorch.training.arguments import below_one, proportion, training_parser, whole_number
+from bertorch.training.arguments import proportion, training_parser, whole_number
 from bertorch.training.evaluation import Evaluation
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run, autocast
@@ -48,9 +48,7 @@ def parse_args():
     task.add_argument("--masked_share", type=proportion, default=0.15, help="share of the tokens to predict")
     task.add_argument("--whole_words", action="store_true", help="mask whole words; Chinese words need jieba")
     task.add_argument("--longest_ngram", type=whole_number, default=1, help="mask runs of up to N words")
-    task.add_argument(
-        "--dropout", type=below_one, default=None, help="dropout of the encoder; default: the value in its config.json"
-    )
+    task.add_argument("--max_predictions", type=whole_number, default=None, help="most tokens to predict in a text")
     task.add_argument("--metric", choices=METRICS, default="masked_lm_accuracy", help="which metric decides the best model")
     return parser.parse_args()
 
@@ -89,15 +87,15 @@ def main(args):
 
     # data
     directory, tokenizer = open_tokenizer(args, processes)
-    masking = Masking(tokenizer, args.objectives, args.masked_share, args.whole_words, args.longest_ngram, args.seed)
+    masking = Masking(
+        tokenizer, args.objectives, args.masked_share, args.whole_words, args.longest_ngram, args.seed, args.max_predictions
+    )
     sets = load_sets(args, processes, lambda paths, name: load_samples(paths, args, tokenizer, masking))
     data_report = report_documents(sets)
 
     # model
     order_weight = masking.expected(sets["train"])  # both objectives have equal weight
     model = load_language_model(directory, len(args.objectives) == 2, order_weight, args.init_from_ckpt)
-    if args.dropout is not None:
-        model.encoder.set_dropout(args.dropout)
     model = model.to(processes.device)
     set_seed(args.seed, processes.rank)  # same weights everywhere, different dropout on each rank
     description = Description(objectives=args.objectives, max_seq_length=args.max_seq_length, chinese=args.chinese)

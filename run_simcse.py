@@ -20,7 +20,7 @@ from bertorch.tasks.sentences.directory import new_sentence_encoder
 from bertorch.tasks.sentences.evaluation import check_metric, evaluate, test
 from bertorch.tasks.sentences.predictor import Predictor
 from bertorch.tasks.sentences.rows import scored_samples
-from bertorch.training.arguments import below_one, reading_flags, training_parser
+from bertorch.training.arguments import reading_flags, training_parser
 from bertorch.training.inference import Compute
 from bertorch.training.process_group import run_script, set_seed
 from bertorch.training.run import Run
@@ -33,9 +33,7 @@ def parse_args():
     parser = training_parser("Train sentence vectors on plain sentences: SimCSE.")
     task = add_sentence_arguments(parser)
     add_contrastive_arguments(task)
-    task.add_argument(
-        "--dropout", type=below_one, default=0.1, help="dropout of the encoder, which makes two views of a sentence"
-    )
+    parser.set_defaults(dropout=0.1)  # it makes two views of a sentence
     return parser.parse_args()
 
 
@@ -68,8 +66,8 @@ def main(args):
 
     # model
     sentence, rest = new_sentence_encoder(
-        directory, args.pooling_mode, args.output_emb_size, args.normalize, args.dropout, args.init_from_ckpt,
-        args.pooling_layers,
+        directory, args.pooling_mode, args.output_emb_size, args.normalize, init_from_ckpt=args.init_from_ckpt,
+        pooling_layers=args.pooling_layers,
     )  # fmt: skip
     report_unused(rest, args.init_from_ckpt or directory)
     sentence.chunk_size = args.chunk_size

@@ -198,7 +198,21 @@ def training_parser(
         "--warmup_proportion", type=proportion, default=0.0, help="share of all steps over which the rate rises from 0"
     )
     optimisation.add_argument(
+        "--warmup_steps", type=count, default=None, help="updates over which the rate rises, in place of a share of all"
+    )
+    optimisation.add_argument(
         "--weight_decay", type=not_negative, default=0.0, help="weight decay; biases and layer norms have none"
+    )
+    optimisation.add_argument(
+        "--adam_betas", type=below_one, nargs=2, default=None, metavar=("BETA1", "BETA2"),
+        help="share of the averages of gradients and of their squares that an update keeps; default: 0.9 0.999",
+    )  # fmt: skip
+    optimisation.add_argument(
+        "--adam_epsilon", type=not_negative, default=None,
+        help="added to the root of the second average; default: 1e-8 for adamw, 1e-6 for lamb",
+    )  # fmt: skip
+    optimisation.add_argument(
+        "--dropout", type=below_one, default=None, help="dropout of the encoder, in place of its config.json's"
     )
     optimisation.add_argument("--max_grad_norm", type=not_negative, default=1.0, help="gradient clipping; 0 for none")
     optimisation.add_argument("--epochs", type=whole_number, default=3, help="passes over the training set")
@@ -423,6 +437,8 @@ def check_training_arguments(args: argparse.Namespace) -> None:
     for flag in ("save_best_model", "early_stopping_patience"):
         if getattr(args, flag) and args.dev_data_file is None:
             raise UserError(f"--{flag} needs --dev_data_file")
+    if args.warmup_steps is not None and args.warmup_proportion:
+        raise UserError("--warmup_steps and --warmup_proportion contradict each other; give one")
     check_tricks(args)
     logger.info("flags: " + " ".join(f"{name}={value}" for name, value in sorted(vars(args).items())))
     if args.num_workers:

@@ -1,5 +1,7 @@
 """AdamW (Loshchilov & Hutter 2017) and LAMB (You et al. 2019), with BERT's rule for weight decay."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +20,8 @@ def make_optimizer(
     weight_decay: float,
     rates: dict[str, float] | None = None,
     layer_decay: float = 1.0,
+    epsilon: float | None = None,
+    betas: Sequence[float] | None = None,
 ) -> torch.optim.Optimizer:
     """Make the optimizer. Weights decay; biases and layer norms do not (Devlin et al. 2018, A.2).
 
@@ -29,6 +33,7 @@ def make_optimizer(
         rates: name of a part of the model -> its own highest learning rate.
         layer_decay: multiplies the rate once for the top layer of the encoder, and once more for each layer below, down to
             the embeddings (Howard & Ruder 2018, section 3.2); pooler and head have the full rate.
+        epsilon, betas: added to the root of the second moment, and decay rates of the moments; None: the optimizer's own.
 
     Raises:
         UserError: ``layer_decay`` is set and the layers share their weights.
@@ -49,7 +54,9 @@ def make_optimizer(
         for (rate, decays), parameters in groups.items()
         if parameters
     ]
-    return AdamW(listed, lr=learning_rate, fused=True) if name == "adamw" else Lamb(listed, lr=learning_rate)
+    own = {"eps": epsilon, "betas": betas and tuple(betas)}
+    own = {key: given for key, given in own.items() if given is not None}
+    return AdamW(listed, lr=learning_rate, fused=True, **own) if name == "adamw" else Lamb(listed, lr=learning_rate, **own)
 
 
 def _layer_factors(encoder: Encoder, decay: float) -> dict[int, float]:

@@ -133,13 +133,16 @@ class Run:
         self._originals = description.original_figures
         self.directory = Path(args.saved_dir)
 
+        if args.dropout is not None:
+            model.encoder.set_dropout(args.dropout)
         freeze(model.encoder, args.freeze_embeddings, args.freeze_layers)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if not self.parameters:
             raise UserError(f"--freeze_layers {args.freeze_layers} leaves nothing to train; freeze fewer")
         self.optimizer = make_optimizer(
-            args.optimizer, model, args.learning_rate, args.weight_decay, rates, args.layer_decay
-        )
+            args.optimizer, model, args.learning_rate, args.weight_decay, rates, args.layer_decay,
+            epsilon=args.adam_epsilon, betas=args.adam_betas,
+        )  # fmt: skip
         self.weights = [parameter.data for parameter in self.parameters]  # what is trained
         self.averages = [weight.clone() for weight in self.weights] if args.ema_decay else None
         on_gpu = processes.device.type == "cuda"
@@ -150,7 +153,8 @@ class Run:
         steps_an_epoch = math.ceil(len(self._plan(0)) / self.accumulation)
         self.total_steps = args.max_steps or args.epochs * steps_an_epoch
         self.epochs = math.ceil(self.total_steps / steps_an_epoch)
-        self.warmup_steps = math.ceil(args.warmup_proportion * self.total_steps)
+        warmup_steps = args.warmup_steps
+        self.warmup_steps = math.ceil(args.warmup_proportion * self.total_steps) if warmup_steps is None else warmup_steps
 
         self.global_step = 0
         self.epoch = 0  # of the current batch, from 0

@@ -51,6 +51,7 @@ class Masking:
         longest_ngram: mask up to this many neighbouring words together, length n with a probability proportional to
             1/n (Lan et al. 2019, section 4.1).
         seed: seed of all draws.
+        most: the most tokens of a text to predict, but for the one word that is always masked; None: no limit.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Masking:
         whole_words: bool = False,
         longest_ngram: int = 1,
         seed: int = 0,
+        most: int | None = None,
     ):
         tokenizer = encoder.pretrained
         if tokenizer.mask_token_id is None:
@@ -69,6 +71,7 @@ class Masking:
             )
         self.second_segment = next((objective for objective in objectives if objective != "mlm"), None)
         self.share, self.whole_words, self.longest_ngram, self.seed = share, whole_words, longest_ngram, seed
+        self.most = most
         self.mask_id = tokenizer.mask_token_id
         self.vocabulary = np.setdiff1d(list(tokenizer.get_vocab().values()), tokenizer.all_special_ids)
         self.layouts = encoder.layouts
@@ -88,7 +91,7 @@ class Masking:
 
     def expected(self, documents: Documents) -> float:
         """Mean number of masked tokens per text of ``documents``."""
-        return float(np.maximum(1, np.rint(self.share * documents.row_lengths)).mean())
+        return float(np.clip(np.rint(self.share * documents.row_lengths), 1, self.most).mean())
 
     def collate(self, documents: Documents, texts: np.ndarray, epoch: int | None = None) -> MaskedBatch:
         """Batch the given texts of ``documents``; each epoch draws new masks; None draws the same for every seed."""
@@ -161,6 +164,7 @@ class Masking:
         """
         tokens = len(continues)
         wanted = max(1, round(self.share * tokens))
+        wanted = wanted if self.most is None else min(wanted, self.most)
         if not self.whole_words and self.longest_ngram == 1:
             return np.sort(rng.permutation(tokens)[:wanted])
         starts = np.flatnonzero(~continues)

@@ -90,6 +90,25 @@ def test_the_number_of_masked_tokens(encoder, how):
         assert len(batch.places) == len(batch.targets) == max(1, round(how.get("share", 0.15) * length))
 
 
+@pytest.mark.parametrize("longest", [1, 3])
+@pytest.mark.parametrize("most", [1, 4])
+def test_the_most_masked_tokens(encoder, most, longest):
+    documents = documents_of([[length] for length in range(1, ROOM + 1)])
+    masking = Masking(encoder, share=0.4, longest_ngram=longest, most=most)
+    expected = [min(most, max(1, round(0.4 * length))) for length in range(1, ROOM + 1)]
+    assert [len(alone(masking, documents, text).places) for text in range(ROOM)] == expected
+    assert max(expected) == most
+
+
+def test_the_most_are_those_that_a_text_has(encoder):
+    """The mean that weights the order of segments follows."""
+    documents = documents_of([[length] for length in range(1, ROOM + 1)])
+    masking = Masking(encoder, share=0.4, most=2)
+    found = [len(alone(masking, documents, text).places) + 0.0 for text in range(len(documents))]
+    rounded = np.clip(np.rint(0.4 * documents.row_lengths), 1, 2)
+    assert masking.expected(documents) == rounded.mean() and np.abs(np.array(found) - rounded).max() <= 1
+
+
 @pytest.mark.parametrize("objectives", [("mlm",), ("mlm", "sop"), ("mlm", "nsp")])
 def test_targets_are_tokens_of_the_texts(encoder, objectives):
     """Each place once, no special token among them; all other tokens stand as they were."""
