@@ -1,6 +1,8 @@
 """How far each family's encoder and heads are from transformers' padded model, on random weights, in fp32, on the CPU.
 
-    python benchmarks/family_parity.py
+    python benchmarks/family_parity.py                            # all families that this transformers has
+    python benchmarks/family_parity.py deberta-v2 deberta-v3      # some
+    PYTHONPATH=/tmp/older python benchmarks/family_parity.py nezha  # transformers 4.57: see tests/encoder/record_nezha.py
 
 Each family has models of three shapes, each batches of four kinds: one token, texts of one length, of unequal ones, and the
 longest. Printed: numbers compared, and the largest difference, as part of the largest value (of the largest gradient for
@@ -26,6 +28,16 @@ from bertorch.tasks.classification.head import load_trained_classifier  # noqa: 
 FAMILIES = {
     "ernie": ("Ernie", {"use_task_id": True}), "camembert": ("Camembert", {}), "distilbert": ("DistilBert", {}),
     "megatron-bert": ("MegatronBert", {}), "roformer": ("RoFormer", {"embedding_size": 64}), "mpnet": ("MPNet", {}),
+    "deberta-v2": (
+        "DebertaV2",
+        {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "conv_kernel_size": 3, "type_vocab_size": 2},
+    ),
+    "deberta-v3": (
+        "DebertaV2",
+        {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "share_att_key": True, "position_buckets": 64,
+         "norm_rel_ebd": "layer_norm", "position_biased_input": False},
+    ),
+    "nezha": ("Nezha", {"max_relative_position": 32}),
 }  # fmt: skip
 SHAPES = ((2, 64, 4, 96), (4, 128, 2, 512), (6, 96, 12, 256))  # layers, width, heads, inner width
 LENGTHS = ([1], [17] * 4, [60, 33, 33, 8, 2, 1], [254, 7])
@@ -70,7 +82,9 @@ def main() -> None:
     transformers.logging.disable_progress_bar()
     print("| family | hidden states | largest | gradients | largest | classifier's scores | largest |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for family, (prefix, traits) in FAMILIES.items():
+    there = [family for family, (prefix, _) in FAMILIES.items() if hasattr(transformers, f"{prefix}Config")]
+    for family in sys.argv[1:] or there:
+        prefix, traits = FAMILIES[family]
         counts, most = [0, 0, 0], [0.0, 0.0, 0.0]
 
         def compare(which: int, pairs: list, scale: torch.Tensor, counts=counts, most=most) -> None:

@@ -129,6 +129,16 @@ def test_huawei_calls_it_a_bert_with_relative_positions(recorded, model_type):
     assert_close(load_encoder(directory)[0].eval()(batch), expected["states"], "states")
 
 
+def test_bf16_stays_within_its_rounding(recorded):
+    """A number of bf16 is rounded by up to 1 / 256 of itself; over all states that is less, a few times a layer."""
+    directory, expected, batch = recorded
+    encoder, _ = load_encoder(directory)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        states = encoder.eval()(batch)
+    error = float((states - expected["states"]).norm() / expected["states"].norm())
+    assert 0 < error < 2 * encoder.config.num_hidden_layers / 256
+
+
 def test_longer_texts_than_in_training(recorded):
     """Distances beyond the longest are one: a text of any length is read."""
     directory, _, _ = recorded
