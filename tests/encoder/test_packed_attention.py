@@ -1,5 +1,10 @@
 """The packed operators accept what the encoder gives them: shapes and types, on tensors without values."""
 
+import json
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -10,8 +15,10 @@ from bertorch.encoder import EncoderConfig, TokenBatch
 from bertorch.encoder.attention import attention, leave_uncompiled
 from bertorch.encoder.layers import Block
 from bertorch.encoder.packed_attention import packed_fits
+from tests.encoder.packed_worker import CASES, LENGTHS
+from tests.pretended_cuda import LIBRARY, ROOT, compiled
+from tests.processes import finished
 
-LENGTHS = [33, 7, 7, 1]
 CUDA = torch.device("cuda", 0)
 
 
@@ -129,3 +136,37 @@ def test_one_compiled_block_serves_all_numbers_of_tokens(monkeypatch):
         compiled(x, tokens).sum().backward()
     choice._proved.cache_clear()
     assert (graphs.frame_count, len(checks)) == (1, 1)
+
+
+@pytest.fixture(scope="module")
+def on_pretended_gpus(tmp_path_factory):
+    """What ``packed_worker`` says of each of its cases, and whether it computed gradients, which takes a C++ compiler."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    try:
+        environment[LIBRARY] = str(compiled(tmp_path_factory.mktemp("library")))
+    except (OSError, subprocess.CalledProcessError):
+        environment.pop(LIBRARY, None)
+    done = finished([sys.executable, "-m", "tests.encoder.packed_worker"], env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return dict(zip(CASES, map(json.loads, done.stdout.splitlines()), strict=True)), LIBRARY in environment
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="this torch has CUDA: test_cuda.py")
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_packed_runs_on_pretended_gpus(on_pretended_gpus, case):
+    results, with_gradients = on_pretended_gpus
+    found, (capability, dtype, head_size, first_only, training) = results[case], case
+    if capability < (8, 0) and dtype == "bfloat16":
+        assert found["error"] == "padded is chosen"
+        return
+    assert found["error"] is None and found["findings"] == []
+    flash = capability >= (8, 0) and dtype != "float32"
+    kind, directions = (
+        "flash" if flash else "efficient",
+        ["forward", "backward"] if training and with_gradients else ["forward"],
+    )
+    assert found["operators"] == [f"_{kind}_attention_{direction}" for direction in directions]
+    rows = [len(LENGTHS) if first_only else sum(LENGTHS), sum(LENGTHS), sum(LENGTHS)]
+    shapes = [[[n, 4, head_size], dtype, "cuda:0"] for n in rows]
+    assert found["out"] == shapes[0]
+    assert found["gradients"] == (shapes if len(directions) == 2 else [])
