@@ -19,6 +19,11 @@ _SIZES = (
 _LEAST = {"max_relative_positions": -1, "position_buckets": -1, "conv_kernel_size": 0}  # of those that may be below 1
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_python", "relu", "silu", "tanh")
 
+# Parts of a block that all blocks may share -> their layers.
+SHARED = {
+    "attention": ("query", "key", "value", "attention_output", "attention_norm"),
+    "feed_forward": ("intermediate", "output", "output_norm"),
+}
 # A family has one of these only if its row lists it.
 _NOT_OF_BERT = {
     "embedding_size",
@@ -167,6 +172,13 @@ class EncoderConfig:
     def farthest_distance(self) -> int:
         """The distance from which on DeBERTa's are one."""
         return self.max_relative_positions if self.max_relative_positions > 0 else self.max_position_embeddings
+
+    @property
+    def sharing(self) -> str | None:
+        """What all layers of an ALBERT share, while each has the rest for itself (Lan et al. 2019, table 4): ``attention``
+        or ``feed_forward``, each with the norm after it. None: groups of layers share all, as the configuration says.
+        """
+        return self.other.get("sharing") if self.family.shares_blocks else None
 
     @property
     def projects_embeddings(self) -> bool:
@@ -347,6 +359,10 @@ class EncoderConfig:
             if not isinstance(values.get(key, False), bool):
                 raise UserError(f"{path}: {key} must be true or false, found {_shown(values[key])}")
         config = cls(**values)
+        if config.sharing not in (None, *SHARED):
+            raise UserError(f"{path}: sharing must be {' or '.join(SHARED)}, or null, found {_shown(config.sharing)}")
+        if config.sharing and (config.num_hidden_groups, config.inner_group_num) != (config.num_hidden_layers, 1):
+            raise UserError(f"{path}: with sharing, num_hidden_groups must be num_hidden_layers, and inner_group_num 1")
         config._check_distances(path)
         if config.has("embeddings.relative") and (config.pad_token_id != 1 or config.relative_attention_num_buckets < 32):
             raise UserError(
@@ -453,7 +469,15 @@ class EncoderConfig:
     @property
     def _num_saved(self) -> int:
         """How many numbers the encoder's file holds: weights, and the table of rotary positions."""
-        return self.num_parameters + (self.max_position_embeddings * self.head_size if self.family.rotary else 0)
+        table = self.max_position_embeddings * self.head_size if self.family.rotary else 0
+        return self.num_parameters + self._num_repeated + table
+
+    @property
+    def _num_repeated(self) -> int:
+        """How many numbers a file holds again, because blocks share them."""
+        width, inner = self.hidden_size, self.intermediate_size
+        shared = {"attention": 4 * width * (width + 1), "feed_forward": (2 * inner + 1) * width + inner}
+        return (self.num_hidden_groups - 1) * (shared[self.sharing] + 2 * width) if self.sharing else 0
 
     @property
     def num_parameters(self) -> int:
@@ -479,7 +503,8 @@ class EncoderConfig:
         if self.has("blocks.{block}.convolution.kernel"):
             relative += width * (width // self.conv_groups * self.conv_kernel_size + 1) + norm * width
         last = relative + norm * width * (self.has("norm") - self.norm_serves_first_block)
-        return embeddings + projection + last + self.num_hidden_groups * self.inner_group_num * block
+        blocks = self.num_hidden_groups * self.inner_group_num * block - self._num_repeated
+        return embeddings + projection + last + blocks
 
     def to_dict(self) -> dict[str, Any]:
         """The keys of a Hugging Face ``config.json``, without those that name a head."""

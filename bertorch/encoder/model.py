@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bertorch.encoder.attention import leave_uncompiled
-from bertorch.encoder.config import EncoderConfig
+from bertorch.encoder.config import SHARED, EncoderConfig
 from bertorch.encoder.layers import Block, Embeddings, Pooler, norm
 from bertorch.encoder.rotation import turns
 from bertorch.encoder.tokens import TokenBatch
@@ -18,7 +18,8 @@ class Encoder(nn.Module):
     """A transformer encoder over packed tokens.
 
     Layer i uses block group ``i * groups // layers``; each group has ``inner_group_num`` blocks (Lan et al. 2019, section
-    3.1, divided as in the authors' code). BERT has as many groups as layers; ALBERT usually has one.
+    3.1, divided as in the authors' code). BERT has as many groups as layers; ALBERT usually has one. With ``sharing`` in the
+    configuration, all blocks have one part in common.
 
     ``with_pooler``: a head that does not use the pooler must not own one, or DistributedDataParallel would wait for a
     gradient that never comes. ``initialise=False``, for ``fill_encoder``, leaves the weights uninitialised: drawing random
@@ -31,6 +32,9 @@ class Encoder(nn.Module):
         self.embeddings = Embeddings(config)
         blocks = range(config.num_hidden_groups * config.inner_group_num)
         self.blocks = nn.ModuleList(Block(config, first=block == 0) for block in blocks)
+        for layer in SHARED.get(config.sharing, ()):
+            for block in self.blocks[1:]:
+                setattr(block, layer, getattr(self.blocks[0], layer))
         self.norm = norm(config, config.hidden_size) if config.has("norm") else None
         self.pooler = Pooler(config) if with_pooler else None
         self.gradient_checkpointing = False

@@ -187,7 +187,7 @@ def copy_weights(module: nn.Module, names: dict[str, str], tensors: dict[str, Te
     Raises:
         UserError: a tensor is missing or has another shape; all are listed, and nothing is copied.
     """
-    parameters = dict(module.named_parameters())
+    parameters = dict(module.named_parameters(remove_duplicate=False))
     missing = [theirs for theirs in names.values() if theirs not in tensors]
     if missing:
         raise UserError(f"{source}: {len(missing)} weights of the model are missing: {listed(missing)}")
@@ -206,7 +206,7 @@ def copy_weights(module: nn.Module, names: dict[str, str], tensors: dict[str, Te
 
 def other_shapes(module: nn.Module, names: dict[str, str], tensors: dict[str, Tensor]) -> list[str]:
     """A message for each tensor whose shape differs from its parameter's."""
-    parameters = dict(module.named_parameters())
+    parameters = dict(module.named_parameters(remove_duplicate=False))
     return [
         f"{theirs} is {list(tensors[theirs].shape)}, expected {list(parameters[ours].shape)}"
         for ours, theirs in names.items()
@@ -240,7 +240,7 @@ def fill_encoder(
             raise UserError(f"{source}: {table} has {rows} trained positions; give a --max_seq_length of at most that")
         encoder.embeddings.rotary = Embedding(rows, encoder.config.head_size)
         logger.info(f"{source}: {table} was trained; it is used and trained on in place of sines")
-    parameters = [name for name, _ in encoder.named_parameters()]
+    parameters = [name for name, _ in encoder.named_parameters(remove_duplicate=False)]
     names = {ours: prefix + theirs for ours, theirs in hugging_face_names(encoder.config, parameters).items()}
     pooler = {ours: theirs for ours, theirs in names.items() if ours.startswith("pooler.")}
     if pooler and not pooler_required and not any(theirs in tensors for theirs in pooler.values()):
@@ -250,6 +250,13 @@ def fill_encoder(
         names = {ours: theirs for ours, theirs in names.items() if ours not in pooler}
         encoder.pooler.apply(encoder.initialise)
     copy_weights(encoder, names, tensors, source)
+    if encoder.config.sharing:
+        shared = dict(encoder.named_parameters(remove_duplicate=False))
+        other = [theirs for ours, theirs in names.items() if not torch.equal(shared[ours], tensors[theirs].to(shared[ours]))]
+        if other:  # what layers share was copied once for each of them
+            raise UserError(
+                f"{source}: config.json says sharing {encoder.config.sharing}, but layers differ: {listed(other)}"
+            )
     return set(names.values()) | ({table} & set(tensors))
 
 
@@ -298,9 +305,12 @@ def report_unused(rest: dict[str, Tensor], source: str | Path) -> None:
 def encoder_tensors(encoder: Encoder, prefix: str | None = None) -> dict[str, Tensor]:
     """The encoder's weights under Hugging Face's names; ``prefix`` None takes the family's (``bert.``)."""
     prefix = encoder.config.family.base_prefix if prefix is None else prefix
-    parameters = dict(encoder.named_parameters())
+    parameters = dict(encoder.named_parameters(remove_duplicate=False))
     names = hugging_face_names(encoder.config, list(parameters))
-    tensors = {prefix + names[ours]: tensor.detach() for ours, tensor in parameters.items()}
+    own = {name for name, _ in encoder.named_parameters()}
+    tensors = {}
+    for ours, tensor in parameters.items():  # what layers share is saved once for each
+        tensors[prefix + names[ours]] = tensor.detach() if ours in own else tensor.detach().clone()
     config = encoder.config
     if config.family.rotary and encoder.embeddings.rotary is None:
         tensors[prefix + config.family.rotary] = sinusoids(config.max_position_embeddings, config.head_size)

@@ -50,7 +50,8 @@ def freeze(encoder: Encoder, embeddings: bool, layers: int) -> None:
 def has_own_layers(encoder: Encoder) -> bool:
     """Whether each layer is one block with its own weights, unlike in ALBERT."""
     config = encoder.config
-    return config.inner_group_num == 1 and config.num_hidden_groups == config.num_hidden_layers
+    groups = config.num_hidden_groups == config.num_hidden_layers and config.inner_group_num == 1
+    return groups and config.sharing is None
 
 
 def average(averages: list[Tensor], parameters: list[Tensor], decay: float, step: int) -> None:
