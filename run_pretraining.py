@@ -12,6 +12,7 @@ import math
 
 import torch
 
+from bertorch.copies import Fetch
 from bertorch.data.batching import evaluation_plan
 from bertorch.errors import UserError
 from bertorch.tasks.pretraining.data_report import report_documents
@@ -64,14 +65,16 @@ def load_samples(paths, args, tokenizer, masking):
 def evaluate(model, documents, masking, args, processes):
     """Loss, accuracy and perplexity of masked tokens, and of the order, the same on any number of processes."""
     model.eval()
-    sums = torch.zeros(6, dtype=torch.float64)
+    sums = torch.zeros(6, dtype=torch.float64, device=processes.device)
     for texts in evaluation_plan(documents.row_lengths, args.eval_batch_size)[processes.rank :: processes.world_size]:
         batch = masking.collate(documents, texts).to(processes.device)
         with autocast(processes.device, args.precision):
             loss = model(batch)
         parts = (loss.masked_loss, loss.correct, loss.count, loss.order_loss, loss.correct_orders, loss.orders)
-        sums += torch.tensor([float(part) for part in parts], dtype=torch.float64)
-    masked_loss, correct, masked, order_loss, correct_orders, orders = processes.sum(sums.tolist())
+        for place, part in enumerate(parts):
+            sums[place] += part
+    summed = Fetch(sums).arrays()[0].tolist()
+    masked_loss, correct, masked, order_loss, correct_orders, orders = processes.sum(summed)
     metrics = {"loss": masked_loss / masked, "masked_lm_loss": masked_loss / masked, "masked_lm_accuracy": correct / masked}
     metrics["perplexity"] = math.exp(min(metrics["masked_lm_loss"], 700.0))
     if orders:

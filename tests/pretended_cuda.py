@@ -15,9 +15,11 @@ C++ compiler, only forward passes and updates are seen.
 import collections
 import contextlib
 import ctypes
+import functools
 import importlib
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -40,6 +42,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
+_MOST_SECONDS = 300  # of the processor: without values, a loop until something is reached never ends
 SOURCE = Path(__file__).with_suffix(".cpp")
 
 # Operators that make the host wait: for a value, or for the size of their result.
@@ -95,7 +98,7 @@ class Watch(TorchDispatchMode):
         launches: phase -> operators that launch kernels on the GPU; one over a list of tensors counts as one.
         operators: (phase, name) -> the same.
         moved: phase -> bytes that these operators read and write, each argument once.
-        waits: how often the host waited for the GPU as it should, by ``torch.cuda.current_stream().synchronize()``.
+        waits: how often the host waited for the GPU as it may: for an event, or by ``torch.cuda.synchronize()``.
     """
 
     def __init__(self) -> None:
@@ -115,19 +118,25 @@ class Watch(TorchDispatchMode):
         if self.phase is not None:
             self.findings[self.phase, what, _where()] += 1
 
-    def wait(self) -> None:
-        """The host waits for the GPU."""
+    def event(self) -> SimpleNamespace:
+        """An event after all copies up to now."""
+        before = list(self._arriving)
+        return SimpleNamespace(synchronize=lambda: self.wait(before))
+
+    def wait(self, copies: list[Tensor] | None = None) -> None:
+        """The host waits for the GPU, until these copies have ended; None: all."""
         self.waits += self.phase is not None
-        self._arriving.clear()
+        ended = {id(copy) for copy in (self._arriving if copies is None else copies)}
+        self._arriving = [copy for copy in self._arriving if id(copy) not in ended]
 
     def values(self, tensor: Tensor) -> np.ndarray:
-        """Zeros in place of the values of a tensor on the host."""
+        """Ones in place of the values of a tensor on the host."""
         if tensor.device.type != "cpu":
             self.note("reads values that are on the GPU")
         elif any(tensor is one for one in self._arriving):
             self.note("reads a copy from the GPU before it has ended")
         with unset_fake_temporarily():
-            return torch.zeros(tensor.shape, dtype=tensor.dtype).numpy()
+            return torch.ones(tensor.shape, dtype=tensor.dtype).numpy()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -141,6 +150,8 @@ class Watch(TorchDispatchMode):
             return True if kind == torch.bool else 1.0 if kind.is_floating_point else 1
         if on_gpu:
             self._check(name, args, kwargs, given)
+        if name == "nonzero" and on_gpu:
+            return given[0].new_empty((0, given[0].dim()), dtype=torch.long)
         try:
             result = func(*args, **kwargs)
         except Exception as error:
@@ -230,7 +241,7 @@ def pretend(capability: tuple[int, int] = (9, 0)) -> None:
     if LIBRARY not in os.environ:
         guard_without_library()
     FakeTensorMode.avoid_device_init = property(lambda self: True)
-    stream = SimpleNamespace(synchronize=watch.wait)
+    stream = SimpleNamespace(synchronize=watch.wait, record_event=watch.event)
     properties = SimpleNamespace(major=capability[0], minor=capability[1], name="pretended", total_memory=80 * 2**30)
     for name, value in {
         "is_available": True, "device_count": 1, "set_device": None, "current_device": 0, "is_bf16_supported": True,
@@ -242,9 +253,11 @@ def pretend(capability: tuple[int, int] = (9, 0)) -> None:
     torch.cuda.synchronize = lambda *args: watch.wait()
     torch.cuda.amp.common.amp_definitely_not_available = lambda: False
     Tensor.pin_memory = _pin
-    FakeTensor.numpy = watch.values
+    FakeTensor.numpy = lambda self, *args, **kwargs: watch.values(self)
     FakeTensor.tolist = lambda self: watch.values(self).tolist()
     nn.Module.to = _module_to
+    nn.init.trunc_normal_ = lambda tensor, *args, **kwargs: tensor  # torch's draws until all values are within the bounds
+    torch.utils._foreach_utils._foreach_supported_types.append(FakeTensor)  # norms of many tensors at once, as on a GPU
     # Without values an attention backend cannot prove right.
     importlib.import_module("bertorch.encoder.attention").find_fault = lambda *given: None
 
@@ -286,7 +299,10 @@ def _watched_run(script: ModuleType, updates: int, dropout: float | None, backwa
             if dropout is not None:
                 model.encoder.set_dropout(dropout)
             super().__init__(args, model, *others, **more)
-            self.collate = _with_values(self.collate)
+            # Always the first batch: what torch has learned of its shapes makes the second update faster.
+            rows, collate = self._plan(0)[0], _with_values(self.collate)
+            first = functools.cache(lambda: collate(self.samples, rows))
+            self.collate = lambda samples, rows: first()
             watch.clear()
             watch.phase = "forward"
 
@@ -350,7 +366,8 @@ def observe(case: dict[str, Any]) -> dict[str, Any]:
     error = None
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         flags = {"device": "cuda", "max_steps": 1000, "eval_steps": 1, "save_steps": 10**6, "logging_steps": 10**6,
-                 "saved_dir": folder, "overwrite": True, "max_seq_length": 64, "batch_size": 8, **case["flags"]}  # fmt: skip
+                 "saved_dir": folder, "overwrite": True, "max_seq_length": 64, "batch_size": 8, "eval_batch_size": 32,
+                 **case["flags"]}  # fmt: skip
         sys.argv = [f"{case['script']}.py"]
         for name, value in flags.items():
             sys.argv += [f"--{name}"] if value is True else [f"--{name}", str(value)]
@@ -426,6 +443,7 @@ PLANTS = {
 
 
 def main() -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (_MOST_SECONDS, _MOST_SECONDS))
     logger.remove()
     torch.set_num_threads(1)
     pretend()

@@ -13,7 +13,9 @@ import sys
 import pytest
 import torch
 
+from bertorch.encoder import EncoderConfig, load_config
 from bertorch.encoder.families import FAMILIES
+from tests.conftest import TINY
 from tests.pretended_cuda import LIBRARY, PLANTS, ROOT, compiled
 from tests.processes import finished
 
@@ -92,15 +94,20 @@ CASES = {
         f"evaluation: {name}": (HEADS[name][0], {**HEADS[name][1], "dev_data_file": dev}, "bf16", {"evaluate": True})
         for name, dev in DEV.items()
     },
-    **{f"{family}, classifier": ("run_classifier", REVIEWS, "bf16", {"family": family}) for family in FAMILIES},
+    **{f"{family}, classifier": ("run_classifier", REVIEWS, "bf16", {"family": family}) for family in {**FAMILIES, **TINY}},
     **{f"{family}, language model": ("run_pretraining", SENTENCES, "bf16", {"family": family}) for family in FAMILIES},
 }  # fmt: skip
-WAITS = pytest.mark.xfail(strict=True, reason="waits for the GPU")
-KNOWN = (
-    *(f"{head}, {precision}" for head in ("pair, cosent", "crf", "global pointer") for precision in ("fp32", "bf16")),
-    "crf, fp16", "r-drop of a crf", "lamb, fp16", "roformer, classifier", "roformer, language model",
-    *(f"evaluation: {name}" for name in DEV),
-)  # fmt: skip
+
+
+def write_encoder(family, directory, tiny_model):
+    """A tiny encoder without weights."""
+    if family in TINY:
+        shutil.copytree(tiny_model(family), directory, ignore=lambda *_: ["model.safetensors"])
+        return
+    shutil.copytree(DATA / "tiny-encoder", directory)
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    config = EncoderConfig(model_type=family, vocab_size=load_config(directory).vocab_size, **small)
+    (directory / "config.json").write_text(json.dumps(config.to_dict()))
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +125,7 @@ def seen(tmp_path_factory, tiny_model):
         if "family" in more:
             encoder = folder / more["family"]
             if not encoder.is_dir():
-                shutil.copytree(tiny_model(more["family"]), encoder, ignore=lambda *_: ["model.safetensors"])
+                write_encoder(more["family"], encoder, tiny_model)
         names.append(name)
         values = {"pretrained_model_name_or_path": encoder, "precision": precision, **flags}
         cases.append({"script": script, "flags": values, **more})
@@ -134,10 +141,14 @@ def seen(tmp_path_factory, tiny_model):
     return dict(zip(names, results, strict=True)), LIBRARY in environment
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=WAITS) if name in KNOWN else name for name in CASES])
+@pytest.mark.parametrize("name", CASES)
 def test_nothing_waits(seen, name):
     results, with_gradients = seen
     found = results[name]
+    if name == "evaluation: global pointer":  # only the scores say how many spans are above zero
+        (waits,) = found["findings"]
+        assert "nonzero: the host waits" in waits and "answers.py" in waits
+        found = {**found, "findings": []}
     assert found["error"] is None and found["findings"] == []
     if not name.startswith("evaluation"):
         assert found["launches"].keys() >= ({"forward", "backward", "update"} if with_gradients else {"forward", "update"})

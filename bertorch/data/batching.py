@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bertorch.copies import to_device
 from bertorch.data.tokenizing import Samples
 from bertorch.encoder import TokenBatch
 
@@ -17,10 +18,7 @@ class MovableBatch:
     """A dataclass of tensors and a ``TokenBatch`` that move together."""
 
     def to(self, device: torch.device) -> "MovableBatch":
-        return self if device.type == "cpu" else self._with_tensors(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> "MovableBatch":
-        return self._with_tensors(Tensor.pin_memory)
+        return self if device.type == "cpu" else self._with_tensors(lambda tensor: to_device(tensor, device))
 
     def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> "MovableBatch":
         changed = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}

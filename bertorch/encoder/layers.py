@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bertorch.copies import to_device
 from bertorch.encoder.attention import attention
 from bertorch.encoder.config import EncoderConfig
 from bertorch.encoder.dropout import Dropout
@@ -121,8 +122,8 @@ class Embeddings(nn.Module):
             UserError: the positions were trained, and fewer than ``max_seqlen``.
         """
         if self.rotary is None:
-            table = sinusoids(batch.max_seqlen, width, base=base)
-            return table.to(batch.position_ids.device).index_select(0, batch.position_ids)
+            table = to_device(sinusoids(batch.max_seqlen, width, base=base), batch.position_ids.device)
+            return table.index_select(0, batch.position_ids)
         if batch.max_seqlen > self.rotary.num_embeddings:
             raise UserError(
                 f"a sequence of {batch.max_seqlen} tokens: this model has {self.rotary.num_embeddings} trained positions; "

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bertorch.copies import to_device
+
 
 @dataclass
 class TokenBatch:
@@ -39,8 +41,8 @@ class TokenBatch:
     def total_tokens(self) -> int:
         return self.input_ids.shape[0]
 
-    def to(self, device: torch.device, non_blocking: bool = False) -> "TokenBatch":
-        return self.with_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+    def to(self, device: torch.device) -> "TokenBatch":
+        return self.with_tensors(lambda tensor: to_device(tensor, device))
 
     def with_tensors(self, change: Callable[[Tensor], Tensor]) -> "TokenBatch":
         """The same batch with every tensor changed, for example moved to another device."""

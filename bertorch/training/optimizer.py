@@ -84,11 +84,16 @@ class Lamb(torch.optim.Optimizer):
         eps: added to the square root of the second moment.
     """
 
+    # A GradScaler then always calls ``step`` and sets ``found_inf``, 1 if a gradient has overflowed: nothing may change. For
+    # other optimizers, the host waits to know whether to call them.
+    _step_supports_amp_scaling = True
+
     def __init__(self, params: list[dict], lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0, "decays": True})
 
     @torch.no_grad()
     def step(self) -> None:
+        overflow = getattr(self, "found_inf", None)
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             if not parameters:
@@ -97,11 +102,13 @@ class Lamb(torch.optim.Optimizer):
                 state = self.state[parameter]
                 if not state:
                     state["step"], state["m"], state["v"] = 0, torch.zeros_like(parameter), torch.zeros_like(parameter)
-                state["step"] += 1
+                state["step"] += 1 if overflow is None else 1 - overflow.double()  # then a tensor on the device
             beta1, beta2 = group["betas"]
             steps = [self.state[parameter]["step"] for parameter in parameters]
             gradients = [parameter.grad for parameter in parameters]
             m, v = ([self.state[parameter][name] for parameter in parameters] for name in "mv")
+            changing = [*parameters, *m, *v]
+            before = [] if overflow is None else [value.clone() for value in changing]
             torch._foreach_lerp_(m, gradients, 1 - beta1)
             torch._foreach_mul_(v, beta2)
             torch._foreach_addcmul_(v, gradients, gradients, 1 - beta2)
@@ -111,13 +118,12 @@ class Lamb(torch.optim.Optimizer):
             updates = torch._foreach_div(torch._foreach_div(m, [1 - beta1**step for step in steps]), below)
             if group["decays"]:
                 torch._foreach_add_(updates, parameters, alpha=group["weight_decay"])
-                weights, lengths = torch._foreach_norm(parameters), torch._foreach_norm(updates)
-                ratios = [
-                    torch.where((weight > 0) & (length > 0), weight / length, 1.0)
-                    for weight, length in zip(weights, lengths, strict=True)
-                ]
-                torch._foreach_mul_(updates, ratios)
+                weights, lengths = (torch.stack(torch._foreach_norm(values)) for values in (parameters, updates))
+                ratios = torch.where((weights > 0) & (lengths > 0), weights / lengths, 1.0)
+                torch._foreach_mul_(updates, list(ratios.unbind()))
             torch._foreach_add_(parameters, updates, alpha=-group["lr"])
+            for value, old in zip(changing, before, strict=False):
+                value.copy_(torch.where(overflow > 0, old, value))
 
 
 def scale_and_clip(parameters: list[nn.Parameter], scale: float, max_norm: float) -> Tensor | None:

@@ -230,7 +230,7 @@ class Run:
                     rows = plan[self.batch - 1]
                     batch = self.collate(self.samples, rows)
                     try:
-                        yield batch.pin_memory().to(device) if device.type == "cuda" else batch
+                        yield batch.to(device)
                     finally:  # in case an evaluation failed or was not recorded
                         self._put_in(self.weights)
                     if bar is not None and self._update_due:

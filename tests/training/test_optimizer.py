@@ -241,6 +241,28 @@ def test_lamb_counts_the_steps_of_each_parameter():
             np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=1e-9, err_msg=name)
 
 
+@pytest.mark.parametrize("overflows", [(), (0,), (2, 3)])
+def test_lamb_skips_what_has_overflowed(overflows):
+    """As GradScaler does with other optimizers, but without asking whether: weights, moments and steps stay as they were."""
+    parameters = {name: nn.Parameter(parameter.detach().float()) for name, parameter in layers().items()}
+    before = {name: parameter.detach().double().numpy() for name, parameter in parameters.items()}
+    gradients = gradients_of(parameters, 6)
+    optimizer = Lamb([{"params": list(parameters.values()), "weight_decay": 0.1}], lr=0.01)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for number, step in enumerate(gradients):
+        for name, parameter in parameters.items():
+            parameter.grad = scaler.scale(step[name].float())
+        if number in overflows:
+            parameters["cube"].grad[0, 0, 0] = torch.inf
+            parameters["matrix"].grad[0, 0] = torch.nan
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+    for name, parameter in parameters.items():
+        taken = [step[name].numpy() for number, step in enumerate(gradients) if number not in overflows]
+        assert_close(parameter, lamb_by_hand(before[name], taken, 0.01, 0.1, True), name=name)
+
+
 def test_lamb_goes_on_from_a_saved_state(tmp_path):
     parameters = layers()
     gradients = gradients_of(parameters, 8)

@@ -10,6 +10,7 @@ import torch
 from scipy.special import expit
 from torch import Tensor
 
+from bertorch.copies import Fetch, to_device
 from bertorch.encoder import Encoder, TokenBatch
 from bertorch.heads.loading import load_head, load_trained_head
 from bertorch.tasks.entities.batching import span_batch
@@ -110,26 +111,33 @@ def _decode(
     """Decode rows; return them, their strict and lenient spans, confidences, and the summed loss."""
     places = [slice(samples.unit_starts[row], samples.unit_starts[row + 1]) for row in rows]
     lengths = [place.stop - place.start for place in places]
-    scores = torch.from_numpy(np.concatenate([emissions[place] for place in places])).to(processes.device)
-    gold = torch.from_numpy(np.concatenate([samples.tags[place] for place in places])).to(processes.device)
-    loss = float(model.loss(scores, gold, lengths)) if gold[0] >= 0 else 0.0
-    tags = [part.tolist() for part in model.decode(scores, lengths).cpu().split(lengths)]
+    scores, gold = (
+        to_device(torch.from_numpy(np.concatenate([values[place] for place in places])), processes.device)
+        for values in (emissions, samples.tags)
+    )
+    loss = model.loss(scores, gold, lengths) if samples.tags[0] >= 0 else torch.zeros(())
+    decoded, loss = Fetch(model.decode(scores, lengths), loss).arrays()
+    tags = [part.tolist() for part in np.split(decoded, np.cumsum(lengths)[:-1])]
     spans = [model.tag_set.strict(one) for one in tags]
     confidences = [[] for _ in rows]
     if with_confidence:
         confidences = [model.confidence(*of_row) for of_row in zip(scores.split(lengths), tags, spans, strict=True)]
-    return rows, spans, [model.tag_set.lenient(one) for one in tags], confidences, loss
+    return rows, spans, [model.tag_set.lenient(one) for one in tags], confidences, float(loss)
 
 
 def _read_spans(model: GlobalPointer, samples: TaggedSamples, compute: Compute) -> Findings:
-    def spans_above_zero(tokens: TokenBatch, sequences: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, int]:
-        batch = span_batch(samples, tokens, sequences)
-        scores: Tensor = model.scores(tokens, batch.places.to(compute.device), batch.lengths)
-        loss = model.loss(scores, batch.spans.to(compute.device))
-        above = (scores > 0).nonzero()
-        return above.cpu().numpy(), scores[tuple(above.t())].float().cpu().numpy(), float(loss.total), loss.count
+    def spans_above_zero(tokens: TokenBatch, sequences: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        batch = span_batch(samples, tokens, sequences).to(compute.device)
+        scores: Tensor = model.scores(tokens, batch.places, batch.lengths)
+        above = (scores > 0).nonzero()  # on a GPU the host waits here: only the scores say how many there are
+        return above, scores[tuple(above.t())], model.loss(scores, batch.spans).total
 
-    parts = compute.batches(model, spans_above_zero, samples)
+    def read(
+        above: np.ndarray, scores: np.ndarray, loss: np.ndarray, _: list[int], sequences: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, float, int]:
+        return above, scores, float(loss), len(sequences) * len(model.types)
+
+    parts = compute.batches(model, spans_above_zero, samples, read)
     parts.sort(key=lambda part: part[0][0])
     found: list[dict[Span, float]] = [{} for _ in range(len(samples))]
     bounds_of = cache(lambda row: _bounds(samples, row))  # once per text, however many spans it has

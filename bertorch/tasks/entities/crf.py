@@ -10,7 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bertorch.copies import to_device
+
 _FORBIDDEN = -1e200  # instead of -inf where that would give NaN gradients
+_LEAST = 1e-300  # instead of 0 before a logarithm
 
 
 @dataclass
@@ -18,20 +21,22 @@ class Steps:
     """Packed texts laid out step by step.
 
     Attributes:
-        order: the text of each row of a step, the longest first, int64 ``[texts]``.
         sizes: for each step, the number of texts that reach it.
         places: the position in the packed texts of each row of the layout, ``[total]``.
         previous: the row one step earlier, for rows from the second step on, ``[total - texts]``.
         last: the row of each text's last step, in the layout's order, ``[texts]``.
         texts: the text (in the layout's order) that each row belongs to, ``[total]``.
+        padded: the place of each row in a flattened rectangle, ``[texts * longest]``, ``[total]``.
+        given: where each text is in the layout's order, ``[texts]``.
     """
 
-    order: np.ndarray
     sizes: list[int]
     places: Tensor
     previous: Tensor
     last: Tensor
     texts: Tensor
+    padded: Tensor
+    given: Tensor
 
     @classmethod
     def of(cls, lengths: list[int], device: torch.device) -> "Steps":
@@ -46,13 +51,16 @@ class Steps:
         step = np.repeat(np.arange(sizes[0]), active)
         text = np.arange(firsts[-1]) - firsts[step]
         later = step > 0
-        tensors = (starts[text] + step, (firsts[step - 1] + text)[later], firsts[sizes - 1] + np.arange(len(sizes)), text)
-        return cls(order, active.tolist(), *(torch.from_numpy(values).to(device) for values in tensors))
+        parts = (
+            starts[text] + step, (firsts[step - 1] + text)[later], firsts[sizes - 1] + np.arange(len(sizes)), text,
+            text * sizes[0] + step, np.argsort(order),
+        )  # fmt: skip
+        moved = to_device(torch.from_numpy(np.concatenate(parts)), device)  # one copy for all
+        return cls(active.tolist(), *moved.split([len(part) for part in parts]))
 
     def as_given(self, values: Tensor) -> Tensor:
         """Reorder ``[texts, ...]`` from the layout's order to that of ``lengths``."""
-        back = torch.from_numpy(np.argsort(self.order)).to(values.device)
-        return values.index_select(0, back)
+        return values.index_select(0, self.given)
 
 
 def forward_backward(
@@ -140,8 +148,43 @@ def _log_partition_in_logs(emissions: Tensor, start: Tensor, transitions: Tensor
     return torch.logsumexp(torch.cat(ended[::-1]) + end, dim=1)
 
 
+def _log_partition_by_halves(emissions: Tensor, start: Tensor, transitions: Tensor, end: Tensor, steps: Steps) -> Tensor:
+    """The same for a GPU, where each operator costs a launch: log2(longest) products for all steps and texts at once.
+
+    A step is a matrix of scores from tag to tag, and the sum over the tags between two steps is their product; neighbours
+    are multiplied until one matrix is left (Särkkä & García-Fernández 2021, section III). A text of 128 places takes 216
+    launches with the gradient, where step by step takes 850. Exact where the scores at a place are up to about 230 apart;
+    beyond that, a tag that constraints force counts as less unlikely than it is, and the result is still finite.
+    """
+    tags, texts, longest = len(start), steps.sizes[0], len(steps.sizes)
+    start, transitions, end = (scores.clamp(min=_FORBIDDEN) for scores in (start, transitions, end))
+    padded = emissions.new_zeros(texts * longest, tags).index_copy(0, steps.padded, emissions).view(texts, longest, tags)
+    is_real = torch.zeros(texts * longest, dtype=torch.bool, device=emissions.device).index_fill(0, steps.padded, True)
+    nothing = emissions.new_full((tags, tags), _FORBIDDEN).fill_diagonal_(0.0)  # behind a text's end: each tag stays
+    scores = torch.where(
+        is_real.view(texts, longest, 1, 1)[:, 1:], transitions + padded[:, 1:, None, :], nothing
+    )  # [texts, longest - 1, from, to]
+    while scores.shape[1] > 1:
+        if scores.shape[1] % 2:
+            scores = torch.cat([scores, nothing.expand(texts, 1, tags, tags)], dim=1)
+        scores = _log_product(scores[:, ::2], scores[:, 1::2])
+    reached = (start + padded[:, 0]).unsqueeze(1)  # [texts, 1, to]
+    if longest > 1:
+        reached = _log_product(reached, scores[:, 0])
+    return torch.logsumexp(reached.squeeze(1) + end, dim=1)
+
+
+def _log_product(left: Tensor, right: Tensor) -> Tensor:
+    """``log(exp(left) @ exp(right))``, ``[..., n, m]`` and ``[..., m, k]``."""
+    row, column = left.detach().amax(dim=-1, keepdim=True), right.detach().amax(dim=-2, keepdim=True)
+    product = (left - row).exp() @ (right - column).exp()
+    return product.clamp(min=_LEAST).log() + row + column
+
+
 def log_partition(emissions: Tensor, start: Tensor, transitions: Tensor, end: Tensor, steps: Steps) -> Tensor:
     """The log of the sum over all tag sequences, ``[texts]`` in the layout's order; arguments as in ``forward_backward``."""
+    if emissions.device.type != "cpu":  # to look at the scores, the host would wait for them
+        return _log_partition_by_halves(emissions, start, transitions, end, steps)
     with torch.no_grad():
         apart = (emissions.amax(dim=1) - emissions.amin(dim=1)).max()
         for scores in (start, transitions, end):

@@ -4,9 +4,11 @@ Source: Su et al. 2022, "Global Pointer: Novel Efficient Span-based Approach for
 the section on Efficient GlobalPointer; the factor 1/2 on the type scores is that of the authors' code.
 """
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bertorch.copies import to_device
 from bertorch.encoder import Encoder, TokenBatch
 from bertorch.encoder.dropout import Dropout
 from bertorch.heads.loading import fill_own_layers, head_files, own_names
@@ -53,15 +55,16 @@ class GlobalPointer(nn.Module):
         states = self.encoder(tokens).index_select(0, places)
         both = self.query_key(self.dropout(states))  # [total, 2 * head_size]
         marks = self.type_scores(both).float() / 2  # [total, 2 * types]
-        real = torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)  # [windows, units]
-        real = real.to(states.device)
-        position = real.nonzero()[:, 1]
+        shape = (len(lengths), max(lengths))
+        at = _places(lengths, states.device)
+        position = at % shape[1]
         query, key = both.float().chunk(2, dim=-1)
-        query, key = (_padded(_rotated(part, position), real) for part in (query, key))
+        query, key = (_padded(_rotated(part, position), at, shape) for part in (query, key))
         with torch.autocast(states.device.type, enabled=False):  # scores of thousands of spans are compared with one another
             spans = query @ key.transpose(1, 2) / _HEAD_SIZE**0.5  # [windows, units, units]
-        starts, ends = _padded(marks, real).chunk(2, dim=-1)  # [windows, units, types]
+        starts, ends = _padded(marks, at, shape).chunk(2, dim=-1)  # [windows, units, types]
         scores = spans.unsqueeze(1) + starts.transpose(1, 2).unsqueeze(3) + ends.transpose(1, 2).unsqueeze(2)
+        real = torch.zeros(shape, dtype=torch.bool, device=at.device).flatten().index_fill(0, at, True).view(shape)
         possible = (real.unsqueeze(2) & real.unsqueeze(1)).triu()  # no span ends before it begins
         return scores.masked_fill(~possible.unsqueeze(1), -torch.inf)
 
@@ -84,9 +87,17 @@ class GlobalPointer(nn.Module):
         return Loss(total.sum(), total.numel())
 
 
-def _padded(values: Tensor, real: Tensor) -> Tensor:
+def _places(lengths: list[int], device: torch.device) -> Tensor:
+    """The place of each unit in the flattened rectangle ``[windows * longest]``, LongTensor ``[total]``."""
+    sizes = np.asarray(lengths)
+    skipped = np.arange(len(sizes)) * sizes.max() - (np.cumsum(sizes) - sizes)  # padding before each window
+    return to_device(torch.from_numpy(np.arange(sizes.sum()) + np.repeat(skipped, sizes)), device)
+
+
+def _padded(values: Tensor, at: Tensor, shape: tuple[int, int]) -> Tensor:
     """``[total, width]`` -> ``[windows, units, width]``, zeros where there is no unit."""
-    return values.new_zeros(*real.shape, values.shape[-1]).masked_scatter(real.unsqueeze(-1), values)
+    rows = values.new_zeros(shape[0] * shape[1], values.shape[-1])
+    return rows.index_copy(0, at, values).view(*shape, values.shape[-1])
 
 
 def _rotated(values: Tensor, position: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bertorch.copies import Fetch
 from bertorch.encoder import Encoder, TokenBatch
 from bertorch.encoder.dropout import Dropout
 from bertorch.heads.dense import token_head
@@ -86,8 +87,8 @@ class Tagger(nn.Module):
         emissions = (emissions - emissions.amax(dim=1, keepdim=True)).double().clamp(min=-100)
         start, transitions, end = crf.scores()
         _, alpha, beta, arriving, scale = forward_backward(emissions, start, transitions, end, steps)
-        log_alpha, log_beta, log_arriving = (part.log().cpu().numpy() for part in (alpha, beta, arriving))
-        emissions, transitions, scale = emissions.cpu().numpy(), transitions.cpu().numpy(), scale.cpu().numpy()
+        fetched = Fetch(alpha.log(), beta.log(), arriving.log(), emissions, transitions, scale)
+        log_alpha, log_beta, log_arriving, emissions, transitions, scale = fetched.arrays()
         result = []
         for _, first, last in spans:
             path = np.asarray(tags[first:last])

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from bertorch.copies import to_device
 from bertorch.data.rows import Row
 from bertorch.data.tokenizing import Samples, TextTokenizer, tokenize
 from bertorch.encoder import TokenBatch
@@ -71,15 +74,23 @@ class Predictor:
         """The candidates for each mask of each row, on every rank."""
         pretrained = self.tokenizer.pretrained
 
-        def best(tokens: TokenBatch, _: np.ndarray) -> list[list[Candidates]]:
-            masked = tokens.input_ids == pretrained.mask_token_id
-            states = self.model.encoder(tokens)[masked]
-            values, ids = self.model.token_logits(states).float().softmax(dim=1).topk(self.top_k, dim=1)
+        masked = [
+            np.flatnonzero(samples.input_ids[start:end] == pretrained.mask_token_id)
+            for start, end in zip(samples.offsets, samples.offsets[1:], strict=False)
+        ]  # of each row
+
+        def best(tokens: TokenBatch, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+            starts = np.cumsum([0, *tokens.lengths])
+            places = np.concatenate([masked[row] + start for row, start in zip(rows, starts, strict=False)])
+            states = self.model.encoder(tokens).index_select(0, to_device(torch.from_numpy(places), self.compute.device))
+            return tuple(self.model.token_logits(states).float().softmax(dim=1).topk(self.top_k, dim=1))
+
+        def read(values: np.ndarray, ids: np.ndarray, _: list[int], rows: np.ndarray) -> list[list[Candidates]]:
             pairs = zip(map(pretrained.convert_ids_to_tokens, ids.tolist()), values.tolist(), strict=True)
             found = iter([list(zip(*pair, strict=True)) for pair in pairs])
-            return [[next(found) for _ in range(int(part.sum()))] for part in masked.split(tokens.lengths)]
+            return [[next(found) for _ in masked[row]] for row in rows]
 
-        parts = self.compute.batches(self.model, best, samples)
+        parts = self.compute.batches(self.model, best, samples, read)
         filled = {int(row): masks for rows, values in parts for row, masks in zip(rows, values, strict=True)}
         return [filled[row] for row in range(len(filled))]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from loguru import logger
 from scipy.special import softmax
+from torch import Tensor
 
 from bertorch.encoder import TokenBatch
 from bertorch.heads.loading import load_head, load_trained_head
@@ -107,16 +108,18 @@ def read_answers(
     """
     n_best, longest = description.n_best_size, description.max_answer_length
 
-    def of_batch(tokens: TokenBatch, rows: np.ndarray) -> tuple[list[tuple], float]:
+    def of_batch(tokens: TokenBatch, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         logits = model.logits(tokens).float()
-        targets = targets_of(samples, tokens, rows).to(compute.device)
-        loss = float(model.loss(logits, targets).total)
-        bounds = np.cumsum([0, *tokens.lengths])
-        values = logits.cpu().numpy().astype(np.float64)
-        windows = (values[start:end] for start, end in zip(bounds, bounds[1:], strict=False))
-        return [_window(samples, row, window, n_best, longest) for row, window in zip(rows, windows, strict=True)], loss
+        return logits, model.loss(logits, targets_of(samples, tokens, rows).to(compute.device)).total
 
-    parts = sorted(compute.batches(model, of_batch, samples), key=lambda part: part[0][0])
+    def read(logits: np.ndarray, loss: np.ndarray, lengths: list[int], rows: np.ndarray) -> tuple[list[tuple], float]:
+        bounds = np.cumsum([0, *lengths])
+        values = logits.astype(np.float64)
+        windows = (values[start:end] for start, end in zip(bounds, bounds[1:], strict=False))
+        found = [_window(samples, row, window, n_best, longest) for row, window in zip(rows, windows, strict=True)]
+        return found, float(loss)
+
+    parts = sorted(compute.batches(model, of_batch, samples, read), key=lambda part: part[0][0])
     types = ANSWER_TYPES[description.answer_types]
     of_question: list[list[tuple]] = [[] for _ in questions]
     for rows, (windows, _) in parts:

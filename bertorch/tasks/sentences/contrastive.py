@@ -60,7 +60,7 @@ class Contrastive(nn.Module):
 
     def forward(self, batch: Batch) -> Loss:
         rows = len(batch.labels)
-        vectors = self.sentence(batch.tokens)[batch.places]  # texts, then positives, then hard negatives
+        vectors = self.sentence(batch.tokens).index_select(0, batch.places)  # texts, then positives, then hard negatives
         with torch.autocast(vectors.device.type, enabled=False):  # similarities in 16 bit are too coarse
             wide = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
             total, similarity = self._loss(F.normalize(wide, dim=-1), batch.text_hashes, rows)

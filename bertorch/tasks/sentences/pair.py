@@ -90,7 +90,7 @@ class SentencePair(nn.Module):
 
     def forward(self, batch: Batch) -> Loss:
         rows = len(batch.labels)
-        vectors = self.sentence(batch.tokens)[batch.places]  # all u, then all v, then hard negatives
+        vectors = self.sentence(batch.tokens).index_select(0, batch.places)  # all u, then all v, then hard negatives
         u, v, negatives = vectors[:rows], vectors[rows : 2 * rows], vectors[2 * rows :]
         if self.objective == "softmax":
             logits = self.logits(u, v).float()
@@ -100,7 +100,8 @@ class SentencePair(nn.Module):
             u, v, negatives = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (u, v, negatives))
             if self.objective == "triplet":
                 owners = batch.owners[2 * rows :]
-                distances = (F.pairwise_distance(u[owners], v[owners]), F.pairwise_distance(u[owners], negatives))
+                anchors, positives = u.index_select(0, owners), v.index_select(0, owners)
+                distances = (F.pairwise_distance(anchors, positives), F.pairwise_distance(anchors, negatives))
                 return Loss(F.relu(distances[0] - distances[1] + self.margin).sum(), len(owners))
             cosines = F.cosine_similarity(u, v)
             if self.objective == "cosine_mse":
@@ -130,5 +131,7 @@ def cosent(cosines: Tensor, scores: Tensor, scale: float) -> Tensor:
         scale: factor of the cosines.
     """
     difference = scale * (cosines[:, None] - cosines[None, :])
-    terms = difference[scores[:, None] < scores[None, :]]
-    return torch.logsumexp(torch.cat([terms.new_zeros(1), terms]), dim=0)
+    above = scores[:, None] < scores[None, :]
+    # A GPU is not asked how many there are: the host would wait.
+    terms = difference[above] if difference.device.type == "cpu" else difference.masked_fill(~above, -torch.inf)
+    return torch.logsumexp(torch.cat([terms.new_zeros(1), terms.flatten()]), dim=0)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from loguru import logger
 
+from bertorch.copies import Fetch, to_device
 from bertorch.data.rows import Row
 from bertorch.data.tokenizing import Samples, TextTokenizer, tokenize
 from bertorch.errors import UserError
@@ -147,4 +148,5 @@ class Predictor:
     def logits(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         """The class logits of pairs of vectors ``[rows, width]``: float32 ``[rows, num_labels]``."""
         self.pair.eval()
-        return self.pair.logits(*(torch.from_numpy(side).to(self.compute.device) for side in (u, v))).cpu().numpy()
+        sides = (to_device(torch.from_numpy(side), self.compute.device) for side in (u, v))
+        return Fetch(self.pair.logits(*sides)).arrays()[0]

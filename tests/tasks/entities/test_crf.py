@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bertorch.tasks.entities import crf as crf_module
-from bertorch.tasks.entities.crf import CRF
+from bertorch.tasks.entities.crf import CRF, Steps
 
 
 def new_crf(tags: int, generator: torch.Generator, scale: float = 1.0, allowed=None, dtype=torch.float64) -> CRF:
@@ -302,6 +302,34 @@ def test_long_text(scale, only_rescaled):
     expected = theirs(ragged(lengths, emissions), ragged(lengths, tags), mask, reduction="none")
     close(found, expected)
     close(gradients(found.sum(), model, emissions), gradients(expected.sum(), theirs, emissions), atol=1e-8)
+
+
+@pytest.mark.parametrize("lengths", [[1], [2, 1], [5, 9, 5, 1], [3, 40, 17, 8]], ids=str)
+@pytest.mark.parametrize("constrained", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_by_halves(scale, constrained, lengths):
+    """What a GPU computes is what the recursion in logs computes, with the gradients."""
+    generator = torch.Generator().manual_seed(3)
+    model = new_crf(5, generator, scale, draw_allowed(5, generator) if constrained else None)
+    emissions = (scale * torch.randn(sum(lengths), 5, dtype=torch.float64, generator=generator)).requires_grad_()
+    steps = Steps.of(lengths, torch.device("cpu"))
+    weights = torch.randn(len(lengths), dtype=torch.float64, generator=generator)
+
+    def results(recursion) -> list[Tensor]:
+        value = recursion(emissions.index_select(0, steps.places), *model.scores(), steps)
+        return [value, *gradients(value @ weights, model, emissions)]
+
+    close(results(crf_module._log_partition_by_halves), results(crf_module._log_partition_in_logs), rtol=1e-9, atol=1e-9)
+
+
+def test_by_halves_of_any_scores():
+    """Scores too far apart for doubles, and a text that the constraints forbid, give finite numbers."""
+    allowed = (torch.tensor([[True, False], [False, False]]), torch.tensor([True, False]), torch.tensor([False, True]))
+    for model in (CRF(2).double(), CRF(2, allowed).double()):
+        emissions = torch.tensor([[1e4, 0.0], [0.0, -1e5], [3.0, 1e6]], dtype=torch.float64, requires_grad=True)
+        steps = Steps.of([3], torch.device("cpu"))
+        value = crf_module._log_partition_by_halves(emissions, *model.scores(), steps)
+        assert all(one.isfinite().all() for one in [value, *gradients(value.sum(), model, emissions)])
 
 
 def test_autocast_changes_nothing():

@@ -124,6 +124,12 @@ def test_cosent_by_hand():
     assert found.total.item() == pytest.approx(3 * math.log(21))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_cosent_on_a_gpu():
+    cosines, scores = torch.rand(9, generator=torch.Generator().manual_seed(0)), torch.arange(9.0) % 4
+    torch.testing.assert_close(cosent(cosines.cuda(), scores.cuda(), 20.0).cpu(), cosent(cosines, scores, 20.0))
+
+
 def test_cosent_knows_only_the_order_of_scores():
     cosines, scores = draw(1, 9)[0].tanh(), torch.tensor([0.0, 3.0, 1.0, 1.0, 5.0, 2.0, 0.0, 3.0, 4.0])
     found = cosent(cosines, scores, 20.0)
