@@ -2,6 +2,7 @@
 
     python benchmarks/family_parity.py                            # all families that this transformers has
     python benchmarks/family_parity.py deberta-v2 deberta-v3      # some
+    python benchmarks/family_parity.py roformer_v2=RoFormer_pytorch/src/roformer/modeling_roformer.py  # its authors' code
     PYTHONPATH=/tmp/older python benchmarks/family_parity.py nezha  # transformers 4.57: see tests/encoder/record_nezha.py
 
 Each family has models of three shapes, each batches of four kinds: one token, texts of one length, of unequal ones, and the
@@ -9,25 +10,30 @@ longest. Printed: numbers compared, and the largest difference, as part of the l
 gradients).
 """
 
+import json
 import logging
 import sys
 import tempfile
 import warnings
+from pathlib import Path
 
 import torch
 import transformers
 from chunked_batch import ROOT
 from loguru import logger
+from safetensors.torch import save_file
 
 sys.path.insert(0, str(ROOT))
 
 from bertorch.encoder import TokenBatch, load_encoder, to_padded  # noqa: E402
 from bertorch.encoder.weights import hugging_face_names  # noqa: E402
 from bertorch.tasks.classification.head import load_trained_classifier  # noqa: E402
+from tests.encoder.record_roformer_v2 import CONFIG, AuthorsModel  # noqa: E402
 
 FAMILIES = {
     "ernie": ("Ernie", {"use_task_id": True}), "camembert": ("Camembert", {}), "distilbert": ("DistilBert", {}),
-    "megatron-bert": ("MegatronBert", {}), "roformer": ("RoFormer", {"embedding_size": 64}), "mpnet": ("MPNet", {}),
+    "megatron-bert": ("MegatronBert", {}), "roformer": ("RoFormer", {"embedding_size": 64}),
+    "roformer, values turned": ("RoFormer", {"rotary_value": True}), "mpnet": ("MPNet", {}),
     "deberta-v2": (
         "DebertaV2",
         {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "conv_kernel_size": 3, "type_vocab_size": 2},
@@ -60,6 +66,20 @@ def built(prefix: str, head: str, traits: dict, shape: tuple, directory: str) ->
     return kind.from_pretrained(directory).eval()
 
 
+def built_v2(path: str, shape: tuple, directory: str) -> AuthorsModel:
+    """A random RoFormer-v2 of its authors' code, saved under its names."""
+    layers, width, heads, inner = shape
+    sizes = {"num_hidden_layers": layers, "hidden_size": width, "num_attention_heads": heads, "intermediate_size": inner}
+    config = {**CONFIG, **sizes, "vocab_size": 500, "max_position_embeddings": 256}
+    torch.manual_seed(layers)
+    model = AuthorsModel(path, config, num_labels=5, deviation=0.05)
+    tied = {"cls.predictions.decoder.weight"}
+    weights = {name: x.detach().contiguous() for name, x in model.weights().items() if name not in tied}
+    save_file(weights, Path(directory) / "model.safetensors")
+    (Path(directory) / "config.json").write_text(json.dumps(config))
+    return model
+
+
 def batch_of(lengths: list[int], pad: int) -> tuple[TokenBatch, dict[str, torch.Tensor], torch.Tensor]:
     generator = torch.Generator().manual_seed(sum(lengths))
     ids = torch.randint(5, 500, (sum(lengths),), generator=generator)
@@ -83,8 +103,10 @@ def main() -> None:
     print("| family | hidden states | largest | gradients | largest | classifier's scores | largest |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     there = [family for family, (prefix, _) in FAMILIES.items() if hasattr(transformers, f"{prefix}Config")]
-    for family in sys.argv[1:] or there:
-        prefix, traits = FAMILIES[family]
+    for argument in sys.argv[1:] or there:
+        family, _, path = argument.partition("=")
+        prefix, traits = FAMILIES.get(family, (None, {}))
+        base = "roformer." if path else ""
         counts, most = [0, 0, 0], [0.0, 0.0, 0.0]
 
         def compare(which: int, pairs: list, scale: torch.Tensor, counts=counts, most=most) -> None:
@@ -94,7 +116,7 @@ def main() -> None:
 
         for shape in SHAPES:
             with tempfile.TemporaryDirectory() as directory:
-                theirs = built(prefix, "Model", traits, shape, directory)
+                theirs = built_v2(path, shape, directory) if path else built(prefix, "Model", traits, shape, directory)
                 ours = load_encoder(directory)[0].eval()
                 names = hugging_face_names(ours.config, [name for name, _ in ours.named_parameters()])
                 for lengths in LENGTHS:
@@ -105,10 +127,11 @@ def main() -> None:
                     weight = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
                     (states * weight).sum().backward(), (expected * weight).sum().backward()
                     own, other = dict(ours.named_parameters()), dict(theirs.named_parameters())
-                    pairs = [(own[mine].grad, other[name].grad) for mine, name in names.items()]
+                    pairs = [(own[mine].grad, other[base + name].grad) for mine, name in names.items()]
                     compare(1, pairs, max(gradient.abs().max() for _, gradient in pairs))
             with tempfile.TemporaryDirectory() as directory, torch.no_grad():
-                theirs = built(prefix, "ForSequenceClassification", {**traits, "num_labels": 5}, shape, directory)
+                head = ("ForSequenceClassification", {**traits, "num_labels": 5}, shape, directory)
+                theirs = built_v2(path, shape, directory) if path else built(prefix, *head)
                 model = load_trained_classifier(directory, 5)
                 for lengths in LENGTHS:
                     tokens, given, _ = batch_of(lengths, theirs.config.pad_token_id)

@@ -14,12 +14,12 @@ import math
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 CONFIG = {
@@ -36,45 +36,58 @@ LAYERS = (
 )  # fmt: skip
 
 
+class AuthorsModel(nn.Module):
+    """Encoder, masked-token head and classifier of the authors' file ``path``, under its names, with random weights."""
+
+    def __init__(self, path: str, config: dict[str, Any], num_labels: int = 3, deviation: float = 0.4):
+        super().__init__()
+        tree = ast.parse(Path(path).read_text(encoding="utf-8"))
+        tree.body = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name in LAYERS]
+        found = {"nn": nn, "torch": torch, "np": np, "math": math, "ACT2FN": ACT2FN, "Optional": Optional}
+        found["apply_chunking_to_forward"] = lambda function, _, __, x: function(x)
+        found["BaseModelOutputWithPastAndCrossAttentions"] = SimpleNamespace
+        exec(compile(tree, path, "exec"), found)
+        self.config = SimpleNamespace(
+            **config, embedding_size=config["hidden_size"], num_labels=num_labels, is_decoder=False,
+            chunk_size_feed_forward=0, add_cross_attention=False,
+        )  # fmt: skip
+        parts = {"embeddings": found["RoFormerEmbeddings"], "encoder": found["RoFormerEncoder"]}
+        self.roformer = nn.ModuleDict({name: kind(self.config) for name, kind in parts.items()})
+        self.cls = nn.ModuleDict({"predictions": found["RoFormerV2LMPredictionHead"](self.config)})
+        self.classifier = found["RoFormerClassificationHead"](self.config)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                if parameter.requires_grad:
+                    parameter.normal_(std=deviation)
+        self.cls["predictions"].decoder.weight = self.roformer["embeddings"].word_embeddings.weight
+        self.eval()
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> SimpleNamespace:
+        bias = torch.zeros(attention_mask.shape).masked_fill(attention_mask == 0, -1e9)[:, None, None]
+        embedded = self.roformer["embeddings"](input_ids, token_type_ids)
+        states = self.roformer["encoder"](embedded, bias).last_hidden_state
+        tokens = self.cls["predictions"](states)
+        return SimpleNamespace(last_hidden_state=states, token_logits=tokens, logits=self.classifier(states))
+
+    def weights(self) -> dict[str, Tensor]:
+        """Their names -> the weights, without the table of sines."""
+        return {name: x for name, x in self.named_parameters() if "embed_positions" not in name}
+
+
 def main(path: str) -> None:
-    tree = ast.parse(Path(path).read_text(encoding="utf-8"))
-    tree.body = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name in LAYERS]
-    found = {"nn": nn, "torch": torch, "np": np, "math": math, "ACT2FN": ACT2FN, "Optional": Optional}
-    found["apply_chunking_to_forward"] = lambda function, _, __, x: function(x)
-    found["BaseModelOutputWithPastAndCrossAttentions"] = SimpleNamespace
-    exec(compile(tree, path, "exec"), found)
-    config = SimpleNamespace(
-        **CONFIG, embedding_size=CONFIG["hidden_size"], num_labels=3, is_decoder=False, chunk_size_feed_forward=0,
-        add_cross_attention=False,
-    )  # fmt: skip
     torch.manual_seed(0)
-    model = nn.ModuleDict(
-        {
-            "roformer": nn.ModuleDict(
-                {"embeddings": found["RoFormerEmbeddings"](config), "encoder": found["RoFormerEncoder"](config)}
-            ),
-            "cls": nn.ModuleDict({"predictions": found["RoFormerV2LMPredictionHead"](config)}),
-            "classifier": found["RoFormerClassificationHead"](config),
-        }
-    ).eval()
-    embeddings, encoder = model["roformer"]["embeddings"], model["roformer"]["encoder"]
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.normal_(std=0.4)
-    model["cls"]["predictions"].decoder.weight = embeddings.word_embeddings.weight
+    model = AuthorsModel(path, CONFIG)
     mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
     ids = torch.randint(5, 40, mask.shape) * mask
     types = torch.randint(2, mask.shape) * mask
-    bias = torch.zeros(mask.shape).masked_fill(~mask, -1e9)[:, None, None]
-    states = encoder(embeddings(ids, types), bias).last_hidden_state
-    weight = torch.randn(states[mask].shape)
-    (states[mask] * weight).sum().backward()
-    named = {name: x for name, x in model.named_parameters() if "embed_positions" not in name}
+    out = model(ids, mask.long(), types)
+    weight = torch.randn(out.last_hidden_state[mask].shape)
+    (out.last_hidden_state[mask] * weight).sum().backward()
+    named = model.weights()
     tensors = {
         **named, **{f"gradient of {name}": x.grad for name, x in named.items() if x.grad is not None},
-        "input_ids": ids[mask], "token_type_ids": types[mask], "states": states[mask], "weight": weight,
-        "token_logits": model["cls"]["predictions"](states)[mask], "logits": model["classifier"](states),
+        "input_ids": ids[mask], "token_type_ids": types[mask], "states": out.last_hidden_state[mask], "weight": weight,
+        "token_logits": out.token_logits[mask], "logits": out.logits,
     }  # fmt: skip
     tensors = {name: x.detach().contiguous() for name, x in tensors.items()}
     metadata = {"config": json.dumps(CONFIG), "lengths": json.dumps(LENGTHS)}
