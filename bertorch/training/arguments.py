@@ -190,6 +190,10 @@ def training_parser(
         "--gradient_accumulation_steps", type=whole_number, default=1, help="batches per weight update"
     )
     optimisation.add_argument(
+        "--ddp_compression", choices=("bf16",), default=None,
+        help="exchange gradients between processes in bf16: half the bytes, for slow networks; default: in 32 bits",
+    )  # fmt: skip
+    optimisation.add_argument(
         "--optimizer", choices=OPTIMIZERS, default="adamw", help="adamw, or lamb for batches of thousands"
     )
     optimisation.add_argument("--learning_rate", type=not_negative, default=5e-5, help="highest learning rate")

@@ -41,7 +41,7 @@ from bertorch.training.checkpoints import (
 from bertorch.training.evaluation import Evaluation
 from bertorch.training.logging import Journal, progress_bar, shown
 from bertorch.training.optimizer import make_optimizer, scale_and_clip
-from bertorch.training.process_group import Processes
+from bertorch.training.process_group import Processes, in_bf16
 from bertorch.training.processor import Crowding
 from bertorch.training.saving import SavingTimes, finish_writing, raise_failure
 from bertorch.training.schedules import learning_rate
@@ -197,7 +197,10 @@ class Run:
             model.encoder.compile(dynamic=True)
         self.model = model
         if processes.world_size > 1:
+            # Not static_graph: with a loss that is not a tensor, torch 2.6 to 2.13 would never exchange gradients.
             self.model = DistributedDataParallel(model, gradient_as_bucket_view=True)
+            if args.ddp_compression == "bf16":
+                self.model.register_comm_hook(None, in_bf16)
             # Buffers are the same constants everywhere. Every torch version has this attribute; 2.13 renamed the argument.
             self.model.broadcast_buffers = False
 

@@ -71,6 +71,8 @@ def test_one_block_is_compiled_for_all_layers_and_batches(tiny_model, monkeypatc
         assert seen == [seen[0]] * len(seen)
         needed.append(seen[0])
     assert needed[0] == needed[1] > 0
+    if backend == "packed":  # all of a block is one graph, in which bias, GELU, dropout, residual and norm can be fused
+        assert needed == [1, 1]
 
 
 @pytest.mark.parametrize("family", ["bert", "modernbert", "deberta-v2"])

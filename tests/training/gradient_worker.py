@@ -20,12 +20,12 @@ from bertorch.training.run import Run
 from bertorch.training.step import train_step
 
 
-def descend(model_dir, data, out, batch_size, accumulation, epsilon=0.0):
+def descend(model_dir, data, out, batch_size, accumulation, epsilon=0.0, compression=None):
     args = argparse.Namespace(
         device="cpu", precision="fp32", train_data_file=data, dev_data_file=None, saved_dir=f"{out}.dir", seed=7,
         learning_rate=1.0, weight_decay=0.0, scheduler="constant", warmup_proportion=0.0, max_grad_norm=0.0, epochs=1,
         max_steps=None, batch_size=batch_size, gradient_accumulation_steps=accumulation, logging_steps=1,
-        save_steps=1000, save_seconds=None, save_in_background=None, eval_steps=1000,
+        save_steps=1000, save_seconds=None, save_in_background=None, eval_steps=1000, ddp_compression=compression,
         resume=False, overwrite=True, tensorboard=False, save_best_model=False, metric="accuracy",
         early_stopping_patience=None, gradient_checkpointing=False, compile=False, optimizer="adamw",
         group_by_length=False, freeze_embeddings=False, freeze_layers=0, layer_decay=1.0, ema_decay=0.0,
@@ -52,8 +52,8 @@ def descend(model_dir, data, out, batch_size, accumulation, epsilon=0.0):
 
 
 def main():
-    model_dir, data, out, batch_size, accumulation, epsilon = sys.argv[1:]
-    descend(model_dir, data, Path(out), int(batch_size), int(accumulation), float(epsilon))
+    model_dir, data, out, batch_size, accumulation, epsilon, compression = sys.argv[1:]
+    descend(model_dir, data, Path(out), int(batch_size), int(accumulation), float(epsilon), compression)
 
 
 if __name__ == "__main__":

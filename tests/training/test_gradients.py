@@ -48,10 +48,10 @@ def test_accumulated_batches_give_the_gradient_of_one_batch(setting, batch_size,
     assert_same_weights(directory / "accumulated", directory / "whole")
 
 
-def on_ranks(processes, encoder, data, out, batch_size, accumulation, epsilon=0.0):
+def on_ranks(processes, encoder, data, out, batch_size, accumulation, epsilon=0.0, compression="none"):
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes),
-        "tests/training/gradient_worker.py", *map(str, (encoder, data, out, batch_size, accumulation, epsilon)),
+        "tests/training/gradient_worker.py", *map(str, (encoder, data, out, batch_size, accumulation, epsilon, compression)),
     ]  # fmt: skip
     done = finished(command, cwd=ROOT, env=environment())
     assert done.returncode == 0, done.stderr
@@ -73,3 +73,12 @@ def test_ranks_attack_the_embeddings_as_one_process_does(setting):
     assert_same_weights(directory / "attacked-ranks", directory / "attacked", part=1e-5)  # half a unit away, and back
     plain, attacked = (load_file(directory / name) for name in ("whole", "attacked"))
     assert not torch.allclose(plain["classifier.weight"], attacked["classifier.weight"], rtol=1e-2)
+
+
+def test_gradients_exchanged_in_bf16_are_as_near_as_bf16_is(setting):
+    """Two ranks: each rounds its own gradient to 8 bits, and the sum is rounded again."""
+    encoder, data, directory = setting
+    on_ranks(2, encoder, data, directory / "compressed", 6, 1, compression="bf16")
+    assert_same_weights(directory / "compressed", directory / "whole", part=3 * 2**-9)
+    with pytest.raises(AssertionError, match="apart"):
+        assert_same_weights(directory / "compressed", directory / "whole", part=2**-16)
