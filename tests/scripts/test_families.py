@@ -154,7 +154,7 @@ def test_words_of_roformer(script, tiny_model, tmp_path, monkeypatch):
     assert tokenizer.tokenize(TEXTS[0]) == ["房间", "干净"] and tokenizer.tokenize(TEXTS[1])[0] == "服务员"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "nezha"])
 def test_resumed_bit_for_bit(family, tiny_model, tmp_path, monkeypatch):
     """A run that is stopped in its midst and resumed ends with the weights of an undisturbed one, dropout included."""
 
@@ -209,6 +209,49 @@ def test_modernbert_in_every_script(script, tricks, tiny_model, tmp_path, monkey
     assert moved and not any(name.removeprefix("model.").startswith(frozen or "-") for name in moved)
     if not frozen:
         assert {"model.embeddings.tok_embeddings.weight", "model.layers.1.attn.Wqkv.weight"} <= moved
+
+
+@pytest.mark.parametrize(
+    ("family", "script", "tricks"),
+    [
+        (family, script, tuple(TRICKS)[(number + turn) % len(TRICKS)])
+        for turn, family in enumerate(("deberta-v2", "deberta-v3"))
+        for number, script in enumerate(OTHERS)
+    ],
+)
+def test_deberta_in_every_script(family, script, tricks, tiny_model, tmp_path, monkeypatch):
+    head, own = OTHERS[script]
+    saved, before = tmp_path / "saved", tiny_model(family, "ForMaskedLM")
+    flags = as_flags(
+        pretrained_model_name_or_path=before, saved_dir=saved, max_steps=2, max_seq_length=48, learning_rate=1e-3,
+        batch_size=8, device="cpu", seed=1, **own, **TRICKS[tricks],
+    )  # fmt: skip
+    assert call(script, flags, monkeypatch) == 0
+    _, report = getattr(transformers, f"DebertaV2{head}").from_pretrained(saved, output_loading_info=True)
+    assert not report["missing_keys"] and not report["mismatched_keys"], report
+    old, new = (
+        {name.removeprefix("deberta."): x for name, x in load_file(path / "model.safetensors").items()}
+        for path in (before, saved)
+    )
+    moved = {name for name, x in old.items() if name in new and not torch.equal(x, new[name])}
+    lower = ("embeddings.", "encoder.rel_embeddings.", "encoder.LayerNorm.", "encoder.conv.", "encoder.layer.0.")
+    found = {part for part in lower if any(name.startswith(part) for name in old)}
+    assert {part for part in found if any(name.startswith(part) for name in moved)} == (
+        set() if tricks == "frozen layers" else found
+    )
+    assert "encoder.layer.2.attention.self.query_proj.weight" in moved
+
+
+def test_nezha_is_pretrained_with_both_objectives(tiny_model, tmp_path, monkeypatch):
+    flags = as_flags(
+        pretrained_model_name_or_path=tiny_model("nezha"), train_data_file=DATA / "sentences" / "train.txt",
+        objectives="mlm,sop", saved_dir=tmp_path / "saved", max_steps=2, max_seq_length=64, device="cpu",
+    )  # fmt: skip
+    assert call("run_pretraining.py", flags, monkeypatch) == 0
+    assert json.loads((tmp_path / "saved" / "config.json").read_text())["architectures"] == ["NezhaForPreTraining"]
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"text": "酒[MASK]很好"}) + "\n", encoding="utf-8")
+    assert len(predicted(tmp_path / "saved", tmp_path, monkeypatch, input_file=rows)) == 1
 
 
 def test_masked_tokens_of_modernbert(tiny_model, tmp_path, monkeypatch):
