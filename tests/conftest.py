@@ -13,7 +13,7 @@ import transformers
 from hypothesis import HealthCheck, settings
 from loguru import logger
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import BertTokenizer, PreTrainedTokenizerFast
+from transformers import BertTokenizer, PreTrainedTokenizerFast, XLNetTokenizer
 
 from bertorch.encoder import Encoder, EncoderConfig
 from bertorch.encoder.weights import encoder_tensors, write_weights
@@ -45,6 +45,7 @@ TINY = {
     "distilbert": ("DistilBert", {}),
     "megatron-bert": ("MegatronBert", {}),
     "modernbert": ("ModernBert", {"local_attention": 8, "pad_token_id": 3, "bos_token_id": 1, "eos_token_id": 2}),
+    "xlnet": ("XLNet", {"clamp_len": 30}),
     "mpnet": ("MPNet", {}),
     "roformer": ("RoFormer", {"embedding_size": 16, "hidden_act": "gelu_new"}),
     "deberta-v3": (
@@ -78,12 +79,17 @@ _RENAMED = {
         "intermediate_size": "hidden_dim", "hidden_dropout_prob": "dropout", "hidden_act": "activation",
         "attention_probs_dropout_prob": "attention_dropout",
     },
+    "XLNet": {
+        "hidden_size": "d_model", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head",
+        "intermediate_size": "d_inner", "hidden_act": "ff_activation", "hidden_dropout_prob": "dropout",
+        "attention_probs_dropout_prob": None, "max_position_embeddings": None, "num_hidden_groups": None,
+    },
     "ModernBert": {"hidden_dropout_prob": "mlp_dropout", "attention_probs_dropout_prob": "attention_dropout"},
 }  # fmt: skip
 # Families that transformers has no class for: the values of a tiny configuration.
 OURS_ALONE = {"nezha": {"max_relative_position": 8}, "roformer_v2": {}}
 AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")  # count positions from behind the padding's id
-WITHOUT_POOLER = ("electra", "electra-equal", "distilbert", "roformer", "deberta-v2", "deberta-v3", "modernbert")
+WITHOUT_POOLER = ("electra", "electra-equal", "distilbert", "roformer", "deberta-v2", "deberta-v3", "modernbert", "xlnet")
 _CHARACTERS = (
     "的一是不了在人有我他这中大来上个国到说们为子和你地出道也时年得就那要下以生会自着去之过家学对可里后小么心多天而能好都然没日于起"
     "还发成事只作当想看文无开手十用主行方又如前所本见经头面公同三已老从动两长知民样现分将外但身些与高意进把法此实回二理美点月明其种声"
@@ -105,6 +111,12 @@ def _save_tokenizer(family: str, directory: Path) -> int:
     """``vocab.txt``; for RoBERTa ``tokenizer.json``, because a RoBERTa beside a ``vocab.txt`` is read as BERT."""
     if family == "modernbert":
         return save_byte_level(directory)
+    if family == "xlnet":  # the classification token is the last
+        special = ["<unk>", "<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eod>", "<eop>", "▁"]
+        words = [*special, *string.ascii_lowercase, *string.digits, *string.punctuation, *dict.fromkeys(_CHARACTERS)]
+        words = list(dict.fromkeys(words))
+        XLNetTokenizer(vocab=[(word, -1.0) for word in words]).save_pretrained(directory)
+        return len(words)
     words = _vocabulary(family)
     if family in AFTER_PADDING:
         BertTokenizer(vocab={word: index for index, word in enumerate(words)}).save_pretrained(directory)
@@ -196,7 +208,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
                 return directory
             prefix, traits = TINY[family]
             values = {"vocab_size": vocab_size, **_SIZES, **traits, **config}
-            values = {_RENAMED.get(prefix, {}).get(key, key): value for key, value in values.items()}
+            names = {key: _RENAMED.get(prefix, {}).get(key, key) for key in values}
+            values = {names[key]: value for key, value in values.items() if names[key] is not None}
             with torch.random.fork_rng():
                 torch.manual_seed(0)
                 model = getattr(transformers, prefix + head)(getattr(transformers, f"{prefix}Config")(**values))

@@ -87,6 +87,9 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
             raise UserError(f"{directory}: contains no vocabulary; looked for vocab.txt, {', '.join(others)}")
         if family in ("roformer", "roformer_v2"):
             tokenizer = _roformer_tokenizer(tokenizer)
+        if family == "xlnet":  # segments are part of its attention; transformers 5 gives them only if it is told to
+            tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+            tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
         tokenizer("ꙮ")  # a WordPiece vocabulary without [UNK] fails at the first word it lacks
     except UserError:
         raise

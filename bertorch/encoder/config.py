@@ -216,6 +216,11 @@ class EncoderConfig:
         return [self.local_attention // 2 if kind == "sliding_attention" else None for kind in self.layer_types]
 
     @property
+    def clamp_len(self) -> int:
+        """The distance beyond which XLNet's distances are cut; below 1: none is."""
+        return self.other.get("clamp_len", -1)
+
+    @property
     def rotary_bases(self) -> list[float | None]:
         """The base of each layer's rotary positions; None: it has none."""
         if not self.family.local_layers:
@@ -281,7 +286,8 @@ class EncoderConfig:
     def _dropout(self, own: tuple[str | None, float | None] | None, otherwise: float) -> float:
         """The configuration's value under the family's ``own`` key, else the usual one, else ``otherwise``."""
         key, usual = own or (None, None)
-        given = self.other.get(key, usual)
+        of_fields = {key: getattr(self, ours) for ours, key in self.keys.items()}
+        given = {**self.other, **of_fields}.get(key, usual)
         return otherwise if given is None else given
 
     @property
@@ -373,6 +379,8 @@ class EncoderConfig:
             raise UserError(
                 f"{path}: pad_token_id {config.pad_token_id} leaves no positions; they are counted from the one after it"
             )
+        if family.transformer_xl:
+            config._check_xlnet(path)
         if family.local_layers:
             config._check_layers(path)
         elif raw.get("position_embedding_type", "absolute") not in ("absolute", None):
@@ -417,6 +425,19 @@ class EncoderConfig:
             raise UserError(f"{path}: conv_kernel_size {self.conv_kernel_size} must be odd, or 0")
         if self.hidden_size % self.conv_groups:
             raise UserError(f"{path}: hidden_size {self.hidden_size} is not a multiple of conv_groups {self.conv_groups}")
+
+    def _check_xlnet(self, path: str | Path) -> None:
+        """Raises UserError if attention or the classifier are not those of the published XLNets."""
+        only = {
+            "attn_type": "bi", "bi_data": False, "summary_type": "last", "summary_use_proj": True,
+            "d_head": self.hidden_size // self.num_attention_heads,
+        }  # fmt: skip
+        for key, value in only.items():
+            given = self.other.get(key, value)
+            if given != value and not (given is None and key == "d_head"):
+                raise UserError(f"{path}: {key} {_shown(given)} is not supported, only {value!r}")
+        if not isinstance(self.clamp_len, int):
+            raise UserError(f"{path}: clamp_len must be a whole number, found {_shown(self.clamp_len)}")
 
     def _check_layers(self, path: str | Path) -> None:
         """Raises UserError if what the configuration says of layers and their positions is not ModernBERT's."""
@@ -498,6 +519,8 @@ class EncoderConfig:
         relative = self.relative_attention_num_buckets * self.num_attention_heads if self.has("embeddings.relative") else 0
         relative += 2 * self.distance_span * width if self.has("embeddings.distance") else 0
         relative += norm * width if self.has("embeddings.distance_norm") else 0
+        if self.family.transformer_xl:
+            block += width * width + 5 * width
         for layer in ("blocks.{block}.distance_key", "blocks.{block}.distance_query"):
             block += (width + 1) * width if self.has(layer) else 0
         if self.has("blocks.{block}.convolution.kernel"):

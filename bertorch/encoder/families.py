@@ -2,7 +2,7 @@
 
 A new family is a row here, plus a kind of layer or attention if its mathematics are new. The tables of names are read
 in both directions: our module -> Hugging Face's; ``.weight`` and ``.bias`` are the same on both sides. ``{block}`` is the
-number of a block, ``{group}`` and ``{inner}`` are ALBERT's two numbers for it.
+number of a block, ``{group}`` and ``{inner}`` are ALBERT's two numbers for it. XLNet's tables name single weights.
 """
 
 from dataclasses import dataclass, field, replace
@@ -109,6 +109,25 @@ _MODERNBERT = {  # fused layers; the norm of the embeddings serves the first att
     "pooler.dense": "pooler.dense",
 }
 
+_XLNET = {
+    "embeddings.word": "word_embedding",
+    "embeddings.mask": "mask_emb",
+    "blocks.{block}.query.weight": "layer.{block}.rel_attn.q",
+    "blocks.{block}.key.weight": "layer.{block}.rel_attn.k",
+    "blocks.{block}.value.weight": "layer.{block}.rel_attn.v",
+    "blocks.{block}.attention_output.weight": "layer.{block}.rel_attn.o",
+    "blocks.{block}.others.distance.weight": "layer.{block}.rel_attn.r",
+    "blocks.{block}.others.token_bias": "layer.{block}.rel_attn.r_w_bias",
+    "blocks.{block}.others.distance_bias": "layer.{block}.rel_attn.r_r_bias",
+    "blocks.{block}.others.segment_bias": "layer.{block}.rel_attn.r_s_bias",
+    "blocks.{block}.others.segments": "layer.{block}.rel_attn.seg_embed",
+    "blocks.{block}.attention_norm": "layer.{block}.rel_attn.layer_norm",
+    "blocks.{block}.intermediate": "layer.{block}.ff.layer_1",
+    "blocks.{block}.output": "layer.{block}.ff.layer_2",
+    "blocks.{block}.output_norm": "layer.{block}.ff.layer_norm",
+    "pooler.dense": "pooler.dense",
+}
+
 _BERT_PRETRAINING = {
     "transform": "cls.predictions.transform.dense", "norm": "cls.predictions.transform.LayerNorm",
     "bias": "cls.predictions.bias", "decoder": "cls.predictions.decoder.weight", "order": "cls.seq_relationship",
@@ -152,7 +171,7 @@ class Family:
         base_prefix: what a model with a head puts before the names of the encoder's weights.
         weights: the encoder's modules -> their names; the model has no embedding or norm that is not listed here.
         pretraining: layers of the pretraining heads -> their names; ``bias`` and ``decoder`` name a tensor; ``order`` is
-            present if the family is pretrained with two segments.
+            present if the family is pretrained with two segments. None at all: the family is fine-tuned alone.
         classifier: layers of the sequence classifier -> their names.
         reader: the layer that scores the ends of an answer -> its name.
         token_head: tagger and reader have the dense layer and norm of the sequence classifier before their output.
@@ -176,6 +195,10 @@ class Family:
             positions are others.
         local_layers: layers see their whole sequence or a window of it, and turn by another base there.
         gated: the feed-forward layer multiplies its activations by as many linear ones (Shazeer 2020).
+        transformer_xl: attention has terms of distances and of segments (``transformer_xl.py``).
+        cls_last: the classification token is the last of a sequence, and a segment of its own.
+        inner_dropout: dropout is also between the two maps of the feed-forward layer.
+        architectures: endings of transformers' class names -> those that this family has instead.
         distance_sines: sines of the distance of key and query are added to keys and values (Wei et al. 2019, section 2.2).
         classifier_act: the activation of a dense layer that the sequence classifier puts before its output,
             ``hidden_act`` for the configuration's, or another key of it with its usual value; None: the encoder's own
@@ -214,6 +237,10 @@ class Family:
     rotates: str | None = None
     local_layers: bool = False
     gated: bool = False
+    transformer_xl: bool = False
+    cls_last: bool = False
+    inner_dropout: bool = False
+    architectures: dict[str, str] = field(default_factory=dict)
     distance_sines: bool = False
     classifier_act: str | tuple[str, str] | None = None
     classifier_input_dropout: tuple[str | None, float] | None = None
@@ -313,5 +340,21 @@ FAMILIES = {
         rotates="halves", local_layers=True, gated=True, classifier_act=("classifier_activation", "gelu"),
         classifier_input_dropout=(None, 0.0), text_classifier_dropout=("classifier_dropout", 0.0),
         reader_dropout=("classifier_dropout", 0.0), norm_first=True,
+    ),
+    "xlnet": Family(
+        "XLNet", "transformer.", _XLNET, {}, {"dense": "sequence_summary.summary", "classifier": "logits_proj"},
+        usual={
+            "vocab_size": 32000, "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
+            "intermediate_size": 4096, "pad_token_id": 5, "type_vocab_size": 3, "attention_bias": False,
+        },
+        renamed_keys={
+            "hidden_size": "d_model", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head",
+            "intermediate_size": "d_inner", "hidden_act": "ff_activation", "hidden_dropout_prob": "dropout",
+            "attention_probs_dropout_prob": "dropout", "max_position_embeddings": None, "type_vocab_size": None,
+        },
+        transformer_xl=True, cls_last=True, inner_dropout=True,
+        architectures={"ForQuestionAnswering": "ForQuestionAnsweringSimple"}, classifier_act=("summary_activation", "tanh"),
+        classifier_dropout=None, classifier_input_dropout=("dropout", 0.1),
+        text_classifier_dropout=("summary_last_dropout", 0.1), reader_dropout=("dropout", 0.1),
     ),
 }  # fmt: skip

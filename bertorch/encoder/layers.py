@@ -18,6 +18,7 @@ from bertorch.encoder.dropout import Dropout
 from bertorch.encoder.relative import Relative
 from bertorch.encoder.rotation import rotate
 from bertorch.encoder.tokens import TokenBatch, sequence_ids
+from bertorch.encoder.transformer_xl import DistancesAndSegments, HeadsProjection
 from bertorch.errors import UserError
 
 
@@ -100,6 +101,8 @@ class Embeddings(nn.Module):
         self.dropout = Dropout(config.embedding_dropout)
         self.projection = Linear(width, hidden, bias=not self.projects_first) if config.projects_embeddings else None
         self.position_offset = config.position_offset
+        if config.has("embeddings.mask"):  # only pretraining would train it
+            self.register_buffer("mask", torch.zeros(1, 1, width))
         self.config = config
 
     def forward(self, batch: TokenBatch) -> Tensor:
@@ -141,6 +144,8 @@ class Embeddings(nn.Module):
     def distances(self, batch: TokenBatch) -> "Distances | None":
         """What the blocks know of the distances of keys and queries; None: nothing."""
         config, longest, device = self.config, batch.max_seqlen, batch.input_ids.device
+        if config.family.transformer_xl:
+            return self._distances_and_segments(batch)
         if self.distance is None and not config.family.distance_sines:
             return None
         away = torch.arange(1 - longest, longest, device=device)  # key - query
@@ -157,16 +162,30 @@ class Embeddings(nn.Module):
         rows = (far + reach).clamp(0, len(states) - 1)
         return Distances(states if self.distance_norm is None else self.distance_norm(states), rows)
 
+    def _distances_and_segments(self, batch: TokenBatch) -> "Distances":
+        """Of Transformer-XL; one draw of dropout is for all texts of a batch."""
+        config, longest = self.config, batch.max_seqlen
+        most = min(config.clamp_len, longest) if config.clamp_len > 0 else longest
+        away = torch.arange(longest - 1, -longest, -1).clamp(-most, most)  # query - key
+        sines = sinusoids(2 * most + 1, config.hidden_size, -most).index_select(0, away + most)
+        last = batch.cu_seqlens[1:].long() - 1
+        segments = batch.token_type_ids.index_fill(0, last, config.type_vocab_size - 1)
+        one_hot = F.one_hot(segments, config.type_vocab_size).to(self.word.weight.dtype)
+        rows = torch.arange(len(sines), device=one_hot.device)
+        return Distances(self.dropout(sines.to(one_hot)), rows, one_hot)
+
 
 @dataclass
 class Distances:
     """States of distances, or of several that are taken for one, ``[distances, D]``, or of one head ``[distances, D/H]``.
 
-    ``rows``: which of them key - query is, from ``1 - max_seqlen``, LongTensor ``[2 * max_seqlen - 1]``.
+    ``rows``: which of them key - query is, from ``1 - max_seqlen``, LongTensor ``[2 * max_seqlen - 1]``. ``segments``: which
+    one each token is in, one-hot ``[total_tokens, segments]``, if scores have a term of them.
     """
 
     states: Tensor
     rows: Tensor
+    segments: Tensor | None = None
 
 
 def log_buckets(far: Tensor, count: int, farthest: int) -> Tensor:
@@ -216,14 +235,18 @@ class Block(nn.Module):
         width, bias = config.hidden_size, config.attention_bias
         self.heads = config.num_attention_heads
         self.gated, self.norm_first = config.family.gated, config.family.norm_first
+        self.query_key_value = self.others = None
         if config.has("blocks.{block}.query_key_value"):
             self.query_key_value = Linear(width, 3 * width, bias)
+        elif config.family.transformer_xl:
+            self.query, self.key, self.value = (HeadsProjection(width, self.heads) for _ in range(3))
+            self.others = DistancesAndSegments(width, self.heads)
         else:
-            self.query_key_value = None
             self.query = Linear(width, width, bias)
             self.key = Linear(width, width, bias)
             self.value = Linear(width, width, bias)
-        self.attention_output = Linear(width, width, bias)
+        xl = self.others is not None
+        self.attention_output = HeadsProjection(width, self.heads, back=True) if xl else Linear(width, width, bias)
         without = first and config.norm_serves_first_block
         self.attention_norm = nn.Identity() if without else norm(config, width)
         self.intermediate = Linear(width, (1 + self.gated) * config.intermediate_size, config.mlp_bias)
@@ -231,6 +254,7 @@ class Block(nn.Module):
         self.output_norm = norm(config, width)
         self.attention_output_dropout = Dropout(config.attention_output_dropout)
         self.dropout = Dropout(config.hidden_dropout_prob)
+        self.inner_dropout = Dropout(config.hidden_dropout_prob) if config.family.inner_dropout else nn.Identity()
         self.attention_dropout = config.attention_probs_dropout_prob
         self.hidden_act = config.hidden_act
         self.rotates, self.rotary_value = config.family.rotates, config.rotary_value
@@ -273,9 +297,14 @@ class Block(nn.Module):
             k = rotate(k, turns, self.rotates)
             v = rotate(v, turns, self.rotates) if self.rotary_value else v
         q = q / math.sqrt(1 + len(self.terms)) if self.terms else q
-        relative = None if distances is None else self.relative(distances, q.dtype)
+        if self.others is not None:
+            of_queries = first_tokens(distances.segments, batch) if first_only else distances.segments
+            q, k, v, bias, relative = self.others(q, k, v, of_queries, distances.segments, distances.states)
+        else:
+            relative = None if distances is None else self.relative(distances, q.dtype)
         dropout = self.attention_dropout if self.training else 0.0
         context = attention(q, k, v, batch, dropout, bias=bias, window=window, relative=relative)
+        context = context[..., : x.shape[-1] // self.heads]
         x = x + self.attention_output_dropout(self.attention_output(context.flatten(1)))
         x, seen = (x, self.output_norm(x)) if self.norm_first else [self.attention_norm(x)] * 2
         x = x + self.feed_forward(seen)
@@ -299,7 +328,7 @@ class Block(nn.Module):
     def feed_forward(self, x: Tensor) -> Tensor:  # [T, D] -> [T, D]
         inner = self.intermediate(x)
         if not self.gated:
-            return self.dropout(self.output(activation(self.hidden_act, inner)))
+            return self.dropout(self.output(self.inner_dropout(activation(self.hidden_act, inner))))
         inner, gate = inner.chunk(2, dim=-1)
         return self.output(self.dropout(activation(self.hidden_act, inner) * gate))
 
@@ -334,6 +363,11 @@ class Pooler(nn.Module):
 
     def forward(self, first_states: Tensor) -> Tensor:  # [B, D] -> [B, D]
         return torch.tanh(self.dense(first_states))
+
+
+def last_tokens(hidden_states: Tensor, batch: TokenBatch) -> Tensor:
+    """The state of each sequence's last token: ``[total_tokens, D]`` -> ``[batch_size, D]``."""
+    return hidden_states.index_select(0, batch.cu_seqlens[1:] - 1)
 
 
 def first_tokens(hidden_states: Tensor, batch: TokenBatch) -> Tensor:

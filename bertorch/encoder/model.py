@@ -12,6 +12,7 @@ from bertorch.encoder.config import SHARED, EncoderConfig
 from bertorch.encoder.layers import Block, Embeddings, Pooler, norm
 from bertorch.encoder.rotation import turns
 from bertorch.encoder.tokens import TokenBatch
+from bertorch.encoder.transformer_xl import DistancesAndSegments, HeadsProjection
 
 
 class Encoder(nn.Module):
@@ -44,6 +45,9 @@ class Encoder(nn.Module):
     def initialise(self, module: nn.Module) -> None:
         """The family's initialisation: BERT's is normal(0, initializer_range), with zero biases."""
         config = self.config
+        if isinstance(module, HeadsProjection | DistancesAndSegments):
+            for parameter in module.parameters(recurse=False):
+                nn.init.normal_(parameter, std=config.initializer_range)
         if isinstance(module, nn.Linear | nn.Embedding | nn.Conv1d):
             if config.family.scaled_initialisation:  # cutting at two deviations leaves 1 / 1.13684723 of the deviation
                 std = 1.13684723 / (module.weight.shape[1] * config.num_hidden_layers) ** 0.5

@@ -47,7 +47,8 @@ def hugging_face_names(config: EncoderConfig, parameters: list[str]) -> dict[str
                 "inner": block % config.inner_group_num,
             }
             module = ".".join(["blocks", "{block}", *parts[2:]])
-        names[parameter] = f"{table[module].format(**numbers)}.{kind}"
+        single = table.get(f"{module}.{kind}")  # the table names this weight, not its module
+        names[parameter] = single.format(**numbers) if single else f"{table[module].format(**numbers)}.{kind}"
     return names
 
 
@@ -187,7 +188,7 @@ def copy_weights(module: nn.Module, names: dict[str, str], tensors: dict[str, Te
     Raises:
         UserError: a tensor is missing or has another shape; all are listed, and nothing is copied.
     """
-    parameters = dict(module.named_parameters(remove_duplicate=False))
+    parameters = module.state_dict(keep_vars=True)
     missing = [theirs for theirs in names.values() if theirs not in tensors]
     if missing:
         raise UserError(f"{source}: {len(missing)} weights of the model are missing: {listed(missing)}")
@@ -206,7 +207,7 @@ def copy_weights(module: nn.Module, names: dict[str, str], tensors: dict[str, Te
 
 def other_shapes(module: nn.Module, names: dict[str, str], tensors: dict[str, Tensor]) -> list[str]:
     """A message for each tensor whose shape differs from its parameter's."""
-    parameters = dict(module.named_parameters(remove_duplicate=False))
+    parameters = module.state_dict(keep_vars=True)
     return [
         f"{theirs} is {list(tensors[theirs].shape)}, expected {list(parameters[ours].shape)}"
         for ours, theirs in names.items()
@@ -240,7 +241,7 @@ def fill_encoder(
             raise UserError(f"{source}: {table} has {rows} trained positions; give a --max_seq_length of at most that")
         encoder.embeddings.rotary = Embedding(rows, encoder.config.head_size)
         logger.info(f"{source}: {table} was trained; it is used and trained on in place of sines")
-    parameters = [name for name, _ in encoder.named_parameters(remove_duplicate=False)]
+    parameters = list(encoder.state_dict())
     names = {ours: prefix + theirs for ours, theirs in hugging_face_names(encoder.config, parameters).items()}
     pooler = {ours: theirs for ours, theirs in names.items() if ours.startswith("pooler.")}
     if pooler and not pooler_required and not any(theirs in tensors for theirs in pooler.values()):
@@ -305,7 +306,7 @@ def report_unused(rest: dict[str, Tensor], source: str | Path) -> None:
 def encoder_tensors(encoder: Encoder, prefix: str | None = None) -> dict[str, Tensor]:
     """The encoder's weights under Hugging Face's names; ``prefix`` None takes the family's (``bert.``)."""
     prefix = encoder.config.family.base_prefix if prefix is None else prefix
-    parameters = dict(encoder.named_parameters(remove_duplicate=False))
+    parameters = encoder.state_dict(keep_vars=True)
     names = hugging_face_names(encoder.config, list(parameters))
     own = {name for name, _ in encoder.named_parameters()}
     tensors = {}

@@ -203,7 +203,8 @@ def head_files(model: Head, max_seq_length: int) -> dict[str, dict]:
     config = model.encoder.config
     written = config.to_dict()
     if model.architecture is not None:
-        written["architectures"] = [f"{config.family.class_prefix}{model.architecture}"]
+        ending = config.family.architectures.get(model.architecture, model.architecture)
+        written["architectures"] = [f"{config.family.class_prefix}{ending}"]
     parameters = dict(model.named_parameters())
     own = {theirs: parameters[ours].detach() for ours, theirs in model.weight_names().items()}
     return {"config.json": written, "model.safetensors": {**encoder_tensors(model.encoder), **own}}

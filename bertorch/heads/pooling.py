@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from bertorch.encoder import Encoder, EncoderConfig, TokenBatch
-from bertorch.encoder.layers import first_tokens
+from bertorch.encoder.layers import first_tokens, last_tokens
 from bertorch.encoder.tokens import sequence_ids
 from bertorch.errors import UserError
 
@@ -45,12 +45,12 @@ def pooled_layers(mode: str, num_hidden_layers: int, count: int | None = None) -
 class Pooling(nn.Module):
     """How an encoder's states become one vector per sequence, ``[batch_size, width]``.
 
-    ``linear`` gives the first token's state, as ``cls`` does; the head applies the linear layer. ``mean`` and ``max`` are
-    over all tokens of the sequence, including special ones (Reimers & Gurevych 2019, section 3); ``first_last`` and
-    ``last_two`` take the mean of two layers first. ``scalar_mix`` weights layers by a softmax, and then takes the mean
-    (Peters et al. 2018, eq. 1, without its factor, which a layer on top can learn); ``cls_layers`` joins the first token's
-    states; ``attention`` weights tokens by a softmax over each sequence of scores that are linear in the states. The weights
-    start equal.
+    ``linear`` gives the state of the classification token, as ``cls`` does: that is the first one, in XLNet the last; the
+    head applies the linear layer. ``mean`` and ``max`` are over all tokens of the sequence, including special ones (Reimers
+    & Gurevych 2019, section 3); ``first_last`` and ``last_two`` take the mean of two layers first. ``scalar_mix`` weights
+    layers by a softmax, and then takes the mean (Peters et al. 2018, eq. 1, without its factor, which a layer on top can
+    learn); ``cls_layers`` joins the classification token's states; ``attention`` weights tokens by a softmax over each
+    sequence of scores that are linear in the states. The weights start equal.
 
     Args:
         config: of the encoder.
@@ -72,11 +72,12 @@ class Pooling(nn.Module):
         self.scores = nn.Parameter(torch.zeros(config.hidden_size)) if mode == "attention" else None
 
     def forward(self, encoder: Encoder, batch: TokenBatch) -> Tensor:
+        cls_last = encoder.config.family.cls_last
         if self.mode in ("linear", "cls"):
-            return encoder(batch, first_only=True)
+            return last_tokens(encoder(batch), batch) if cls_last else encoder(batch, first_only=True)
         states = encoder(batch, self.layers)
         if self.mode == "cls_layers":
-            return torch.cat([first_tokens(one, batch) for one in states], dim=1)
+            return torch.cat([(last_tokens if cls_last else first_tokens)(one, batch) for one in states], dim=1)
         if self.mode == "scalar_mix":
             weights = self.layer_weights.softmax(dim=0)
             states = sum(weight * one for weight, one in zip(weights, states, strict=True))

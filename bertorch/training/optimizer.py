@@ -46,7 +46,7 @@ def make_optimizer(
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {(learning_rate, True): [], (learning_rate, False): []}
     for parameter_name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            decays = parameter_name.split(".")[-1] != "bias" and id(parameter) not in norms
+            decays = not parameter_name.endswith("bias") and id(parameter) not in norms
             rate = rates.get(parameter_name.split(".")[0], learning_rate) * factors.get(id(parameter), 1.0)
             groups.setdefault((rate, decays), []).append(parameter)
     listed = [

@@ -48,6 +48,8 @@ def test_defaults_are_transformers(model_type, tmp_path):
     sizes = {key: BERT[key] for key in ("hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size")}
     if model_type == "distilbert":
         sizes = {"dim": 32, "n_heads": 4, "n_layers": 2, "vocab_size": 99}
+    if model_type == "xlnet":
+        sizes = {"d_model": 32, "n_head": 4, "n_layer": 2, "vocab_size": 99, "d_inner": 8}
     if model_type == "modernbert":
         sizes["pad_token_id"] = 0  # the usual one lies beyond so small a vocabulary
     written(tmp_path, {"model_type": model_type, "intermediate_size": 8, "hidden_dim": 8, **sizes})
@@ -56,7 +58,7 @@ def test_defaults_are_transformers(model_type, tmp_path):
     shapes = {
         name: parameter.shape
         for name, parameter in theirs.named_parameters()
-        if not name.startswith(("pooler", "encoder.embed_pos"))
+        if not name.startswith(("pooler", "encoder.embed_pos", "mask_emb"))
     }
     parameters = dict(ours.named_parameters())
     names = hugging_face_names(ours.config, list(parameters))
@@ -130,6 +132,14 @@ def test_keys_the_encoder_has_no_use_for_survive():
         ({"model_type": "deberta-v2", "pooler_hidden_act": None}, "pooler_hidden_act None"),
         ({"model_type": "deberta-v2", "pooler_dropout": 2}, "pooler_dropout"),
         ({"model_type": "deberta-v2", "cls_dropout": "0.1"}, "cls_dropout"),
+        ({"model_type": "xlnet", "attn_type": "uni"}, "attn_type 'uni'"),
+        ({"model_type": "xlnet", "summary_type": "mean"}, "summary_type 'mean'"),
+        ({"model_type": "xlnet", "summary_use_proj": False}, "summary_use_proj"),
+        ({"model_type": "xlnet", "bi_data": True}, "bi_data"),
+        ({"model_type": "xlnet", "d_head": 7}, "d_head 7"),
+        ({"model_type": "xlnet", "clamp_len": "5"}, "clamp_len"),
+        ({"model_type": "xlnet", "dropout": 1.0}, "dropout"),
+        ({"model_type": "xlnet", "n_layer": 0}, "n_layer"),
         ({"model_type": "modernbert", "hidden_size": 36, "num_attention_heads": 4}, "even"),
         ({"model_type": "modernbert", "hidden_activation": "swish"}, "hidden_activation 'swish'"),
         ({"model_type": "modernbert", "classifier_activation": "swish"}, "classifier_activation 'swish'"),

@@ -54,6 +54,11 @@ class LanguageModel(nn.Module):
         config = encoder.config
         if with_order and "order" not in config.pretraining:
             raise UserError(f"{config.model_type} models are not pretrained with two segments; give --objectives mlm")
+        if not config.pretraining:
+            raise UserError(
+                f"{config.model_type} models are pretrained on permutations of words, which is not supported; fine-tune "
+                "them, or name another model"
+            )
         self.encoder, self.order_weight = encoder, order_weight
         names = config.pretraining  # RoFormer-v2 has the decoder alone
         width = config.embedding_size

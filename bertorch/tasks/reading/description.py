@@ -23,7 +23,7 @@ class Description(task.Description):
     """
 
     task = "reading"
-    architectures = ("ForQuestionAnswering",)
+    architectures = ("ForQuestionAnswering", "ForQuestionAnsweringSimple")
     answer_types: str = value(one_of(tuple(ANSWER_TYPES)))
     scorer: str = value(one_of(tuple(SCORERS)))
     null_score_diff_threshold: float = value(NUMBER)

@@ -249,6 +249,8 @@ def _pooling(modules: dict[str, _Module], config: EncoderConfig) -> tuple[str, i
     about = _read_json(path, dict)
     modes = about.get("pooling_mode") or [name for name, key in _POOLING.items() if about.get(key)] or "mean"
     modes = modes if isinstance(modes, list) else [modes]
+    if config.family.cls_last:  # its classification token is their last one
+        modes = [{"lasttoken": "cls", "cls": "the first token"}.get(mode, mode) for mode in modes]
     if len(modes) != 1 or modes[0] not in ("cls", "max", "mean"):
         raise UserError(f"{path}: pooling by {' and '.join(map(str, modes))} is not supported; supported are cls, max, mean")
     layers = modules.get("WeightedLayerPooling")
@@ -346,7 +348,8 @@ def sentence_files(
         about = {"word_embedding_dimension": width, **({"layers": len(pooling.layers)} if pooling.layers else {})}
         parts.append((_OWN_POOLING[mode], about, {name: x.detach() for name, x in pooling.named_parameters()}))
     else:
-        about = {"word_embedding_dimension": width, **{key: name == mode for name, key in _POOLING.items()}}
+        written = "lasttoken" if mode == "cls" and config.family.cls_last else mode
+        about = {"word_embedding_dimension": width, **{key: name == written for name, key in _POOLING.items()}}
         parts.append(("Pooling", about, {}))
     parts += [_dense_part(linear, act) for linear, act in _linear_layers(model)]
     if model.normalize:

@@ -3,20 +3,24 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 import transformers
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from bertorch.data.batching import Batch
+from bertorch.data.batching import Batch, collate
+from bertorch.data.tokenizing import TextTokenizer, load_tokenizer, tokenize
 from bertorch.encoder import TokenBatch, load_config, to_padded
 from bertorch.encoder.layers import first_tokens
 from bertorch.errors import UserError
 from bertorch.heads.pooling import POOLING_MODES, Pooling, pool
 from bertorch.tasks.classification.head import Classifier, load_classifier, load_trained_classifier
+from bertorch.training.checkpoints import save_model
 from tests.closeness import assert_close
+from tests.padding import given_to, padded_left
 
 LENGTHS = [9, 9, 4, 1]
 HEAD = "ForSequenceClassification"
@@ -50,12 +54,25 @@ def test_logits_of_transformers(family, tiny_model):
     ours = load_trained_classifier(directory, num_labels=3)
     assert not ours.training
     tokens = draw()
-    ids, mask = to_padded(tokens.input_ids, tokens, theirs.config.pad_token_id)
-    types, _ = to_padded(tokens.token_type_ids, tokens)
+    given = given_to(theirs, tokens)
     with torch.no_grad():
-        expected = theirs(input_ids=ids, attention_mask=mask.long(), token_type_ids=types).logits
+        expected = theirs(**(padded_left(given) if family == "xlnet" else given)).logits
         assert_close(ours.logits(tokens), expected)
     assert expected.std() > 0.01  # tiny as they are, the models tell the texts apart
+
+
+@pytest.mark.parametrize("texts", [("房间干净",), ("房间干净", "服务员 a")], ids=len)
+def test_xlnet_reads_segments_as_transformers_does(tiny_model, tmp_path, texts):
+    """Two texts and the classification token behind them are three segments, for the saved tokenizer too."""
+    directory = tiny_model("xlnet", HEAD, num_labels=3)
+    ours, encoder = load_trained_classifier(directory, num_labels=3), TextTokenizer(load_tokenizer(directory), 32)
+    save_model(tmp_path, ours, encoder.pretrained, {"task": "classification", "labels": list("abc"), "max_seq_length": 32})
+    theirs, tokenizer = (kind.from_pretrained(tmp_path) for kind in (AutoModelForSequenceClassification, AutoTokenizer))
+    given = tokenizer(*texts, return_tensors="pt")
+    assert given["token_type_ids"][0].unique().tolist() == [*range(len(texts)), 2]
+    with torch.no_grad():
+        found = ours.logits(collate(tokenize([(1, texts, -1)], encoder), np.array([0])).tokens)
+        assert_close(found, theirs.eval()(**given).logits)
 
 
 def test_modernbert_classifies_the_mean(tiny_model):

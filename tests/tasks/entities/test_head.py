@@ -21,6 +21,7 @@ from bertorch.tasks.entities.tags import SCHEMES, TagSet
 from bertorch.tasks.entities.windows import TaggedSamples, UnitTokenizer, tag_documents
 from bertorch.training.checkpoints import save_model
 from tests.closeness import assert_close
+from tests.padding import given_to
 
 HEAD = "ForTokenClassification"
 TYPES = ["PER", "LOC"]
@@ -50,9 +51,9 @@ def draw(lengths: list[int] = LENGTHS, vocab_size: int = 100) -> TokenBatch:
 
 def their_logits(model, tokens: TokenBatch) -> Tensor:
     """Of every token, by transformers, ``[total_tokens, labels]``."""
-    ids, mask = to_padded(tokens.input_ids, tokens, model.config.pad_token_id)
+    given = given_to(model, tokens)
     with torch.no_grad():
-        return model(input_ids=ids, attention_mask=mask.long()).logits[mask]
+        return model(**given).logits[given["attention_mask"].bool()]
 
 
 def samples_of(directory, tag_set: TagSet, texts=TEXTS, max_seq_length: int = 64, doc_stride: int | None = None):

@@ -12,16 +12,18 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModel
 
-from bertorch.encoder import TokenBatch, load_encoder, to_padded
+from bertorch.encoder import TokenBatch, load_encoder
 from bertorch.errors import UserError
 from bertorch.heads.pooling import PLAIN_POOLING_MODES, POOLING_MODES
 from bertorch.tasks.sentences.directory import new_sentence_encoder
 from bertorch.tasks.sentences.encoder import Dense, SentenceEncoder, gather, sizes_over_ranks
 from tests.closeness import assert_close
 from tests.conftest import WITHOUT_POOLER
+from tests.padding import given_to
 
 LENGTHS = [9, 4, 9, 1, 6]
 # Mean over the tokens, then over the layers: the layers that a mode averages, as transformers counts `hidden_states`.
+CLS = {"xlnet": -1}  # the place of the classification token, where it is not the first
 LAYERS = {"mean": (3,), "first_last": (1, 3), "last_two": (2, 3)}
 
 
@@ -45,12 +47,7 @@ def reference(tiny_model) -> Callable:
             model = AutoModel.from_pretrained(tiny_model(family)).eval()
             tokens = draw()
             with torch.no_grad():
-                out = model(
-                    input_ids=to_padded(tokens.input_ids, tokens, model.config.pad_token_id)[0],
-                    attention_mask=to_padded(torch.ones_like(tokens.input_ids), tokens)[0],
-                    token_type_ids=to_padded(tokens.token_type_ids, tokens)[0],
-                    output_hidden_states=True,
-                )
+                out = model(**given_to(model, tokens), output_hidden_states=True)
             # ALBERT records a state after each of a group's blocks; those after the last of them are a layer's. Megatron's
             # last layer is recorded twice, at last under the norm that the model ends with.
             states = out.hidden_states[:: getattr(model.config, "inner_group_num", 1)][: model.config.num_hidden_layers]
@@ -72,7 +69,7 @@ def test_vectors_from_transformers_states(family, mode, tiny_model, reference):
         chosen = [layers[number] for number in LAYERS[mode]]
         expected = [torch.stack(states).mean(dim=0).mean(dim=0) for states in zip(*chosen, strict=True)]
     else:
-        expected = [states[0] if mode == "cls" else states.max(dim=0).values for states in layers[3]]
+        expected = [states[CLS.get(family, 0)] if mode == "cls" else states.max(dim=0).values for states in layers[3]]
     model, _ = new_sentence_encoder(tiny_model(family), mode)
     assert model.encoder.pooler is None  # DistributedDataParallel would wait for its gradient
     with torch.no_grad():
@@ -90,7 +87,7 @@ def test_linear_is_the_pooler(family, tiny_model, reference):
     assert (pooled is None) == (family in WITHOUT_POOLER)
     if pooled is None:  # a new one, small and without bias
         assert (dense.bias == 0).all() and 0.01 < dense.weight.std() < 0.03
-    first = torch.stack([states[0] for states in layers[3]])
+    first = torch.stack([states[CLS.get(family, 0)] for states in layers[3]])
     assert_close(vectors, torch.tanh(first @ dense.weight.T + dense.bias).detach())
 
 
@@ -109,7 +106,8 @@ def test_learned_vectors_from_transformers_states(family, mode, tiny_model, refe
             first, second = weights[:2].exp() / weights[:2].exp().sum()
             expected.append((first * before + second * last).mean(dim=0))
         elif mode == "cls_layers":
-            expected.append(torch.cat([before[0], last[0]]))
+            place = CLS.get(family, 0)
+            expected.append(torch.cat([before[place], last[place]]))
         else:
             share = (last @ weights).exp()
             expected.append((share[:, None] * last).sum(dim=0) / share.sum())
