@@ -442,7 +442,8 @@ PLANTS = {
 }
 
 
-def main() -> None:
+def prepare() -> None:
+    """``pretend``, and what the scripts do on the host works with values."""
     resource.setrlimit(resource.RLIMIT_CPU, (_MOST_SECONDS, _MOST_SECONDS))
     logger.remove()
     torch.set_num_threads(1)
@@ -454,6 +455,10 @@ def main() -> None:
     bertorch.training.process_group.set_up_logging = lambda **how: None  # nothing is logged
     TokenBatch.from_lengths = _with_values(TokenBatch.from_lengths)
     Masking.collate = _with_values(Masking.collate)
+
+
+def main() -> None:
+    prepare()
     for case in json.loads(Path(sys.argv[1]).read_text()):
         print(json.dumps(observe(case)), flush=True)
     os._exit(0)  # torch would look for its GPU while it ends
