@@ -36,6 +36,8 @@ from bertorch.training.process_group import run_script, start_processes
 
 def main():
     args = prediction_parser().parse_args()
+    if args.explain and args.precision == "auto":
+        args.precision = "fp32"  # explanations compare differences too small for 16 bits
     processes = start_processes(args)
     if processes.world_size > 1 and args.question is None and is_pipe(args.input_file):
         raise UserError("several processes cannot share a pipe; give a file as --input_file")

@@ -87,6 +87,7 @@ DEV = {
 CASES = {
     **{f"{name}, {precision}": (*case, precision, {}) for name, case in HEADS.items() for precision in ("fp32", "bf16")},
     **{f"{name}, fp16": (*HEADS[name], "fp16", {}) for name in ("classifier", "contrastive", "crf")},
+    "classifier, auto": (*HEADS["classifier"], "auto", {}),
     **{f"{name}, no dropout": (*HEADS[name], "bf16", {"dropout": 0.0}) for name in ("classifier", "tagger")},
     **{name: (*case, "bf16", {}) for name, case in TRICKS.items()},
     "lamb, fp16": (*TRICKS["lamb"], "fp16", {}),
@@ -152,6 +153,12 @@ def test_nothing_waits(seen, name):
     assert found["error"] is None and found["findings"] == []
     if not name.startswith("evaluation"):
         assert found["launches"].keys() >= ({"forward", "backward", "update"} if with_gradients else {"forward", "update"})
+
+
+def test_a_new_gpu_computes_in_bf16_by_itself(seen):
+    results, _ = seen
+    launches = {precision: results[f"classifier, {precision}"]["launches"] for precision in ("auto", "bf16", "fp32")}
+    assert launches["auto"] == launches["bf16"] != launches["fp32"]
 
 
 @pytest.mark.parametrize("plant", [plant for plant in PLANTS if plant is not None])

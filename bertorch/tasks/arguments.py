@@ -14,6 +14,7 @@ from bertorch.training.arguments import (
     count,
     whole_number,
 )
+from bertorch.training.process_group import PRECISIONS
 
 
 def prediction_parser() -> ArgumentParser:
@@ -132,6 +133,9 @@ def prediction_parser() -> ArgumentParser:
     )  # fmt: skip
     output.add_argument("--submission_file", default=None, help="reading: write {id: answer}, as official scorers expect it")
     output.add_argument("--batch_size", type=whole_number, default=64, help="rows or windows per forward pass")
-    output.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="number format to compute in")
+    output.add_argument(
+        "--precision", choices=PRECISIONS, default="auto",
+        help="number format to compute in; auto: bf16 on a GPU of compute capability 8.0 or newer, else fp32",
+    )  # fmt: skip
     add_device_argument(output)
     return parser

@@ -15,7 +15,7 @@ from bertorch.data.files import INPUT_FORMATS
 from bertorch.data.tokenizing import TRUNCATIONS
 from bertorch.errors import UserError
 from bertorch.training.optimizer import OPTIMIZERS
-from bertorch.training.process_group import is_main_process
+from bertorch.training.process_group import PRECISIONS, is_main_process
 from bertorch.training.schedules import SCHEDULES
 from bertorch.training.tricks import check_tricks
 
@@ -233,8 +233,9 @@ def training_parser(
         help="train once per seed, each in a folder of --saved_dir; report mean, highest and deviation, keep the best model",
     )  # fmt: skip
     optimisation.add_argument(
-        "--precision", choices=("fp32", "bf16", "fp16"), default="fp32",
-        help="bf16 and fp16 compute in 16 bits and keep the weights in 32; fp16 needs a GPU",
+        "--precision", choices=PRECISIONS, default="auto",
+        help="bf16 and fp16 compute in 16 bits and keep the weights in 32; fp16 needs a GPU; auto: bf16 on a GPU of compute "
+        "capability 8.0 or newer, else fp32",
     )  # fmt: skip
     add_device_argument(optimisation)
 

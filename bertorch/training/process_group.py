@@ -26,6 +26,7 @@ from bertorch.training.processor import lacks_bf16
 from bertorch.training.saving import is_writing
 
 T = TypeVar("T")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -106,6 +107,8 @@ def is_main_process() -> bool:
 def start_processes(args: argparse.Namespace) -> Processes:
     """Read this process's rank from the environment (torchrun, torch.distributed.launch) and start the process group.
 
+    An ``args.precision`` of ``auto`` becomes the precision that suits the device.
+
     Raises:
         UserError: the device does not exist, or cannot compute in the precision asked for.
     """
@@ -114,6 +117,8 @@ def start_processes(args: argparse.Namespace) -> Processes:
     local_rank = int(os.environ.get("LOCAL_RANK", max(getattr(args, "local_rank", -1), 0)))
     set_up_logging(is_main=rank == 0)
     device = device_of(args.device, local_rank, world_size)
+    if getattr(args, "precision", None) == "auto":
+        args.precision = _best_precision(device)
     if device.type == "cpu" and getattr(args, "precision", "fp32") == "fp16":
         raise UserError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
     if device.type == "cpu" and getattr(args, "precision", "fp32") == "bf16" and lacks_bf16():
@@ -133,6 +138,25 @@ def start_processes(args: argparse.Namespace) -> Processes:
             dist.init_process_group("gloo")
         signal.signal(signal.SIGTERM, handler)
     return Processes(rank, local_rank, world_size, device)
+
+
+def _best_precision(device: torch.device) -> str:
+    """What ``--precision auto`` stands for.
+
+    A GPU of compute capability 8.0 multiplies in bf16 about 16 times as fast as in fp32, and ends at the same scores. On a
+    CPU it is fp32 even where there are bf16 instructions: the gain depends on the processor and the size of the model, and
+    the same command should give the same weights everywhere.
+    """
+    if device.type != "cuda":
+        return "fp32"
+    major, minor = torch.cuda.get_device_capability(device)
+    chosen = "bf16" if major >= 8 else "fp32"
+    if chosen == "fp32":
+        torch.set_float32_matmul_precision("high")
+    _say_once(
+        "INFO", f"--precision auto: {chosen}, for compute capability {major}.{minor}; --precision fp32 is the original's"
+    )
+    return chosen
 
 
 def in_bf16(state: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
