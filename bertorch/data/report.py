@@ -28,7 +28,7 @@ def report_data(sets: dict[str, Samples], max_seq_length: int, labels: Sequence[
         unknown = samples.unknown / len(samples.input_ids)
         logger.info(
             f"{name}: {len(samples)} rows{f' of {texts} texts' if texts != len(samples) else ''}, tokens {shown(lengths)}, "
-            f"{truncated:.1%} longer than max_seq_length {max_seq_length} and cut, {unknown:.2%} unknown tokens"
+            f"{truncated:.1%} cut at {max_seq_length}, {unknown:.2%} unknown"
         )
         warn_of_unknown(name, unknown)
         report[name] = {

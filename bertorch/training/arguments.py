@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
 
@@ -445,6 +446,6 @@ def check_training_arguments(args: argparse.Namespace) -> None:
     if args.warmup_steps is not None and args.warmup_proportion:
         raise UserError("--warmup_steps and --warmup_proportion contradict each other; give one")
     check_tricks(args)
-    logger.info("flags: " + " ".join(f"{name}={value}" for name, value in sorted(vars(args).items())))
+    logger.info(f"{datetime.now().date()}; {args.saved_dir}: its bertorch.json will hold all {len(vars(args))} flags")
     if args.num_workers:
         os.environ["RAYON_NUM_THREADS"] = str(args.num_workers)

@@ -11,16 +11,42 @@ from tqdm import tqdm
 from bertorch.errors import UserError
 from bertorch.writing import write_whole, writing
 
+_FIGURES = 80  # columns for the figures of an evaluation, of a line of 120
+
 
 def set_up_logging(is_main: bool) -> None:
     """Log on the main process only; log lines appear above the progress bar, if any."""
     logger.remove()
     if is_main:
-        logger.add(lambda line: tqdm.write(line, file=sys.stderr, end=""), level="INFO", colorize=sys.stderr.isatty())
+        layout = (
+            "<green>{time:HH:mm:ss}</green> | <level>{level}</level> | <level>{message}</level>"  # short, for a terminal
+        )
+        logger.add(
+            lambda line: tqdm.write(line, file=sys.stderr, end=""),
+            level="INFO",
+            format=layout,
+            colorize=sys.stderr.isatty(),
+        )
+
+
+def step_line(global_step: int, figures: dict[str, Any], speed: float, total_steps: int) -> str:
+    """The log line of a step; its first fields are the original bertorch's, and people search logs for them.
+
+    Args:
+        global_step: updates so far.
+        figures: ``epoch``, ``batch``, ``loss`` and perhaps ``accuracy``.
+        speed: updates per second.
+        total_steps: of the run; the line says in how much time they are reached.
+    """
+    parts = [f"{name}: {value:.5f}" if isinstance(value, float) else f"{name}: {value}" for name, value in figures.items()]
+    left = tqdm.format_interval((total_steps - global_step) / max(speed, 1e-9))
+    return f"global step: {global_step}, {', '.join(parts)}, speed: {speed:.2f} step/s, {total_steps} in {left}"
 
 
 def shown(metrics: dict[str, float], originals: dict[str, tuple[str, int]]) -> str:
     """Format metrics for a log line: the loss, then the figures that the original bertorch logs, then the others.
+
+    What does not fit the line is left out; ``metrics.jsonl`` has it.
 
     Args:
         metrics: the figures.
@@ -30,7 +56,10 @@ def shown(metrics: dict[str, float], originals: dict[str, tuple[str, int]]) -> s
     parts = [f"{name}: {value:.5f}" for name, value in metrics.items()]
     original = [f"{name}: {metrics[own]:.{digits}f}" for name, (own, digits) in originals.items() if own in metrics]
     place = 1 if next(iter(metrics), None) == "loss" else 0
-    return ", ".join(parts[:place] + original + parts[place:])
+    listed = parts[:place] + original + parts[place:]
+    while len(", ".join(listed)) > _FIGURES:
+        listed = [*listed[:-2], "…"] if listed[-1] == "…" else [*listed[:-1], "…"]
+    return ", ".join(listed)
 
 
 class Journal:

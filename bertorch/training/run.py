@@ -39,7 +39,7 @@ from bertorch.training.checkpoints import (
     write_json,
 )
 from bertorch.training.evaluation import Evaluation
-from bertorch.training.logging import Journal, progress_bar, shown
+from bertorch.training.logging import Journal, progress_bar, shown, step_line
 from bertorch.training.optimizer import make_optimizer, scale_and_clip
 from bertorch.training.process_group import Processes, in_bf16
 from bertorch.training.processor import Crowding
@@ -367,10 +367,7 @@ class Run:
         figures = {"epoch": self.epoch + 1, "batch": self.batch, "loss": total / count}
         if has_correct:
             figures["accuracy"] = correct / count
-        shown = ", ".join(
-            f"{name}: {value:.5f}" if isinstance(value, float) else f"{name}: {value}" for name, value in figures.items()
-        )
-        logger.info(f"global step: {self.global_step}, {shown}, speed: {speed:.2f} step/s")
+        logger.info(step_line(self.global_step, figures, speed, self.total_steps))
         if self._crowding is not None:
             self._crowding.report()
         if self.processes.is_main:

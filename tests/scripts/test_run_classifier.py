@@ -1,6 +1,7 @@
 """run_classifier.py and predict.py, used as a user would."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from bertorch.training.logging import shown, step_line
 from tests.scripts.launch import REVIEWS, as_flags, call, complaint, journal, run, training_flags
 
 
@@ -46,6 +48,23 @@ def test_it_learns_and_the_best_model_is_the_one_saved(trained):
     assert [line["global_step"] for line in journal(saved_dir, "test")] == [60]
     for part in ("global step: 20, epoch: 2, batch: 5, loss: ", "accuracy: ", "speed: ", "eval loss: ", "test loss: "):
         assert part in log
+    fields = (
+        r"global step: 20, epoch: 2, batch: 5, loss: \d\.\d{5}, accuracy: \d\.\d{5}, speed: [\d.]+ step/s, 60 in \d\d:\d\d"
+    )
+    assert re.search(rf"^\d\d:\d\d:\d\d \| {fields}$", log, re.MULTILINE)
+    lines = [line for line in log.splitlines() if str(saved_dir.parents[1]) not in line]  # a path may have any length
+    assert [line for line in lines if len(line) > 119 + len("accuracy") * ("global step" in line)] == []
+
+
+def test_a_line_of_figures_fits_and_begins_with_those_people_search_for():
+    many = {"loss": 0.5, **{f"figure_{number}": 0.25 for number in range(20)}, "f1": 0.75}
+    line = shown(many, {"F1": ("f1", 5)})
+    assert line.startswith("loss: 0.50000, F1: 0.75000, figure_0: 0.25000, ") and line.endswith(", …") and len(line) <= 80
+    assert shown({"loss": 0.5, "f1": 0.75}, {}) == "loss: 0.50000, f1: 0.75000"
+    figures = {"epoch": 12, "batch": 345, "loss": 1.5, "accuracy": 0.5}
+    assert step_line(1000, figures, 2.0, 10_000) == (
+        "global step: 1000, epoch: 12, batch: 345, loss: 1.50000, accuracy: 0.50000, speed: 2.00 step/s, 10000 in 1:15:00"
+    )
 
 
 def test_the_log_averages_over_its_window(small_encoder, tmp_path, monkeypatch):

@@ -18,10 +18,10 @@ def report_entities(sets: dict[str, TaggedSamples], types: Sequence[str], max_se
         lengths, tokens = lengths_of(counts), lengths_of(samples.uncut_lengths)
         units = len(samples.unit_tokens)
         logger.info(
-            f"{name}: {len(samples)} texts, {samples.unit}s {shown(lengths)}, tokens {shown(tokens)}, "
-            f"{in_windows:.1%} longer than max_seq_length {max_seq_length} and read in windows, "
-            f"{samples.unknown / units:.2%} unknown, {samples.blank / units:.2%} blank"
+            f"{name}: {len(samples)} texts, {samples.unit}s {shown(lengths)}, {samples.unknown / units:.2%} unknown, "
+            f"{samples.blank / units:.2%} blank"
         )
+        logger.info(f"{name}: tokens {shown(tokens)}, {in_windows:.1%} in windows of {max_seq_length}")
         warn_of_unknown(name, samples.unknown / units)
         numbers = np.bincount(samples.entities[:, 0], minlength=len(types))
         report[name] = {

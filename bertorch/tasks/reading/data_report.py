@@ -18,9 +18,11 @@ def report_questions(sets: dict[str, ReadingSamples], questions: dict[str, list[
         lengths = lengths_of(samples.uncut_lengths)
         unknown = float(samples.unknown / max(1, (samples.token_offsets[:, 0] >= 0).sum()))
         logger.info(
-            f"{name}: {len(questions[name])} questions in {len(samples)} windows, tokens {shown(lengths)}, "
-            f"{(windows > 1).mean():.1%} with passages longer than max_seq_length {max_seq_length}, "
-            f"{unknown:.2%} unknown tokens, {samples.cut_questions} questions cut"
+            f"{name}: {len(questions[name])} questions, {len(samples)} windows of {max_seq_length}, tokens {shown(lengths)}"
+        )
+        logger.info(
+            f"{name}: {(windows > 1).mean():.1%} with several windows, {samples.cut_questions} questions cut, "
+            f"{unknown:.2%} unknown tokens"
         )
         warn_of_unknown(name, unknown)
         report[name] = {
