@@ -4,8 +4,8 @@
     python benchmarks/stream_memory.py --megabytes 20 --whole_file --trees BEFORE AFTER --rounds 3
 
 The rows are those of data/reviews, again and again, ``--texts_a_row`` together in a row. The model is a classifier of the
-vocabulary of data/tiny-encoder with random weights, unless --model_dir names one. "First answer" is counted from the start of
-the process; "with one row" is the same where one row is the whole input, which is mostly imports and loading.
+vocabulary of data/tiny-encoder with random weights, unless --model_dir names one. "First answer" is counted from the start
+of the process; "with one row" is the same where one row is the whole input, which is mostly imports and loading.
 """
 
 import argparse
