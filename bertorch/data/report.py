@@ -28,7 +28,7 @@ def report_data(sets: dict[str, Samples], max_seq_length: int, labels: Sequence[
         unknown = samples.unknown / len(samples.input_ids)
         logger.info(
             f"{name}: {len(samples)} rows{f' of {texts} texts' if texts != len(samples) else ''}, tokens {shown(lengths)}, "
-            f"{truncated:.1%} cut at {max_seq_length}, {unknown:.2%} unknown"
+            f"{truncated:.1%} over {max_seq_length}, {unknown:.2%} [UNK]"
         )
         warn_of_unknown(name, unknown)
         report[name] = {

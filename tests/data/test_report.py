@@ -48,8 +48,8 @@ def test_rows_lengths_shares_and_label_counts(messages):
     json.dumps(report)
     rows, labels = messages
     assert rows.startswith("train: 100 rows, ") and "tokens mean=8.3 p50=6 p90=8 p95=20 p99=60 longest=70, " in rows
-    assert "7.0% cut at 16" in rows
-    assert "0.91% unknown" in rows  # 6 of 656 that are left
+    assert "7.0% over 16" in rows
+    assert "0.91% [UNK]" in rows  # 6 of 656 that are left
     assert labels == "train: labels bad 70, good 30"
 
 

@@ -51,7 +51,7 @@ def test_it_learns_and_the_best_model_is_the_one_saved(trained):
     fields = (
         r"global step: 20, epoch: 2, batch: 5, loss: \d\.\d{5}, accuracy: \d\.\d{5}, speed: [\d.]+ step/s, 60 in \d\d:\d\d"
     )
-    assert re.search(rf"^\d\d:\d\d:\d\d \| {fields}$", log, re.MULTILINE)
+    assert re.search(rf"^\d\d:\d\d:\d\d \| INFO \| {fields}$", log, re.MULTILINE)
     lines = [line for line in log.splitlines() if str(saved_dir.parents[1]) not in line]  # a path may have any length
     assert [line for line in lines if len(line) > 119 + len("accuracy") * ("global step" in line)] == []
 
