@@ -25,10 +25,11 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(ROOT))
 
-from bertorch.encoder import TokenBatch, load_encoder, to_padded  # noqa: E402
+from bertorch.encoder import TokenBatch, load_encoder  # noqa: E402
 from bertorch.encoder.weights import hugging_face_names  # noqa: E402
 from bertorch.tasks.classification.head import load_trained_classifier  # noqa: E402
 from tests.encoder.record_roformer_v2 import CONFIG, AuthorsModel  # noqa: E402
+from tests.padding import given_to, padded_left  # noqa: E402
 
 FAMILIES = {
     "ernie": ("Ernie", {"use_task_id": True}), "camembert": ("Camembert", {}), "distilbert": ("DistilBert", {}),
@@ -44,6 +45,8 @@ FAMILIES = {
          "norm_rel_ebd": "layer_norm", "position_biased_input": False},
     ),
     "nezha": ("Nezha", {"max_relative_position": 32}),
+    "modernbert": ("ModernBert", {"local_attention": 32, "pad_token_id": 0, "classifier_pooling": "mean"}),
+    "xlnet": ("XLNet", {"clamp_len": 100}),
 }  # fmt: skip
 SHAPES = ((2, 64, 4, 96), (4, 128, 2, 512), (6, 96, 12, 256))  # layers, width, heads, inner width
 LENGTHS = ([1], [17] * 4, [60, 33, 33, 8, 2, 1], [254, 7])
@@ -53,8 +56,13 @@ def built(prefix: str, head: str, traits: dict, shape: tuple, directory: str) ->
     """A random model of transformers, saved; every weight is drawn, layer norms and biases too."""
     layers, width, heads, inner = shape
     sizes = {"num_hidden_layers": layers, "hidden_size": width, "num_attention_heads": heads}
-    sizes |= {"hidden_dim" if prefix == "DistilBert" else "intermediate_size": inner}
-    config = getattr(transformers, f"{prefix}Config")(vocab_size=500, max_position_embeddings=256, **sizes, **traits)
+    sizes |= {"hidden_dim" if prefix == "DistilBert" else "intermediate_size": inner, "vocab_size": 500}
+    if prefix == "XLNet":
+        names = {"num_hidden_layers": "n_layer", "hidden_size": "d_model", "num_attention_heads": "n_head"}
+        sizes = {{**names, "intermediate_size": "d_inner"}.get(name, name): size for name, size in sizes.items()}
+    else:
+        sizes["max_position_embeddings"] = 256
+    config = getattr(transformers, f"{prefix}Config")(**sizes, **traits)
     kind = getattr(transformers, prefix + head)
     torch.manual_seed(layers)
     model = kind(config)
@@ -63,7 +71,7 @@ def built(prefix: str, head: str, traits: dict, shape: tuple, directory: str) ->
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter), alpha=0.05)
     model.save_pretrained(directory)
-    return kind.from_pretrained(directory).eval()
+    return kind.from_pretrained(directory, attn_implementation="eager").eval()
 
 
 def built_v2(path: str, shape: tuple, directory: str) -> AuthorsModel:
@@ -80,17 +88,13 @@ def built_v2(path: str, shape: tuple, directory: str) -> AuthorsModel:
     return model
 
 
-def batch_of(lengths: list[int], pad: int) -> tuple[TokenBatch, dict[str, torch.Tensor], torch.Tensor]:
+def batch_of(lengths: list[int], theirs: torch.nn.Module) -> tuple[TokenBatch, dict[str, torch.Tensor]]:
+    """A batch for us and for a model of transformers."""
     generator = torch.Generator().manual_seed(sum(lengths))
     ids = torch.randint(5, 500, (sum(lengths),), generator=generator)
     tokens = TokenBatch.from_lengths(ids, torch.randint(2, ids.shape, generator=generator), lengths)
-    padded, mask = to_padded(tokens.input_ids, tokens, pad)
-    given = {
-        "input_ids": padded,
-        "attention_mask": mask.long(),
-        "token_type_ids": to_padded(tokens.token_type_ids, tokens)[0],
-    }
-    return tokens, given, mask
+    given = given_to(theirs, tokens)
+    return tokens, padded_left(given) if theirs.config.model_type == "xlnet" else given
 
 
 def main() -> None:
@@ -120,9 +124,10 @@ def main() -> None:
                 ours = load_encoder(directory)[0].eval()
                 names = hugging_face_names(ours.config, [name for name, _ in ours.named_parameters()])
                 for lengths in LENGTHS:
-                    tokens, given, mask = batch_of(lengths, theirs.config.pad_token_id)
+                    tokens, given = batch_of(lengths, theirs)
                     ours.zero_grad(), theirs.zero_grad()
-                    states, expected = ours(tokens), theirs(**given).last_hidden_state[mask]
+                    states = ours(tokens)
+                    expected = theirs(**given).last_hidden_state[given["attention_mask"].bool()]
                     compare(0, [(states, expected)], expected.abs().max())
                     weight = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
                     (states * weight).sum().backward(), (expected * weight).sum().backward()
@@ -134,7 +139,7 @@ def main() -> None:
                 theirs = built_v2(path, shape, directory) if path else built(prefix, *head)
                 model = load_trained_classifier(directory, 5)
                 for lengths in LENGTHS:
-                    tokens, given, _ = batch_of(lengths, theirs.config.pad_token_id)
+                    tokens, given = batch_of(lengths, theirs)
                     expected = theirs(**given).logits
                     compare(2, [(model.logits(tokens), expected)], expected.abs().max())
         cells = (f"{count:,} | {largest:.1e}" for count, largest in zip(counts, most, strict=True))

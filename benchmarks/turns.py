@@ -30,6 +30,7 @@ FAMILIES = {
         "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "share_att_key": True, "position_buckets": 256,
         "norm_rel_ebd": "layer_norm", "position_biased_input": False, "type_vocab_size": 0,
     },
+    "xlnet": {},
 }  # fmt: skip
 
 
@@ -189,9 +190,12 @@ def random_encoder(args: argparse.Namespace, directory: Path) -> Path:
     torch.manual_seed(0)
     traits = {"intermediate_size": 4, **FAMILIES[args.family]}
     traits["intermediate_size"] = int(traits["intermediate_size"] * hidden)
+    traits |= {"num_hidden_layers": layers, "hidden_size": hidden, "num_attention_heads": heads}
+    if args.family == "xlnet":
+        names = {"num_hidden_layers": "n_layer", "hidden_size": "d_model", "num_attention_heads": "n_head"}
+        traits = {{**names, "intermediate_size": "d_inner"}[name]: value for name, value in traits.items()}
     config = AutoConfig.for_model(
-        args.family, vocab_size=len(tokenizer), num_hidden_layers=layers, hidden_size=hidden, num_attention_heads=heads,
-        pad_token_id=tokenizer.pad_token_id, **traits,
+        args.family, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **traits
     )  # fmt: skip
     AutoModel.from_config(config).save_pretrained(saved)
     return saved
