@@ -96,7 +96,10 @@ CASES = {
         for name, dev in DEV.items()
     },
     **{f"{family}, classifier": ("run_classifier", REVIEWS, "bf16", {"family": family}) for family in {**FAMILIES, **TINY}},
-    **{f"{family}, language model": ("run_pretraining", SENTENCES, "bf16", {"family": family}) for family in FAMILIES},
+    **{
+        f"{family}, language model": ("run_pretraining", SENTENCES, "bf16", {"family": family})
+        for family in FAMILIES if FAMILIES[family].pretraining
+    },
 }  # fmt: skip
 
 

@@ -51,8 +51,9 @@ class Linear(nn.Linear):
 
 
 def side_by_side(layers: Sequence[Linear], x: Tensor) -> Sequence[Tensor]:
-    """What each of some layers of one size makes of ``x``, ``[T, D]``; on a GPU by one product."""
-    return [layer(x) for layer in layers] if x.device.type == "cpu" else one_product(layers, x)
+    """What each of some layers of one size makes of ``x``, ``[T, D]``; on a GPU by one product, but for XLNet's."""
+    alone = x.device.type == "cpu" or isinstance(layers[0], HeadsProjection)
+    return [layer(x) for layer in layers] if alone else one_product(layers, x)
 
 
 def one_product(layers: Sequence[Linear], x: Tensor) -> Sequence[Tensor]:
@@ -164,15 +165,14 @@ class Embeddings(nn.Module):
 
     def _distances_and_segments(self, batch: TokenBatch) -> "Distances":
         """Of Transformer-XL; one draw of dropout is for all texts of a batch."""
-        config, longest = self.config, batch.max_seqlen
+        config, longest, device = self.config, batch.max_seqlen, batch.input_ids.device
         most = min(config.clamp_len, longest) if config.clamp_len > 0 else longest
-        away = torch.arange(longest - 1, -longest, -1).clamp(-most, most)  # query - key
-        sines = sinusoids(2 * most + 1, config.hidden_size, -most).index_select(0, away + most)
+        away = torch.arange(longest - 1, -longest, -1, device=device).clamp(-most, most)  # query - key
+        sines = sinusoids(2 * most + 1, config.hidden_size, -most, device=device).index_select(0, away + most)
         last = batch.cu_seqlens[1:].long() - 1
         segments = batch.token_type_ids.index_fill(0, last, config.type_vocab_size - 1)
         one_hot = F.one_hot(segments, config.type_vocab_size).to(self.word.weight.dtype)
-        rows = torch.arange(len(sines), device=one_hot.device)
-        return Distances(self.dropout(sines.to(one_hot)), rows, one_hot)
+        return Distances(self.dropout(sines.to(one_hot)), torch.arange(len(sines), device=device), one_hot)
 
 
 @dataclass
