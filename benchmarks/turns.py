@@ -26,6 +26,7 @@ SHAPES = {"base": (12, 768, 12), "tiny": (6, 128, 2)}  # layers, hidden size, he
 FAMILIES = {
     "bert": {},
     "modernbert": {"intermediate_size": 1.5, "classifier_pooling": "mean"},  # in hidden sizes
+    "roformer": {},
     "deberta-v2": {  # the values of its third version
         "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "share_att_key": True, "position_buckets": 256,
         "norm_rel_ebd": "layer_norm", "position_biased_input": False, "type_vocab_size": 0,
