@@ -20,9 +20,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 WIRING = "tests/scripts/test_wiring.py"
 READING = "tests/scripts/test_run_mrc.py"
+FLAGS = "tests/scripts/test_optimisation_flags.py"
 SCRIPTS = ("classifier", "sentencebert", "simcse", "batchneg", "ner", "mrc", "pretraining")
 CLASSES = ("classifier", "sentencebert", "ner")
-RUN, STEP = "bertorch/training/run.py", "bertorch/training/step.py"
+RUN, STEP, START = (f"bertorch/training/{name}.py" for name in ("run", "step", "start"))
 PLAIN_STEP = """        with run.autocast():
             loss = run.model(batch)
         run.backward(loss)
@@ -106,6 +107,26 @@ CUTS = [
         "test_a_resumed_run_keeps or test_a_state_that_holds", READING),
     Cut("what the model keeps, resumed", RUN, 'self.kept = state.get("kept", {})', "self.kept = {}",
         "test_a_resumed_run_keeps and False", READING),
+    Cut("flag: dropout", RUN, "            model.encoder.set_dropout(args.dropout)\n", "            pass\n",
+        "test_dropout", FLAGS),
+    Cut("flag: betas and epsilon", RUN, "            epsilon=args.adam_epsilon, betas=args.adam_betas,\n", "",
+        "test_optimizer and (flags2 or flags3)", FLAGS),
+    Cut("flag: warm-up in steps", RUN, " if warmup_steps is None else warmup_steps\n", "\n", "test_warmup_steps", FLAGS),
+    Cut("flag: masked tokens at most", "run_pretraining.py", "args.seed, args.max_predictions\n", "args.seed\n",
+        "test_max_predictions", FLAGS),
+    Cut("flag: lengths of parts", START, "        max_part_lengths=args.max_part_lengths,\n", "",
+        "test_it_trains_on_cut_texts", "tests/scripts/test_part_lengths.py"),
+    Cut("flag: added tokens", START, "args.max_seq_length, args.add_tokens,", "args.max_seq_length, [],",
+        "test_from_training_to_transformers", "tests/data/test_larger_model.py"),
+    Cut("flag: more positions", START, "args.add_tokens, args.extend_positions,", "args.add_tokens, False,",
+        "test_from_training_to_transformers", "tests/data/test_larger_model.py"),
+    Cut("flag: layers of the classifier", "run_classifier.py", ", **description.layers)", ")",
+        "test_classifiers and not attention", "tests/scripts/test_pooling.py"),
+    *(
+        Cut(f"flag: layers that run_{script}.py pools", f"run_{script}.py", "pooling_layers=args.pooling_layers,", "",
+            f"test_scalar_mix_of_sentences and run_{script}", "tests/scripts/test_pooling.py")
+        for script in ("sentencebert", "simcse", "batchneg")
+    ),
 ]  # fmt: skip
 
 

@@ -2,12 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from bertorch.training.run import Run
@@ -269,3 +270,29 @@ def test_masked_tokens_of_modernbert(tiny_model, tmp_path, monkeypatch):
     best = found["masks"][0][0]
     assert best["token"] == tokenizer.convert_ids_to_tokens(int(scores.argmax()))
     assert best["probability"] == pytest.approx(scores.max().item(), abs=2e-6)
+
+
+@pytest.mark.parametrize("kind", ["v2", "trained positions"])
+def test_roformers_resume_bit_for_bit(kind, tiny_model, tmp_path, monkeypatch):
+    if kind == "v2":
+        directory = roformer(tiny_model, tmp_path, [], norm_type="rms_norm", use_bias=False)
+    else:
+        directory = shutil.copytree(tiny_model("roformer"), tmp_path / "roformer")
+        tensors = load_file(directory / "model.safetensors")
+        tensors["encoder.embed_positions.weight"] += 0.1
+        save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    _, train, own = TASKS["run_classifier.py"]
+    saved = {}
+    for name, steps in (("whole", [4]), ("parts", [2, 4])):
+        for turn, last in enumerate(steps):
+            flags = as_flags(
+                pretrained_model_name_or_path=directory, train_data_file=DATA / train, saved_dir=tmp_path / name,
+                max_steps=last, scheduler="constant", max_seq_length=64, device="cpu", learning_rate=1e-3, seed=1,
+                save_steps=2, resume=turn > 0, **own,
+            )  # fmt: skip
+            assert call("run_classifier.py", flags, monkeypatch) == 0
+        saved[name] = load_file(tmp_path / name / "model.safetensors")
+    assert all(torch.equal(tensor, saved["parts"][name]) for name, tensor in saved["whole"].items())
+    if kind == "trained positions":
+        name = "roformer.encoder.embed_positions.weight"
+        assert not torch.equal(saved["whole"][name], tensors[name.removeprefix("roformer.")])
