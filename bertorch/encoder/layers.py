@@ -279,7 +279,7 @@ class Block(nn.Module):
         """States after the block: ``[total_tokens, D]`` -> the same shape, or with ``first_only`` only each sequence's first
         token, ``[batch_size, D]``: the others then serve as keys and values, and nothing more is computed for them.
         ``turns``: ``rotation.turns`` of each token's position, if positions are rotary; ``bias`` and ``window``: see
-        ``attention``.
+        ``attention``; ``distances``: see ``Embeddings``.
         """
         inputs = x
         seen = self.attention_norm(x) if self.norm_first else x
