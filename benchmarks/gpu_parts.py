@@ -91,7 +91,7 @@ class Check:
         if not made.is_dir():
             made.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=made.parent) as folder:
-                args = argparse.Namespace(shape=shape, data_dir=ROOT / "nowhere")
+                args = argparse.Namespace(family="bert", shape=shape, data_dir=ROOT / "nowhere")
                 random_encoder(args, Path(folder)).rename(made)
         return made
 

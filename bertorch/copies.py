@@ -7,7 +7,7 @@ from torch import Tensor
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on ``device``. A copy from the host to a GPU goes through pinned memory, which nothing waits for."""
-    if device.type == "cpu" or tensor.device.type != "cpu":
+    if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 

@@ -23,12 +23,13 @@ from bertorch.training.step import train_step
 def descend(model_dir, data, out, batch_size, accumulation, epsilon=0.0, compression=None):
     args = argparse.Namespace(
         device="cpu", precision="fp32", train_data_file=data, dev_data_file=None, saved_dir=f"{out}.dir", seed=7,
-        learning_rate=1.0, weight_decay=0.0, scheduler="constant", warmup_proportion=0.0, max_grad_norm=0.0, epochs=1,
+        learning_rate=1.0, weight_decay=0.0, scheduler="constant", warmup_proportion=0.0, warmup_steps=None,
+        adam_betas=None, adam_epsilon=None, max_grad_norm=0.0, epochs=1,
         max_steps=None, batch_size=batch_size, gradient_accumulation_steps=accumulation, logging_steps=1,
         save_steps=1000, save_seconds=None, save_in_background=None, eval_steps=1000, ddp_compression=compression,
         resume=False, overwrite=True, tensorboard=False, save_best_model=False, metric="accuracy",
         early_stopping_patience=None, gradient_checkpointing=False, compile=False, optimizer="adamw",
-        group_by_length=False, freeze_embeddings=False, freeze_layers=0, layer_decay=1.0, ema_decay=0.0,
+        group_by_length=False, dropout=None, freeze_embeddings=False, freeze_layers=0, layer_decay=1.0, ema_decay=0.0,
         fgm_epsilon=epsilon, r_drop_weight=0.0, init_from_ckpt=None, pretrained_model_name_or_path=model_dir,
     )  # fmt: skip
     processes = start_processes(args)
@@ -38,7 +39,7 @@ def descend(model_dir, data, out, batch_size, accumulation, epsilon=0.0, compres
     set_seed(7)
     model = load_classifier(model_dir, 2)
     original = run_module.make_optimizer
-    run_module.make_optimizer = lambda name, model, rate, decay, rates, layer_decay: torch.optim.SGD(
+    run_module.make_optimizer = lambda name, model, rate, decay, rates, layer_decay, **_: torch.optim.SGD(
         [{"params": list(model.parameters()), "highest": rate}], lr=rate
     )
     try:

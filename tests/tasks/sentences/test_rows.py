@@ -112,7 +112,7 @@ def test_scores_in_json_lines(write):
         ("1e400", "score 'inf' is not a number"),
         ('"viel"', "score 'viel' is not a number"),
         ("true", "the label is bool"),
-        ("[3]", "the label is list"),
+        ("[3, 4]", "2 labels where one is expected"),
         ("null", "no label under key 'label'"),
     ],
 )
