@@ -145,6 +145,14 @@ def test_every_part_has_a_function(gpu_check):
     assert list(gpu_parts.RUNS) == list(gpu_check.PARTS)
 
 
+def test_every_test_that_needs_a_gpu_is_among_those_that_are_run():
+    """They are found by their mark."""
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        text = path.read_text(encoding="utf-8")
+        if path != Path(__file__):
+            assert text.count("skipif(not torch.cuda.is_available()") == text.count("mark.cuda"), path
+
+
 def test_synthetic_rows_have_the_lengths_they_stand_for(gpu_check):
     """Of ChnSentiCorp's 9,600 training rows, the mean is 81.9 tokens of 128, and 105.7 of 512."""
     import gpu_parts

@@ -268,6 +268,7 @@ def test_an_evaluation_encodes_every_sequence_of_a_row(rows, batch_size):
     assert [found[place] for place in range(len(found))] == [text for row in rows for text in row]
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_batch_arrives_on_the_gpu():
     samples = samples_of([3, 5, 2])

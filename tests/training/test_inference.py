@@ -37,6 +37,7 @@ def test_answers_are_read_with_their_sequences():
         assert firsts == samples.input_ids[samples.offsets[sequences]].tolist()
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_fetched_from_a_gpu():
     values = torch.arange(100_000, device="cuda")

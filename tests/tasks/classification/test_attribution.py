@@ -142,6 +142,7 @@ def test_how_many_points_go_together_does_not_matter(tiny_model, monkeypatch):
     assert not model.encoder.embeddings.word._forward_hooks  # the encoder is as it was
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu(tiny_model):
     directory = tiny_model("albert", HEAD, num_labels=3)

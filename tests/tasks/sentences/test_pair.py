@@ -124,6 +124,7 @@ def test_cosent_by_hand():
     assert found.total.item() == pytest.approx(3 * math.log(21))
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_cosent_on_a_gpu():
     cosines, scores = torch.rand(9, generator=torch.Generator().manual_seed(0)), torch.arange(9.0) % 4
