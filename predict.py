@@ -12,15 +12,15 @@ Until it is complete, --output_file has the ending .part, which stays after Ctrl
 It needs only the directory of a run. A classifier gives labels, and with --explain the reasons for them. A
 sentence encoder gives cosines (or classes) of pairs, vectors of texts (.npy or json lines), and with --corpus the most
 similar lines of a file. An entity model gives the type, text, start, end and confidence of each entity, in texts of any
-length. A reader answers --question from --context, or the questions of a file in SQuAD's layout. A language model fills
-[MASK].
+length. A reader answers --question from --context, or the questions of a file in SQuAD's layout. A chooser gives the
+likeliest option of each question. A language model fills [MASK].
 
 A row with a blank text (of a pair, either text) keeps its place and gets an empty answer: the label, cosine or vector is
 empty, null in json lines, nan in .npy, and there are no entities, hits or masks; a question about a blank passage has the
 answer "". With --evaluate such a row is a bad row, as in training, and blank lines do not count in the metrics.
 
-Directories saved by transformers (sequence and token classifiers, question answering, masked language models) and by
-sentence-transformers work as well.
+Directories saved by transformers (sequence and token classifiers, question answering, multiple choice, masked language
+models) and by sentence-transformers work as well.
 """
 
 from bertorch.data.files import read_labels

@@ -70,4 +70,4 @@ def test_a_task_uses_another_one_way():
     }
     folders = {path.name for path in (ROOT / "bertorch" / "tasks").iterdir() if (path / "__init__.py").is_file()}
     between = {(a, b) for a, b in used if a in folders and b in folders and a != b}
-    assert between == {("entities", "classification"), ("sentences", "classification")}
+    assert between == {("choice", "classification"), ("entities", "classification"), ("sentences", "classification")}

@@ -30,6 +30,7 @@ NLI = {"train_data_file": DATA / "nli" / "train.tsv", "label_file": DATA / "nli"
 READING = {
     "train_data_file": DATA / "reading" / "train.json", "max_seq_length": 128, "doc_stride": 32, "max_query_length": 32,
 }  # fmt: skip
+CHOICE = {"train_data_file": DATA / "choice" / "train.jsonl", "max_seq_length": 128, "max_qa_length": 48}
 SENTENCES = {"train_data_file": DATA / "sentences" / "train.txt"}
 GRADED = {"train_data_file": DATA / "graded" / "train.tsv", "pooling_mode": "mean"}
 
@@ -50,6 +51,7 @@ HEADS = {
     "crf": ("run_ner", {**ENTITIES, "ner_head": "crf"}),
     "global pointer": ("run_ner", {**ENTITIES, "ner_head": "global_pointer"}),
     "reader": ("run_mrc", READING),
+    "chooser": ("run_choice", CHOICE),
     "language model": ("run_pretraining", SENTENCES),
     "language model with order": ("run_pretraining", {**SENTENCES, "objectives": "mlm,sop"}),
 }  # fmt: skip
@@ -67,6 +69,7 @@ TRICKS = {
     "frozen layers": ("run_classifier", {**REVIEWS, "freeze_layers": 1}),
     "r-drop of a crf": ("run_ner", {**ENTITIES, "ner_head": "crf", "r_drop_weight": 1.0, "dropout_samples": 2}),
     "r-drop of a reader": ("run_mrc", {**READING, "r_drop_weight": 1.0}),
+    "r-drop of a chooser": ("run_choice", {**CHOICE, "r_drop_weight": 1.0}),
     "r-drop, both directions": ("run_batchneg", {**PAIRS, "r_drop_weight": 1.0, "mean_loss": True}),
     "accumulation": ("run_classifier", {**REVIEWS, "gradient_accumulation_steps": 2}),
     "no clipping": ("run_classifier", {**REVIEWS, "max_grad_norm": 0}),
@@ -81,6 +84,7 @@ DEV = {
     "pair, cosent": DATA / "graded" / "dev.tsv", "contrastive": DATA / "graded" / "dev.tsv",
     "tagger": DATA / "entities" / "dev.jsonl", "crf": DATA / "entities" / "dev.jsonl",
     "global pointer": DATA / "entities" / "dev.jsonl", "reader": DATA / "reading" / "dev.json",
+    "chooser": DATA / "choice" / "dev.jsonl",
     "language model": SENTENCES["train_data_file"], "language model with order": SENTENCES["train_data_file"],
 }  # fmt: skip
 

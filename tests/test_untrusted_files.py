@@ -24,6 +24,7 @@ from bertorch.errors import UserError
 from bertorch.reporting.comparison import FORMATS, comparison, sorted_by
 from bertorch.reporting.report import comparison_page, run_page
 from bertorch.reporting.runs import read_run
+from bertorch.tasks.choice.rows import read_choices
 from bertorch.tasks.description import Description
 from bertorch.tasks.entities.rows import read_documents
 from bertorch.tasks.entities.tags import types_of
@@ -46,6 +47,14 @@ SPANS = '{"text": "小明在", "entities": [[0, 2, "PER"]]}\n{"text": "北京", 
 CLUENER = '{"text": "小明在北京", "label": {"name": {"小明": [[0, 1]]}, "place": {"北京": [[3, 4]]}}}\n'.encode()
 QUESTION = {"id": "q1", "question": "谁？", "answers": [{"text": "小明", "answer_start": 0}], "is_impossible": False}
 SQUAD = {"data": [{"paragraphs": [{"context": "小明在北京", "qas": [QUESTION, {**QUESTION, "id": 2}]}], "title": "x"}]}
+CHOICES = ('{"context": "小明在", "question": "谁", "options": ["小明", "北京", "他"], "label": 0}\n'
+           '{"context": "早餐", "choices": {"text": ["a", "b"]}, "answerKey": "B"}\n').encode()  # fmt: skip
+ARTICLES = b'{"article": "a b", "questions": ["c _ d", "e"], "options": [["f", "g"], ["h", "i"]], "answers": ["A", "B"]}\n'
+IDIOMS = '{"content": ["小#idiom1#在#idiom2#"], "candidates": ["一", "二"], "answers": {"candidate_id": [0, 1]}}\n'.encode()
+DIALOGUES = (
+    '[[["小明", "在"],\n [{"question": "谁", "choice": ["一", "二"], "answer": "一"}], "1"],\n [["a"], [], 2]]'.encode()
+)
+SWAG = b",sent1,sent2,ending0,ending1,label\n0,a,b,c,d,1\n1,e,f,g,,0\n"
 
 
 def outcome(read: Callable, *args, one_line: bool = True, **flags) -> None:
@@ -82,6 +91,11 @@ def questions_of(path: Path) -> None:
     outcome(read_questions, path, "skip", answers_needed=False, places_needed=False, one_line=False)
 
 
+def choices_of(path: Path) -> None:
+    outcome(read_choices, path, one_line=False)
+    outcome(read_choices, path, "skip", label_needed=False, keep_all=True, one_line=False)
+
+
 READERS = {
     "rows.tsv": (ROWS, rows_of),
     "rows.csv": (CSV, rows_of),
@@ -96,6 +110,11 @@ READERS = {
     "spans.jsonl": (SPANS, entities_of),
     "cluener.json": (CLUENER, entities_of),
     "squad.json": (json.dumps(SQUAD, ensure_ascii=False, indent=1).encode(), questions_of),
+    "choices.jsonl": (CHOICES, choices_of),
+    "race.jsonl": (ARTICLES, choices_of),
+    "chid.jsonl": (IDIOMS, choices_of),
+    "c3.json": (DIALOGUES, choices_of),
+    "swag.csv": (SWAG, choices_of),
     "squad.json.gz": (gzip.compress(json.dumps(SQUAD).encode(), mtime=0), questions_of),
     "sentences.txt": ("小明在。\n北京\n\n早餐\n".encode(), lambda path: outcome(lambda: list(_sentences([path], None)))),
     "sentences.txt.gz": (gzip.compress(b"a\n\nb\n", mtime=0), lambda path: outcome(lambda: list(read_lines(path)))),
@@ -130,7 +149,7 @@ def test_damaged_data_files(folder, name, data):
 @given(data=st.data())
 def test_data_files_with_odd_json(folder, name, data):
     valid, read = READERS[name]
-    rows = [valid] if name == "squad.json" else valid.splitlines()
+    rows = [valid] if name in ("squad.json", "c3.json") else valid.splitlines()
     place = data.draw(st.integers(0, len(rows) - 1))
     rows[place] = data.draw(damaged_json(json.loads(rows[place])))
     (folder / name).write_bytes(b"\n".join(rows))
@@ -148,14 +167,16 @@ DESCRIPTIONS = {
                  "crf_constraints": True, "unit": "character", "doc_stride": 4, "max_seq_length": 16},
     "reading": {"task": "reading", "answer_types": "span", "scorer": "squad", "null_score_diff_threshold": 0.5,
                 "max_seq_length": 32, "doc_stride": 4, "max_query_length": 8, "max_answer_length": 8, "n_best_size": 5},
+    "choice": {"task": "choice", "max_seq_length": 32, "max_qa_length": 8, "truncation": "head"},
 }  # fmt: skip
 HEADS = {
     "classification": "ForSequenceClassification",
     "entities": "ForTokenClassification",
     "reading": "ForQuestionAnswering",
+    "choice": "ForMultipleChoice",
 }
 INPUTS = {"classification": ("rows.tsv", b"a\nb c\n"), "entities": ("texts.txt", "小明在\n".encode()),
-          "reading": ("squad.json", json.dumps(SQUAD).encode())}  # fmt: skip
+          "reading": ("squad.json", json.dumps(SQUAD).encode()), "choice": ("choices.jsonl", CHOICES)}  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=DESCRIPTIONS)
@@ -324,6 +345,8 @@ RUN = {
     "evaluation.json": {"global_step": 20, "classification": {"classes": [], "examples": []},
                         "sentence_vectors": {"groups": ["0"], "edges": [0, 1], "histograms": [[1]], "means": [0.5],
                                        "variance_shares": [0.5, 0.1], "map": [{"points": [[0, 1], [1, 0]], "group": 0}]},
+                        "choice": {"sizes": [[2, 1, 2]], "right": [1, 0], "labelled": [1, 1], "chosen": [2, 0], "wrong": 1,
+                                   "calibration": [], "expected_calibration_error": 0.1, "examples": []},
                         "reading": {"kinds": [["span", "none", 2]], "threshold": 0.5, "examples": []},
                         "entities": {"types": [], "confused": [], "mistakes": 0, "examples": []}},
     "data_report.json": {"train": {"figures": {"rows": 3, "truncated_share": 0.5}, "counts": {"0": 1, "1": 2}}},

@@ -438,7 +438,7 @@ class Samples:
 
 
 def tokenize(
-    rows: Iterable[tuple[int, tuple[str, ...], float | np.ndarray]],
+    rows: Iterable[tuple[int, Sequence[str | tuple[str, ...]], float | np.ndarray]],
     encoder: TextTokenizer,
     unknown_id: int | None = None,
     separate: bool = False,
@@ -449,7 +449,8 @@ def tokenize(
         rows: the label is an id (a whole number), a score (a float), or an array for several labels.
         encoder: gives the ids.
         unknown_id: the id of the unknown token, to count it.
-        separate: each text of a row becomes its own sequence; otherwise one text, or a pair of texts, becomes one.
+        separate: each text of a row, or each tuple of texts, becomes its own sequence; otherwise one text, or a pair of
+            texts, becomes one.
     """
     ids, second, hashes, labels, lines = [], [], [], [], []
     lengths: list[int] = []
@@ -460,7 +461,7 @@ def tokenize(
     while chunk := list(islice(rows, _CHUNK)):
         sequences = []
         for line, texts, label in chunk:
-            own = [(text,) for text in texts] if separate else [texts]
+            own = [(text,) if isinstance(text, str) else text for text in texts] if separate else [texts]
             sequences += own
             counts.append(len(own))
             labels.append(label)
@@ -496,8 +497,8 @@ def text_hash(text: str) -> int:
 
 
 def tokenize_cached(
-    path: str | Path,
-    rows: Callable[[], Iterable[tuple[int, tuple[str, ...], float | np.ndarray]]],
+    path: str | Path | Sequence[str | Path],
+    rows: Callable[[], Iterable[tuple[int, Sequence[str | tuple[str, ...]], float | np.ndarray]]],
     encoder: TextTokenizer,
     read_as: tuple,
     cache_dir: str | Path | None = None,
@@ -506,7 +507,7 @@ def tokenize_cached(
     """``tokenize``, once per content of ``path``: the result is kept in ``cache_dir`` and mapped into memory.
 
     Args:
-        path: the file that ``rows`` reads; its content, the tokenizer and ``read_as`` determine the cache entry.
+        path: the file that ``rows`` reads, or several; content, tokenizer and ``read_as`` determine the cache entry.
         rows: called if there is no entry yet.
         encoder: tokenizer, length and truncation.
         read_as: whatever else determines how the file is read (labels, columns).

@@ -279,6 +279,27 @@ class EncoderConfig:
         return self._dropout(self.family.text_classifier_dropout, self.classifier_dropout)
 
     @property
+    def choice(self) -> dict[str, str]:
+        """Layers of the multiple-choice head -> their names; without ``dense`` it uses the encoder's pooler."""
+        return self.family.classifier if self.family.choice is None else self.family.choice
+
+    @property
+    def choice_act(self) -> str | None:
+        """The activation of its dense layer."""
+        return self._act(self.family.choice_act or self.family.classifier_act)
+
+    @property
+    def choice_input_dropout(self) -> float:
+        """The dropout before that dense layer."""
+        return self.classifier_input_dropout if self.family.choice is None else 0.0
+
+    @property
+    def choice_dropout(self) -> float:
+        """The dropout before its score."""
+        usual = self.text_classifier_dropout if self.family.choice is None else self.hidden_dropout_prob
+        return self._dropout(self.family.choice_dropout, usual)
+
+    @property
     def reader_dropout(self) -> float:
         """The dropout before the scores of an answer's first and last token."""
         return self._dropout(self.family.reader_dropout, 0.0)
@@ -351,7 +372,9 @@ class EncoderConfig:
             key, value = keys.get(ours, ours), values.get(ours, 0.0)
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:
                 raise UserError(f"{path}: {key} must be a number from 0 to below 1, found {_shown(value)}")
-        own = (family.text_classifier_dropout, family.reader_dropout, family.classifier_input_dropout)
+        own = (
+            family.text_classifier_dropout, family.reader_dropout, family.classifier_input_dropout, family.choice_dropout
+        )  # fmt: skip
         own = [given[0] for given in own if given is not None and given[0] is not None]
         for key in ("classifier_dropout", "classifier_dropout_prob", *own):
             value = raw.get(key)
@@ -387,8 +410,9 @@ class EncoderConfig:
             kind = raw["position_embedding_type"]
             raise UserError(f"{path}: position_embedding_type {_shown(kind)} is not supported, only 'absolute'")
         acts = {keys["hidden_act"]: config.hidden_act, "conv_act": config.conv_act}
-        if isinstance(family.classifier_act, tuple):
-            acts[family.classifier_act[0]] = config.classifier_act
+        for given, act in ((family.classifier_act, config.classifier_act), (family.choice_act, config.choice_act)):
+            if isinstance(given, tuple):
+                acts[given[0]] = act
         for key, act in acts.items():
             if act not in ACTIVATIONS:
                 known = ", ".join(ACTIVATIONS)

@@ -160,6 +160,7 @@ _DEBERTA_OWN_PRETRAINING = {
 
 _POOLED_CLASSIFIER = {"classifier": "classifier"}
 _DENSE_CLASSIFIER = {"dense": "classifier.dense", "classifier": "classifier.out_proj"}
+_SUMMARY_CHOICE = {"dense": "sequence_summary.summary", "classifier": "classifier"}
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,10 @@ class Family:
         pretraining: layers of the pretraining heads -> their names; ``bias`` and ``decoder`` name a tensor; ``order`` is
             present if the family is pretrained with two segments. None at all: the family is fine-tuned alone.
         classifier: layers of the sequence classifier -> their names.
+        choice: layers of the multiple-choice head -> their names, without ``dense`` if it uses the encoder's pooler; None:
+            those of the sequence classifier.
+        choice_act, choice_dropout: of that head, as ``classifier_act`` and ``text_classifier_dropout``; None:
+            ``classifier_act``, and ``hidden_dropout_prob``. Without ``choice``, everything is the classifier's.
         reader: the layer that scores the ends of an answer -> its name.
         token_head: tagger and reader have the dense layer and norm of the sequence classifier before their output.
         pretraining_act: the activation of the masked-token head, as ``classifier_act``; None: ``hidden_act`` of the
@@ -221,6 +226,9 @@ class Family:
     weights: dict[str, str]
     pretraining: dict[str, str]
     classifier: dict[str, str]
+    choice: dict[str, str] | None = None
+    choice_act: str | tuple[str, str] | None = None
+    choice_dropout: tuple[str, float | None] | None = None
     reader: dict[str, str] = field(default_factory=lambda: {"qa_outputs": "qa_outputs"})
     token_head: bool = False
     pretraining_act: str | tuple[str, str] | None = None
@@ -253,11 +261,12 @@ class Family:
 
 
 _ROBERTA = Family(
-    "Roberta", "roberta.", _BERT, _ROBERTA_PRETRAINING, _DENSE_CLASSIFIER, pretraining_act="gelu",
-    positions_after_padding=True, classifier_act="tanh",
+    "Roberta", "roberta.", _BERT, _ROBERTA_PRETRAINING, _DENSE_CLASSIFIER, choice=_POOLED_CLASSIFIER,
+    pretraining_act="gelu", positions_after_padding=True, classifier_act="tanh",
 )  # fmt: skip
 _ROFORMER_V1 = Family(
-    "RoFormer", "roformer.", _ROFORMER, _ROFORMER_PRETRAINING, _DENSE_CLASSIFIER,
+    "RoFormer", "roformer.", _ROFORMER, _ROFORMER_PRETRAINING, _DENSE_CLASSIFIER, choice=_SUMMARY_CHOICE,
+    choice_act=("summary_activation", "gelu"), choice_dropout=("summary_last_dropout", 0.1),
     own_keys=("embedding_size", "rotary_value"), rotary="encoder.embed_positions.weight", rotates="neighbours",
     classifier_act="hidden_act", classifier_dropout=None,
 )  # fmt: skip
@@ -272,7 +281,9 @@ FAMILIES = {
     ),
     "electra": Family(
         "Electra", "electra.", {**_BERT, "embeddings.projection": "embeddings_project"}, _ELECTRA_PRETRAINING,
-        _DENSE_CLASSIFIER, pretraining_act="gelu", own_keys=("embedding_size",), embedding_size=128, classifier_act="gelu",
+        _DENSE_CLASSIFIER, choice=_SUMMARY_CHOICE, choice_act=("summary_activation", "gelu"),
+        choice_dropout=("summary_last_dropout", 0.1), pretraining_act="gelu", own_keys=("embedding_size",),
+        embedding_size=128, classifier_act="gelu",
     ),
     "ernie": Family(
         "Ernie", "ernie.", _ERNIE, _BERT_PRETRAINING, _POOLED_CLASSIFIER, own_keys=("use_task_id", "task_type_vocab_size"),
@@ -300,8 +311,8 @@ FAMILIES = {
         usual={"attention_bias": False, "mlp_bias": False}, rms_norm=True, scaled_initialisation=True,
     ),
     "mpnet": Family(
-        "MPNet", "mpnet.", _MPNET, _ROBERTA_PRETRAINING, _DENSE_CLASSIFIER, pretraining_act="gelu",
-        own_keys=("relative_attention_num_buckets",), renamed_keys={"type_vocab_size": None},
+        "MPNet", "mpnet.", _MPNET, _ROBERTA_PRETRAINING, _DENSE_CLASSIFIER, choice=_POOLED_CLASSIFIER,
+        pretraining_act="gelu", own_keys=("relative_attention_num_buckets",), renamed_keys={"type_vocab_size": None},
         positions_after_padding=True, classifier_act="tanh", classifier_dropout=None,
     ),
     "nezha": Family(

@@ -56,7 +56,8 @@ def prediction_parser() -> ArgumentParser:
         "--input_format", choices=(*INPUT_FORMATS, "text", "columns"), default=None,
         help="text: one text per line, TABs included; default: decided by the file's ending and first lines; a pipe holds "
         "json lines if its first line is an object, else tsv; entities: text, or with --evaluate columns (token and tag); "
-        "reading: json in SQuAD's layout, jsonl with question and context, or tsv of question, TAB, passage",
+        "reading: json in SQuAD's layout, jsonl with question and context, or tsv of question, TAB, passage; choice: json, "
+        "or a table whose first row names its columns",
     )  # fmt: skip
     data.add_argument(
         "--is_text_pair", action="store_true",
@@ -111,7 +112,9 @@ def prediction_parser() -> ArgumentParser:
     )
     output.add_argument("--header", action="store_true", help="tables: name the columns in a first line")
     output.add_argument(
-        "--probabilities", action="store_true", help="also give the probability of each label, in the order of the labels"
+        "--probabilities",
+        action="store_true",
+        help="also give the probability of each label, in the order of the labels, or of each option",
     )
     output.add_argument(
         "--evaluate", action="store_true",

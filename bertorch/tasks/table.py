@@ -11,6 +11,7 @@ TASKS = {
     "sentence_vectors": "sentences",
     "entities": "entities",
     "reading": "reading",
+    "choice": "choice",
     "language_model": "pretraining",
 }
 

@@ -19,8 +19,10 @@ FILES = {
     "run_batchneg.py": {"train_data_file": DATA / "paraphrases/train.tsv"},
     "run_ner.py": {"train_data_file": DATA / "entities/train.jsonl", "label_file": DATA / "entities/labels.txt"},
     "run_mrc.py": {"train_data_file": DATA / "reading/train.json"},
+    "run_choice.py": {"train_data_file": DATA / "choice/train.jsonl", "max_seq_length": 128, "max_qa_length": 48},
     "run_pretraining.py": {"train_data_file": DATA / "sentences/train.txt"},
 }
+OF_A_LAYOUT = ("run_mrc.py", "run_choice.py", "run_pretraining.py")  # without --input_format
 
 
 @pytest.mark.parametrize("script", FILES)
@@ -61,7 +63,7 @@ def test_a_model_trained_and_asked_in_another_encoding_is_the_same(encoding, sma
     assert len(answers[0].splitlines()) == 132 and len(set(answers)) == 1
 
 
-@pytest.mark.parametrize("script", [script for script in FILES if script not in ("run_mrc.py", "run_pretraining.py")])
+@pytest.mark.parametrize("script", [script for script in FILES if script not in OF_A_LAYOUT])
 def test_every_script_reads_in_the_format_it_is_told(script, small_encoder, tmp_path, monkeypatch, capsys):
     """As json, what is none; of run_ner.py, as columns."""
     told, problem = ("columns", "such as B-PER") if script == "run_ner.py" else ("jsonl", "not JSON")
@@ -195,6 +197,8 @@ def rows_of(script) -> list[dict]:
             for (context, entry), given in zip(pairs, answers, strict=True)
         ]
     lines = source.read_text(encoding="utf-8").splitlines()[:40]
+    if script == "run_choice.py":
+        return [json.loads(line) for line in lines]
     if script == "run_ner.py":
         rows = [json.loads(line) for line in lines]
         spans = [[dict(zip(("start", "end", "label"), one, strict=True)) for one in row["entities"]] for row in rows]
@@ -260,5 +264,5 @@ def test_traditional_texts_are_those_in_simplified_characters(script, small_enco
     assert described["chinese"] == "simplified"
     places = [re.sub(r'"(text|answer|question)": "[^"]*"', "", given) for given in answers]
     assert places[0] == places[1]
-    if script in ("run_ner.py", "run_mrc.py", "run_pretraining.py"):
+    if script in ("run_ner.py", "run_mrc.py", "run_choice.py", "run_pretraining.py"):
         assert answers[0] != answers[1], "cut from the text as it was given"

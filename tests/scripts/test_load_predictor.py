@@ -13,6 +13,7 @@ from tests.scripts.launch import DATA, ROOT, as_flags, call, training_flags
 
 TEXTS = ["房间很干净，下次还会来", "早餐太差", "张伟昨天从北京飞到上海"]
 PAIRS = [("今天下雨", "今天有雨"), ("今天下雨", "他在吃饭")]
+CHOICES = [("今天下雨。", "天气怎么样？", ["下雨", "下雪"]), ("他很饿，", "", ["去睡觉。", "去吃饭。", "去跑步。"])]
 FLAGS = {
     "run_classifier.py": {},
     "run_sentencebert.py": {
@@ -26,6 +27,10 @@ FLAGS = {
     "run_ner.py": {
         "train_data_file": DATA / "entities" / "train.jsonl", "dev_data_file": DATA / "entities" / "dev.jsonl",
         "label_file": DATA / "entities" / "labels.txt",
+    },
+    "run_choice.py": {
+        "train_data_file": DATA / "choice" / "train.jsonl", "dev_data_file": DATA / "choice" / "dev.jsonl",
+        "label_file": None, "max_seq_length": 64, "max_qa_length": 24,
     },
     "run_pretraining.py": {
         "train_data_file": DATA / "sentences" / "train.txt", "dev_data_file": None, "label_file": None,
@@ -49,7 +54,11 @@ def trained(small_encoder, tmp_path, monkeypatch):
 def answers_of_the_script(directory, rows, tmp_path, monkeypatch, **flags) -> list[dict]:
     """What predict.py writes to a file of json lines."""
     source, out = tmp_path / "rows.tsv", tmp_path / "answers.jsonl"
-    source.write_text("".join("\t".join([row] if isinstance(row, str) else row) + "\n" for row in rows), encoding="utf-8")
+    lines = ("\t".join([row] if isinstance(row, str) else row) for row in rows)
+    if rows is CHOICES:
+        source = tmp_path / "rows.jsonl"
+        lines = (json.dumps(dict(zip(("context", "question", "options"), row, strict=True))) for row in rows)
+    source.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     flags = {"model_dir": directory, "input_file": source, "output_file": out, "device": "cpu", **flags}
     assert call("predict.py", as_flags(**flags), monkeypatch) == 0
     return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
@@ -72,6 +81,7 @@ def rounded(value):
         ("run_simcse.py", TEXTS, {}),
         ("run_simcse.py", PAIRS, {"is_text_pair": True}),
         ("run_ner.py", TEXTS, {"input_format": "text"}),
+        ("run_choice.py", CHOICES, {"probabilities": True}),
         ("run_pretraining.py", ["中国的首都是北[MASK]", "今天[MASK]气很[MASK]"], {}),
     ],
 )
@@ -89,6 +99,7 @@ def test_the_answers_of_predict(script, rows, flags, trained, tmp_path, monkeypa
         ("run_simcse.py", PAIRS[0], ("x", "\t"), {"similarity": None}),
         ("run_simcse.py", TEXTS[0], "", {"vector": None}),
         ("run_ner.py", TEXTS[0], " ", {"text": " ", "entities": []}),
+        ("run_choice.py", CHOICES[0], ("", " ", ["好", "差"]), {"label": None, "answer": None, "probabilities": None}),
         ("run_pretraining.py", "今天[MASK]", "", {"text": "", "masks": []}),
     ],
 )

@@ -15,6 +15,7 @@ FLAGS = {
     "run_batchneg.py": {"train_data_file": DATA / "paraphrases/train.tsv"},
     "run_ner.py": {"train_data_file": DATA / "entities/train.jsonl", "label_file": DATA / "entities/labels.txt"},
     "run_mrc.py": WINDOWS,
+    "run_choice.py": {"train_data_file": DATA / "choice/train.jsonl", "max_seq_length": 64, "max_qa_length": 24},
     "run_pretraining.py": {"train_data_file": DATA / "sentences/train.txt", "objectives": "mlm"},
 }
 

@@ -32,6 +32,11 @@ SCRIPTS = {
         {"train_data_file": DATA / "reading" / "train.json", "dev_data_file": DATA / "reading" / "dev.json", **WINDOWS},
         ["Answers", "Kinds of answers", "Wrong answers, the surest first"], {"reading"},
     ),
+    "run_choice.py": (
+        {"train_data_file": DATA / "choice" / "train.jsonl", "dev_data_file": DATA / "choice" / "dev.jsonl",
+         "max_seq_length": 64, "max_qa_length": 24},
+        ["Choices", "By number of options", "Calibration", "Most confidently wrong"], {"choice"},
+    ),
     "run_simcse.py": (
         {**GRADED, "train_data_file": DATA / "sentences" / "train.txt"},
         ["Sentence vectors", "Map of the vectors", "Pairs where cosine and score disagree most"], {"sentence_vectors"},

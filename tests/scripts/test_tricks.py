@@ -25,6 +25,7 @@ def tasks(tmp_path_factory):
         "run_batchneg.py": {"train_data_file": DATA / "paraphrases/train.tsv", "pooling_mode": "mean"},
         "run_ner.py": ENTITIES,
         "run_mrc.py": {"train_data_file": passages, **WINDOWS},
+        "run_choice.py": {"train_data_file": DATA / "choice/train.jsonl", "max_seq_length": 64, "max_qa_length": 24},
         "run_pretraining.py": {"train_data_file": DATA / "sentences/train.txt", "objectives": "mlm"},
     }
 

@@ -38,7 +38,7 @@ from tests.scripts.test_run_mrc import WINDOWS, rows, write_squad
 
 RATE = 0.1
 SCRIPTS = ("run_classifier.py", "run_sentencebert.py", "run_simcse.py", "run_batchneg.py", "run_ner.py", "run_mrc.py",
-           "run_pretraining.py")  # fmt: skip
+           "run_choice.py", "run_pretraining.py")  # fmt: skip
 CLASSES = ("run_classifier.py", "run_sentencebert.py", "run_ner.py")  # scripts with a loss over classes
 
 
@@ -78,6 +78,7 @@ def tasks(tmp_path_factory):
         "run_batchneg.py": {**files("paraphrases", ".tsv", "graded"), "mean_loss": True},
         "run_ner.py": {**files("entities", ".jsonl"), "label_file": DATA / "entities/labels.txt"},
         "run_mrc.py": {"train_data_file": passages[0], "dev_data_file": passages[1], **WINDOWS},
+        "run_choice.py": {**files("choice", ".jsonl"), "max_seq_length": 64, "max_qa_length": 24},
         "run_pretraining.py": {"train_data_file": documents, "dev_data_file": documents, "objectives": "mlm,sop"},
     }
 

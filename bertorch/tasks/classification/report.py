@@ -183,14 +183,8 @@ def section(details: dict[str, Any], labels: Sequence[str] | None) -> Html:
             parts += [*_confused(_most_confused(np.array(matrix)), names), folded("confusion matrix", *matrix_parts)]
     else:
         parts += _confused(details["confused"], names)
-    error = number(round(details["expected_calibration_error"], 4))
     parts += [
-        tag("h3", "Calibration"),
-        note(
-            "Of predictions with a confidence of 80 %, 80 % should be right: bars and points on the dashed line. The "
-            f"expected calibration error is the mean distance from it, {error} here."
-        ),
-        tag("div", reliability("share of right predictions by confidence", details["calibration"]), class_="charts"),
+        *calibration_parts(details),
         tag("h3", "Most confidently wrong"),
     ]
     if not details["examples"]:
@@ -216,6 +210,19 @@ def section(details: dict[str, Any], labels: Sequence[str] | None) -> Html:
     ]
     head = ["line", "text", "label", "prediction", "confidence", "label's probability"]
     return join([*parts, *examples_table(head, listed, texts=(1,))])
+
+
+def calibration_parts(details: dict[str, Any]) -> list[Html]:
+    """The chart of ``calibration`` and its error."""
+    error = number(round(details["expected_calibration_error"], 4))
+    return [
+        tag("h3", "Calibration"),
+        note(
+            "Of predictions with a confidence of 80 %, 80 % should be right: bars and points on the dashed line. The "
+            f"expected calibration error is the mean distance from it, {error} here."
+        ),
+        tag("div", reliability("share of right predictions by confidence", details["calibration"]), class_="charts"),
+    ]
 
 
 def _labels_section(details: dict[str, Any], labels: Sequence[str] | None) -> Html:
