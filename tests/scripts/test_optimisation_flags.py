@@ -17,6 +17,7 @@ SCRIPTS = {
     "run_batchneg.py": {"train_data_file": DATA / "paraphrases/train.tsv"},
     "run_ner.py": {"train_data_file": DATA / "entities/train.jsonl", "label_file": DATA / "entities/labels.txt"},
     "run_mrc.py": {"train_data_file": DATA / "reading/train.json", "max_query_length": 24, "doc_stride": 16},
+    "run_choice.py": {"train_data_file": DATA / "choice/train.jsonl", "max_qa_length": 24},
     "run_pretraining.py": {"train_data_file": DATA / "sentences/train.txt"},
 }
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForMultipleChoice, AutoTokenizer
 
+from tests.conftest import OURS_ALONE
 from tests.scripts.launch import DATA, as_flags, assert_same_model, call, journal, run
 
 SAMPLE = DATA / "choice"
@@ -184,6 +185,17 @@ def test_resume(small_encoder, files, tmp_path, monkeypatch):
     flags = flags_of(small_encoder, tmp_path / "halves", files, scheduler="constant", resume=True, **how)
     assert call("run_choice.py", flags, monkeypatch) == 0
     assert_same_model(tmp_path / "halves", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("family", OURS_ALONE)
+def test_families_without_a_class_in_transformers(family, tiny_model, files, tmp_path, monkeypatch, predict):
+    """predict.py opens what is saved, with the answers of the training's last evaluation."""
+    flags = flags_of(tiny_model(family), tmp_path / "out", files, max_steps=3)
+    assert call("run_choice.py", flags, monkeypatch) == 0
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == family
+    found = journal(tmp_path / "out", "eval")[-1]
+    printed = predict(files["dev"], model_dir=tmp_path / "out", evaluate=True)
+    assert printed == f"loss: {found['loss']:.5f}, accuracy: {found['accuracy']:.5f}\n"
 
 
 @pytest.mark.slow
